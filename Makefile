@@ -1,0 +1,56 @@
+# Two commands matter: `make up` and `make test`. The rest is below them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export ALEMBIC_QUIET := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help up test lint format bench chaos lock clean
+
+help: ## show this
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+up: $(VENV)/.ready ## everything in one terminal: Postgres, Redis, web, worker, beat, Flower
+	@$(BIN)/orchestrator up
+
+test: $(VENV)/.dev ## everything CI runs: lint, types, all tests, the short form of chaos
+	@$(BIN)/python -m tests.run
+
+lint: $(VENV)/.dev ## ruff and mypy
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+format: $(VENV)/.dev ## let ruff write
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: $(VENV)/.bench ## all measures beside their peers; `make bench M=sequence` for one
+	@$(BIN)/python -m benchmarks $(M)
+
+chaos: $(VENV)/.dev ## the long form: kills, floods, freezes, 1,000 instances each
+	@CHAOS=long $(BIN)/python -m pytest tests/chaos -p no:randomly -q
+
+lock: ## write the hash-locked requirements anew from the .in files (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.txt requirements.in
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-dev.txt requirements-dev.in
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-bench.txt requirements-bench.in
+
+clean: ## remove the environment and caches; data in .orchestrator/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "no virtual environment could be made; on Debian: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.ready: requirements.txt pyproject.toml | $(VENV)/bin/python
+	@echo "installing (once) …"
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.txt || { echo "the locked packages could not be installed; every one of them has a ready-made wheel for CPython 3.11+ on Linux and macOS"; exit 1; }
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.ready
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.bench: requirements-bench.txt $(VENV)/.dev
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-bench.txt
+	@touch $@

@@ -1,0 +1,69 @@
+"""Which error is which status: the only place where HTTP statuses of errors are known. RFC 9457 problems."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import psycopg
+from flask import Flask, Response, jsonify
+from werkzeug.exceptions import HTTPException
+
+from orchestrator import errors
+
+logger = logging.getLogger("orchestrator.api")
+
+STATUS: dict[type[BaseException], int] = {
+    errors.Invalid: 400,
+    errors.NotFound: 404,
+    errors.IllegalMove: 409,
+    errors.VersionClash: 409,
+    errors.Duplicate: 409,
+    errors.TooLarge: 413,
+    errors.Refused: 400,
+    errors.OrchestratorError: 500,
+    psycopg.OperationalError: 503,
+}
+
+
+def register(app: Flask) -> None:
+    app.register_error_handler(errors.OrchestratorError, _ours)
+    app.register_error_handler(psycopg.OperationalError, lambda error: problem(503, "database_away", "the database does not answer"))
+    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def problem(status: int, code: str, message: str, **more: Any) -> Response:
+    body = {
+        "type": f"about:blank#{code}",
+        "title": code,
+        "status": status,
+        "code": code,
+        "error": code,
+        "message": message,
+        "detail": message,
+        **more,
+    }
+    response = jsonify(body)
+    response.status_code = status
+    response.content_type = "application/problem+json"
+    return response
+
+
+def _ours(error: errors.OrchestratorError) -> Response:
+    status = next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+    more: dict[str, Any] = {}
+    if isinstance(error, errors.Invalid):
+        more["faults"] = [{"place": fault.place, "message": fault.message} for fault in error.faults]
+    if isinstance(error, errors.IllegalMove):
+        more |= {"state": error.state, "allowed": list(error.allowed)}
+    return problem(status, error.code, str(error), **more)
+
+
+def _http(error: HTTPException) -> Response:
+    return problem(error.code or 500, (error.name or "error").lower().replace(" ", "_"), error.description or "")
+
+
+def _unexpected(error: Exception) -> Response:
+    logger.exception("request failed", exc_info=error)
+    return problem(500, "internal", "something went wrong here; the log has it")

@@ -1,0 +1,137 @@
+"""The Celery app, put together: settings, engine, executors, maintenance. `celery -A orchestrator.app worker`.
+
+Nothing is read or connected on import: the configuration is computed when Celery first asks for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import logging
+import os
+from typing import Any
+
+from celery import Celery, signals
+from kombu import Exchange, Queue
+
+from orchestrator.config.settings import Settings, load
+from orchestrator.engine import interrupt
+from orchestrator.engine.catalog import discover
+from orchestrator.engine.maintenance import MaintenanceStep, QueuesStep
+from orchestrator.engine.publish import Publisher
+from orchestrator.engine.runtime import PRIORITIES, Runtime
+from orchestrator.engine.tasks import register
+from orchestrator.steps.registry import REGISTRY
+from orchestrator.store.connection import Database
+from orchestrator.stream.relay import Relay
+from orchestrator.telemetry import logs, metrics, tracing
+
+app = Celery("orchestrator")
+
+
+@functools.cache
+def settings() -> Settings:
+    return load()
+
+
+@functools.cache
+def runtime() -> Runtime:
+    """The process's runtime. A forked child keeps its parent's, whose connections it does not share."""
+    held = settings()
+    return Runtime(
+        settings=held,
+        database=Database(held.database_url),
+        publisher=Publisher(app, helpers=held.fanout_helpers),
+    )
+
+
+def celery_settings() -> dict[str, Any]:
+    held = settings()
+    return {
+        "broker_url": held.broker,
+        # Counts the header of a chord; nothing else is kept there.
+        "result_backend": held.redis_url,
+        "result_expires": 86400,
+        "task_ignore_result": True,
+        # Input is hostile: pickle and yaml would run it.
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_serializer": "json",
+        # A message is acknowledged when its walk is over, and given back when its process dies. Both only save time:
+        # the claim makes repetition harmless and recovery makes loss harmless.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        # Few in reserve, so that a long step does not sit on messages which an idle worker could take.
+        "worker_prefetch_multiplier": 4,
+        "worker_concurrency": held.worker_concurrency or max(2, os.cpu_count() or 2),
+        "task_default_queue": "normal",
+        "task_queues": [
+            Queue(name, Exchange(name, type="direct"), routing_key=name) for name in (*reversed(PRIORITIES), *held.worker_queues)
+        ],
+        "broker_transport_options": {
+            # Far above a lease: a redelivered message finds its branch taken and is void.
+            "visibility_timeout": 6 * 3600,
+            # The priority classes are queues of their own, emptied in the order they are listed.
+            "queue_order_strategy": "priority",
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+            "socket_connect_timeout": 5,
+        },
+        "result_backend_transport_options": {"visibility_timeout": 6 * 3600},
+        "visibility_timeout": 6 * 3600,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        # Publishing does not wait for a broker that is away: Postgres has the instance, recovery publishes it.
+        "task_publish_retry": False,
+        # Steps go on when the broker is lost: their results go to Postgres, not to the broker.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_hijack_root_logger": False,
+        "worker_proc_alive_timeout": 30,
+        "task_track_started": False,
+        "task_send_sent_event": True,
+        # Beat: one at a time by a lock that is free again seconds after its holder died.
+        "beat_scheduler": "redbeat.RedBeatScheduler",
+        "beat_max_loop_interval": 5,
+        "redbeat_redis_url": held.redis_url,
+        "redbeat_key_prefix": "orchestrator:beat:",
+        "redbeat_lock_timeout": 25,
+        "redbeat_redis_options": {"socket_keepalive": True},
+    }
+
+
+app.add_defaults(celery_settings)
+register(app, runtime)
+app.steps["worker"].add(QueuesStep)
+app.steps["worker"].add(MaintenanceStep)
+MaintenanceStep.runtime_of = staticmethod(runtime)
+MaintenanceStep.relay_of = staticmethod(lambda held: Relay(held.settings))
+
+
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+def _logging(loglevel: Any = None, **_: Any) -> None:
+    held = settings()
+    level = loglevel if isinstance(loglevel, int) else held.log_level
+    logs.configure(held.log_format, level)
+
+
+@signals.worker_init.connect  # type: ignore[untyped-decorator]
+def _worker(**_: Any) -> None:
+    """Before the pool forks: what all children share is loaded once, in the parent."""
+    held = settings()
+    if held.metrics_port:
+        metrics.enable()
+    if held.tracing:
+        tracing.enable()
+    REGISTRY.load()
+    discover(held.workflows)
+    interrupt.install()
+    gc.collect()
+    gc.freeze()
+
+
+@signals.worker_process_init.connect  # type: ignore[untyped-decorator]
+def _child(**_: Any) -> None:
+    interrupt.install()
+
+
+logging.getLogger("orchestrator").addHandler(logging.NullHandler())

@@ -1,0 +1,132 @@
+"""Every setting: its environment variable, default, unit and meaning. Read once, all faults reported together."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from orchestrator.config.stack import running_stack
+from orchestrator.definition.durations import BadDuration, seconds
+from orchestrator.errors import Fault, Invalid
+
+
+def _setting(default: Any, help: str, parse: Callable[[str], Any] = str, *, env: str = "", secret: bool = False) -> Any:
+    return field(default=default, metadata={"help": help, "parse": parse, "env": env, "secret": secret})
+
+
+def _flag(text: str) -> bool:
+    lowered = text.strip().lower()
+    if lowered in ("1", "true", "yes", "on"):
+        return True
+    if lowered in ("0", "false", "no", "off", ""):
+        return False
+    raise ValueError("write true or false")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError("write a number that is not negative")
+    return number
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an operator may set. The variable's name is the field's in capitals, unless said otherwise."""
+
+    database_url: str = _setting("postgresql://postgres@127.0.0.1:5432/postgres", "PostgreSQL: the truth", secret=True)
+    redis_url: str = _setting("redis://127.0.0.1:6379/0", "Redis: event streams and the schedule mirror", secret=True)
+    broker_url: str = _setting("", "Celery's broker; empty: REDIS_URL", env="CELERY_BROKER_URL", secret=True)
+    workflows: tuple[str, ...] = _setting(
+        ("workflows",), "packages and modules in which workflows are found", _list, env="ORCHESTRATOR_WORKFLOWS"
+    )
+    lease_s: float = _setting(15.0, "how long a worker may hold a branch without a sign of life", seconds, env="LEASE")
+    heartbeat_s: float = _setting(5.0, "how often leases are renewed", seconds, env="HEARTBEAT")
+    queue_grace_s: float = _setting(
+        10.0, "how long a published branch may stay unclaimed before its message is taken for lost", seconds, env="QUEUE_GRACE"
+    )
+    inline_wait_s: float = _setting(1.0, "waits up to this long are slept through; longer ones park", seconds, env="INLINE_WAIT")
+    crash_limit: int = _setting(3, "a step that kills so many workers in a row fails", _count)
+    fanout_helpers: int = _setting(64, "messages published at most for one fan-out", _count)
+    snapshot_every: int = _setting(100, "a parking branch writes a snapshot after so many checkpoints", _count)
+    payload_limit_bytes: int = _setting(2 * 1024 * 1024, "largest input, output or signal, in bytes", _count)
+    max_concurrent_instances: int = _setting(0, "instances running at once in the whole engine; 0: no limit", _count)
+    dependency_timeout_s: float = _setting(
+        300.0, "how long an instance waits for workflows it depends on", seconds, env="DEPENDENCY_TIMEOUT"
+    )
+    retention_s: float = _setting(30 * 86400.0, "ended instances are cleaned up after this", seconds, env="RETENTION")
+    event_stream: str = _setting("orchestrator:events", "the Redis stream of life-cycle events")
+    event_stream_length: int = _setting(100_000, "about how many events the stream keeps", _count)
+    log_format: str = _setting("text", "text or json")
+    log_level: str = _setting("INFO", "debug, info, warning or error")
+    metrics_port: int = _setting(0, "the worker's Prometheus port; 0: none", _count)
+    tracing: bool = _setting(False, "OpenTelemetry spans for instances and steps", _flag)
+    port: int = _setting(5003, "the API's port", _count)
+    host: str = _setting("127.0.0.1", "the address the API listens on")
+    flower_port: int = _setting(5555, "Flower's port", _count)
+    worker_concurrency: int = _setting(0, "processes of a worker; 0: one per core, at least 2", _count)
+    worker_queues: tuple[str, ...] = _setting((), "queues beside the four priority classes that this worker serves", _list)
+    hostname: str = _setting("", "this machine's name in leases and logs; empty: the system's")
+
+    @property
+    def broker(self) -> str:
+        return self.broker_url or self.redis_url
+
+    @property
+    def host_name(self) -> str:
+        return self.hostname or socket.gethostname()
+
+
+def variable(name: str) -> str:
+    setting = next(f for f in fields(Settings) if f.name == name)
+    return setting.metadata["env"] or name.upper().removesuffix("_S")
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Environment before the running embedded stack before defaults."""
+    given = os.environ if environ is None else environ
+    stack = running_stack()
+    values: dict[str, Any] = {}
+    faults: list[Fault] = []
+    for setting in fields(Settings):
+        name = variable(setting.name)
+        text = given.get(name) or stack.get(name)
+        if text is None or text == "":
+            continue
+        try:
+            values[setting.name] = setting.metadata["parse"](text)
+        except (ValueError, BadDuration) as error:
+            faults.append(Fault(name, f"{error}"))
+    faults += _faults(values)
+    if faults:
+        raise Invalid(faults, "configuration")
+    return Settings(**values)
+
+
+def _faults(values: Mapping[str, Any]) -> list[Fault]:
+    faults = []
+    for name in ("redis_url", "broker_url"):
+        url = values.get(name, "")
+        if url.startswith(("redis+cluster", "rediscluster")) or "cluster=true" in url.lower():
+            faults.append(
+                Fault(
+                    variable(name),
+                    "Redis Cluster cannot carry Celery's queues (keys of one command in many slots); use Sentinel or one primary",
+                )
+            )
+    database = values.get("database_url", "")
+    if database and not database.startswith(("postgresql://", "postgres://")):
+        faults.append(Fault("DATABASE_URL", "write postgresql://user@host:port/database"))
+    if values.get("log_format", "text") not in ("text", "json"):
+        faults.append(Fault("LOG_FORMAT", "write text or json"))
+    lease, heartbeat = values.get("lease_s", 15.0), values.get("heartbeat_s", 5.0)
+    if heartbeat * 2 > lease:
+        faults.append(Fault("HEARTBEAT", f"{heartbeat} s is too slow for a lease of {lease} s: at most half of it"))
+    return faults

@@ -1,0 +1,133 @@
+"""How an instance ends: completed, failed, or by way of being undone first. What others waited for is released."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from orchestrator.engine.admission import after_end
+from orchestrator.engine.runtime import queue_of
+from orchestrator.errors import Fenced
+from orchestrator.history import Failure, Kind
+from orchestrator.store import admission, branches, history, instances, timers
+from orchestrator.store.connection import Connection, dumps
+from orchestrator.store.instances import End
+from orchestrator.telemetry import metrics
+
+if TYPE_CHECKING:
+    from orchestrator.engine.walk import Walk
+
+EVENT_OF = {"COMPLETED": "workflow.completed", "FAILED": "workflow.failed", "CANCELLED": "workflow.cancelled"}
+
+
+def end_instance(walk: Walk, end: End, dead_letters: list[tuple[str, str, Any]] | None = None) -> None:
+    """The last facts, the state, the event, the slots and the parent's wake in one transaction; then what it releases."""
+    from orchestrator.engine.walk import Stopped
+
+    held, facts = walk.held, walk.pending
+    seq = walk.forward.seq - len(facts)
+    told = [*walk.events, (EVENT_OF[end.state], dumps(_shown(end)))]
+    root_timeout = walk.definition.do.around.timeout_s is not None
+    is_plain = not (held.slots or held.parent_branch or root_timeout or dead_letters or end.state != "COMPLETED")
+
+    def finish(c: Connection) -> tuple[bool | None, list[str], list[branches.Published]]:
+        if is_plain:
+            return instances.finish(c, held, seq, facts, end, told), [], []
+        with c.transaction():
+            depends = instances.finish(c, held, seq, facts, end, told)
+            if depends is None:
+                return None, [], []
+            c.execute("delete from timers t using branches b where b.id = t.branch_id and b.instance_id = %s", (held.instance_id,))
+            for position, reason, error in dead_letters or ():
+                instances.dead_letter(c, held.instance_id, position, reason, error)
+            scopes = admission.give_back(c, held.instance_id) if held.slots else []
+            woken = instances.wake_branch(c, held.parent_branch) if held.parent_branch else []
+            return depends, scopes, woken
+
+    try:
+        depends, scopes, woken = walk.database.patiently(finish)
+    except psycopg.errors.UniqueViolation:
+        raise Fenced(held.position, held.generation) from None
+    if depends is None:
+        # Paused, cancelled or fenced: keep the facts if they are still ours to keep, and stand as the state says.
+        walk._flush()  # noqa: SLF001  # this module is the walk's own end, apart for its size
+        walk._look_again()  # noqa: SLF001
+        raise Fenced(held.position, held.generation)
+    metrics.instance_ended(walk.definition.name, end.state, walk.now() - held.created_at)
+    walk.runtime.publisher.branches(woken)
+    if depends or scopes:
+        after_end(walk.runtime, walk.definition.name, held.instance_id, scopes)
+    raise Stopped
+
+
+def _shown(end: End) -> dict[str, Any]:
+    shown = {"error": end.error, "compensation": end.compensation}
+    return {key: value for key, value in shown.items() if value is not None}
+
+
+def end_failed(walk: Walk, failure: Failure) -> None:
+    """A saga goes backwards first; anything else has failed."""
+    held = walk.held
+    error = failure.to_json()
+    if held.position == "/undo":
+        end_undone(walk, failure)
+    if walk.definition.saga and held.position == "":
+        _turn_round(walk, error)
+        return
+    letter = (failure.position, failure.code, error)
+    end_instance(walk, End("FAILED", error=error), [letter])
+
+
+def _turn_round(walk: Walk, error: dict[str, Any]) -> None:
+    """From forward to compensating: the failure is kept, and the way back is a branch of its own."""
+    from orchestrator.engine.walk import Stopped
+
+    held, facts, told = walk.held, walk.pending, walk.events
+    seq = walk.forward.seq - len(facts)
+
+    def turn(c: Connection) -> list[branches.Published] | None:
+        with c.transaction():
+            locked = branches.lock(c, held)
+            if locked is None or locked[0] != "RUNNING":
+                return None
+            branches.write(c, held.id, seq, facts)
+            for type, data in told:
+                c.execute("insert into outbox (type, instance_id, data) values (%s, %s, %s::jsonb)", (type, held.instance_id, data))
+            instances.close_root(c, held, "failed")
+            timers.drop_all(c, held.id)
+            instances.move(c, held.instance_id, "RUNNING", phase="compensating", ending="FAILED", error=dumps(error))
+            instances.tell(c, "workflow.compensating", held.instance_id, {"error": error})
+            return instances.open_undo(c, held.instance_id, queue_of(held.priority))
+
+    published = walk.database.patiently(turn)
+    if published is None:
+        walk._flush()  # noqa: SLF001
+        walk._look_again()  # noqa: SLF001
+        raise Fenced(held.position, held.generation)
+    walk.runtime.publisher.branches(published, walk.definition.name)
+    raise Stopped
+
+
+def end_undone(walk: Walk, failure: Failure | None = None) -> None:
+    """The way back is walked: what was undone, what could not be, and the state the instance was on its way to."""
+    held = walk.held
+
+    def read(c: Connection) -> tuple[str, Any, history.Told]:
+        row = c.execute("select coalesce(ending, 'FAILED'), error from instances where id = %s", (held.instance_id,)).fetchone()
+        assert row is not None
+        return row[0], row[1], history.of_instance(c, held.instance_id)
+
+    ending, error, told = walk.database.patiently(read)
+    facts = [row.fact for row in told.facts if row.fact.kind in (Kind.UNDONE, Kind.UNDO_FAILED)]
+    facts += [fact for fact in walk.pending if fact.kind in (Kind.UNDONE, Kind.UNDO_FAILED)]
+    undone = [fact.data["origin"] for fact in facts if fact.kind == Kind.UNDONE]
+    failed = [{"position": fact.data["origin"], "error": fact.data["error"]} for fact in facts if fact.kind == Kind.UNDO_FAILED]
+    if failure is not None:
+        failed.append({"position": "/undo", "error": failure.to_json()})
+    result = "partially compensated" if failed else "compensated" if undone else "none"
+    compensation = {"result": result, "compensated": undone, "failed": failed}
+    letters = [(item["position"], "compensation_failed", item["error"]) for item in failed]
+    if ending == "FAILED" and error:
+        letters.insert(0, (error.get("position", ""), error["code"], error))
+    end_instance(walk, End(ending, compensation=compensation), letters)

@@ -1,0 +1,386 @@
+"""The life cycle's moves, each one transaction: lock the instance, check the move, change, audit, tell; then publish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.definition.codec import from_json
+from orchestrator.definition.expressions import ExpressionError, evaluate
+from orchestrator.definition.schemas import violations
+from orchestrator.definition.tree import Definition
+from orchestrator.engine import admission as admissions
+from orchestrator.engine.runtime import Runtime, priority_number, queue_of
+from orchestrator.engine.undoing import undo_tree
+from orchestrator.errors import Fault, IllegalMove, Invalid, NotFound
+from orchestrator.history import Fact, Kind, is_failing, numbered
+from orchestrator.ids import is_instance_id, new_instance_id
+from orchestrator.plan import remaining
+from orchestrator.plan.canvas import Address
+from orchestrator.plan.needs import StartChild
+from orchestrator.plan.remaining import Sequence as Planned
+from orchestrator.state import check_move
+from orchestrator.store import admission, branches, definitions, history, instances
+from orchestrator.store.branches import Held, Published
+from orchestrator.store.connection import Connection, sized
+from orchestrator.store.instances import Locked, New
+
+# Definitions found by name stay found for a moment: a burst of starts asks once.
+_FOUND_FOR_S = 1.0
+_found: dict[tuple[int, str, str | None, str | None], tuple[float, definitions.Stored]] = {}
+
+
+def find_definition(runtime: Runtime, workflow: str, version: str | None) -> definitions.Stored:
+    """By name, by `namespace.name`, by `name@version`; registered in the database or found in code."""
+    name, _, suffix = workflow.partition("@")
+    version = version or suffix or None
+    key = (id(runtime), name, version, None)
+    held = _found.get(key)
+    if held is not None and held[0] > time.monotonic():
+        return held[1]
+    stored = runtime.database.patiently(lambda c: definitions.find(c, name, version))
+    if stored is None and "." in name:
+        namespace, _, bare = name.rpartition(".")
+        stored = runtime.database.patiently(lambda c: definitions.find(c, bare, version, namespace))
+    if stored is None:
+        raise NotFound(
+            "workflow", workflow if version is None else f"{name}@{version}", "`orchestrator workflows` lists what is registered"
+        )
+    _found[key] = (time.monotonic() + _FOUND_FOR_S, stored)
+    return stored
+
+
+def forget_found() -> None:
+    _found.clear()
+
+
+def definition_of(runtime: Runtime, stored: definitions.Stored) -> Definition:
+    """The tree, parsed once per id."""
+    held = runtime._definitions.get(stored.id)  # noqa: SLF001  # the runtime's own cache, filled from what was just read
+    if held is None:
+        held = from_json(stored.tree)
+        runtime._definitions[stored.id] = held  # noqa: SLF001
+    return held
+
+
+def prepare(
+    runtime: Runtime, workflow: str, version: str | None, input: Any, options: Mapping[str, Any]
+) -> tuple[New, Planned, Address, Definition]:
+    """Everything a start needs, decided before its transaction."""
+    stored = find_definition(runtime, workflow, version)
+    definition = definition_of(runtime, stored)
+    schema = definition.do.around.input_schema
+    if schema is not None:
+        faults = [Fault("input", text) for text in violations(schema, input)]
+        if faults:
+            raise Invalid(faults, "input")
+    metadata = {**(definition.metadata or {}), **(options.get("metadata") or {})}
+    try:
+        priority = priority_number(options.get("priority") or definition.priority)
+    except ValueError as error:
+        raise Invalid([Fault("priority", str(error))], "start") from None
+    labels = {**metadata.get("labels", {}), **(options.get("labels") or {})}
+    limit = runtime.settings.payload_limit_bytes
+    new = New(
+        id=options.get("instance_id") or new_instance_id(),
+        definition_id=stored.id,
+        workflow=definition.name,
+        version=definition.version,
+        namespace=definition.namespace,
+        tenant=options.get("tenant") or "default",
+        input=sized("input", input, limit),
+        labels=sized("labels", labels, 65536),
+        metadata=sized("metadata", metadata, limit) if metadata else None,
+        priority=priority,
+        queue=queue_of(priority),
+        idempotency_key=options.get("idempotency_key"),
+        parent_id=options.get("parent_id"),
+        parent_branch=options.get("parent_branch"),
+        forked_from=options.get("forked_from"),
+        trace_id=options.get("trace_id"),
+        source=options.get("source") or "api",
+        actor=options.get("actor") or "anonymous",
+        step_events=definition.step_events,
+        slots=_slots(runtime, definition, input),
+        dependencies=_dependencies([*definition.dependencies, *(options.get("dependencies") or ())]),
+    )
+    address = Address(new.id, "", 1, new.queue, definition.name)
+    return new, remaining.of_task(definition.do), address, definition
+
+
+def _slots(runtime: Runtime, definition: Definition, input: Any) -> list[tuple[str, int]]:
+    """The limited scopes an instance must get into, from the widest to the narrowest."""
+    slots: list[tuple[str, int]] = []
+    if runtime.settings.max_concurrent_instances:
+        slots.append(("engine", runtime.settings.max_concurrent_instances))
+    limits = definition.limits
+    if limits and limits.workflow:
+        slots.append((f"workflow/{definition.name}", limits.workflow))
+    if limits and limits.key is not None:
+        try:
+            key = evaluate(limits.key, input, {"workflow": {"input": input}})
+        except ExpressionError as error:
+            raise Invalid([Fault("limits.key", str(error))], "start") from None
+        if key is not None:
+            slots.append((f"key/{definition.name}/{key}", limits.per_key or 1))
+    return slots
+
+
+def _dependencies(given: Sequence[Any]) -> list[dict[str, Any]]:
+    found, faults = [], []
+    for number, item in enumerate(given):
+        entry = {"workflow": item} if isinstance(item, str) else dict(item)
+        workflow = entry.get("workflow") or entry.get("workflowId")
+        instance = entry.get("instance") or entry.get("instanceId")
+        condition = entry.get("condition", "completed")
+        if not workflow and not instance:
+            faults.append(Fault(f"dependencies[{number}]", "names neither a workflow nor an instance"))
+        if condition not in ("completed", "failed", "any"):
+            faults.append(Fault(f"dependencies[{number}].condition", f"is {condition!r}; write completed, failed or any"))
+        if instance and not is_instance_id(str(instance)):
+            faults.append(Fault(f"dependencies[{number}].instance", "is no instance id"))
+        found.append({"workflow": workflow, "instance": instance, "condition": condition})
+    if faults:
+        raise Invalid(faults, "start")
+    return found
+
+
+def prepare_child(runtime: Runtime, held: Held, need: StartChild) -> tuple[New, Planned, Address]:
+    options = {
+        "parent_id": held.instance_id,
+        "parent_branch": held.id if need.awaited else None,
+        "priority": held.priority,
+        "tenant": held.tenant,
+        "trace_id": held.trace_id,
+        "source": "workflow",
+        "actor": f"instance:{held.instance_id}",
+    }
+    new, plan, address, _ = prepare(runtime, need.workflow, need.version, need.compute(), options)
+    return new, plan, address
+
+
+def record_start(c: Connection, runtime: Runtime, new: New, definition: Definition) -> tuple[bool, list[Published]]:
+    """Create the instance. Gives whether it is new, and what else is to be published when it had to ask for admission."""
+    if not new.is_blocked:
+        return instances.create(c, new) is not None, []
+    with c.transaction():
+        branch = instances.create(c, new)
+        if branch is None:
+            return False, []
+        admission.ask(c, new.id, new.slots, new.dependencies)
+        if new.dependencies:
+            patience = definition.dependency_timeout_s or runtime.settings.dependency_timeout_s
+            c.execute(
+                "insert into timers (branch_id, due_at, kind) values (%s, now() + make_interval(secs => %s), 'deadline')",
+                (branch, patience),
+            )
+            admission.meet(c)
+    return True, admissions.settle(c, [new.id], [])
+
+
+# ── moves ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def locked(c: Connection, instance_id: str) -> Locked:
+    found = instances.lock(c, instance_id) if is_instance_id(instance_id) else None
+    if found is None:
+        raise NotFound("instance", instance_id)
+    return found
+
+
+def pause(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:
+    def act(c: Connection) -> None:
+        with c.transaction():
+            instance = locked(c, instance_id)
+            to = check_move("pause", instance.state)
+            instances.move(c, instance_id, to)
+            instances.audit(c, actor, "pause", source, instance, to)
+            instances.tell(c, "workflow.paused", instance_id, {})
+
+    runtime.database.patiently(act)
+
+
+def resume(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:
+    def act(c: Connection) -> list[Published]:
+        with c.transaction():
+            instance = locked(c, instance_id)
+            to = check_move("resume", instance.state)
+            begun = c.execute("select started_at is not null from instances where id = %s", (instance_id,)).fetchone()
+            # One that was paused before it began is still to be begun, with whatever it waits for.
+            instances.move(c, instance_id, to if begun and begun[0] else "PENDING")
+            instances.audit(c, actor, "resume", source, instance, to)
+            instances.tell(c, "workflow.resumed", instance_id, {})
+            return instances.requeue_all(c, instance_id)
+
+    runtime.publisher.branches(runtime.database.patiently(act))
+
+
+def cancel(runtime: Runtime, instance_id: str, actor: str, source: str, reason: str | None, compensate: bool | None) -> list[str]:
+    """Close everything; gives the owners that were at work, so that they can be interrupted. Children follow."""
+
+    def act(c: Connection) -> tuple[list[str], list[Published], list[str], Locked]:
+        with c.transaction():
+            instance = locked(c, instance_id)
+            to = check_move("cancel", instance.state)
+            definition = runtime.definition(instance.definition_id)
+            goes_back = definition.compensate_on_cancel if compensate is None else compensate
+            owners = branches.stop_instance(c, instance_id, gently=False)
+            c.execute("delete from timers t using branches b where b.id = t.branch_id and b.instance_id = %s", (instance_id,))
+            instances.audit(c, actor, "cancel", source, instance, to, {"reason": reason} if reason else None)
+            published: list[Published] = []
+            error = {"code": "cancelled", "message": reason or "Workflow was cancelled"}
+            if goes_back and instance.state != "PENDING" and instance.phase == "forward" and definition.saga:
+                instances.move(c, instance_id, "RUNNING", phase="compensating", ending="CANCELLED", error=sized("reason", error, 65536))
+                instances.tell(c, "workflow.compensating", instance_id, {"error": error})
+                published = instances.open_undo(c, instance_id, queue_of(instance.priority))
+            else:
+                instances.move(c, instance_id, to, outcome=to, ended_at="now", error=sized("reason", error, 65536))
+                instances.tell(c, "workflow.cancelled", instance_id, {"reason": reason})
+                published += _release(c, instance)
+            return owners, published, instances.children_of(c, instance_id), instance
+
+    owners, published, children, instance = runtime.database.patiently(act)
+    runtime.publisher.branches(published)
+    for child in children:
+        # Each in its own transaction: two instances' rows are never locked together.
+        try:
+            owners += cancel(runtime, child, actor, source, f"parent {instance_id} was cancelled", compensate)
+        except IllegalMove:
+            continue
+    admissions.after_end(runtime, instance.workflow, instance_id, _scopes_of(runtime, instance_id))
+    return owners
+
+
+def _release(c: Connection, instance: Locked) -> list[Published]:
+    """The parent that waits for it goes on."""
+    return instances.wake_branch(c, instance.parent_branch) if instance.parent_branch else []
+
+
+def _scopes_of(runtime: Runtime, instance_id: str) -> list[str]:
+    return runtime.database.patiently(lambda c: admission.give_back(c, instance_id))
+
+
+def retry(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:
+    """Go on at the failed step: what failed is taken back by a fact, and the branches it closed are opened again."""
+
+    def act(c: Connection) -> list[Published]:
+        with c.transaction():
+            instance = locked(c, instance_id)
+            to = check_move("retry", instance.state)
+            if instance.phase == "compensating" and (instance.compensation or {}).get("result") != "none":
+                raise IllegalMove("retry", "FAILED (and compensated)", ["rerun from a step", "start a new instance"])
+            shift = _seconds_since(c, instance.ended_at)
+            c.execute("delete from branches where instance_id = %s and position like '/undo%%'", (instance_id,))
+            published = _reopen(c, instance_id, shift)
+            instances.move(c, instance_id, to, phase="forward", ending=None, outcome=None, error=None, ended_at=None, compensation=None)
+            instances.resolve_dead_letters(c, instance_id)
+            instances.audit(c, actor, "retry", source, instance, to)
+            instances.tell(c, "workflow.retried", instance_id, {})
+            return published
+
+    runtime.publisher.branches(runtime.database.patiently(act))
+
+
+def _seconds_since(c: Connection, instant: float | None) -> float:
+    row = c.execute("select extract(epoch from now())::float8").fetchone()
+    assert row is not None
+    return max(0.0, row[0] - instant) if instant else 0.0
+
+
+def _reopen(c: Connection, instance_id: str, shift: float) -> list[Published]:
+    told = history.of_instance(c, instance_id)
+    published: list[Published] = []
+    reopened: set[int] = set()
+    for branch in sorted(told.branches, key=lambda b: -len(b.position)):
+        if branch.state == "closed" and branch.outcome in ("completed", "ended") and branch.parent_id is not None:
+            continue
+        counted = numbered([row.fact for row in told.of_branch(branch.id)])
+        last = len(told.of_branch(branch.id))
+        failing = next((seq for seq, fact in reversed(counted) if is_failing(fact)), None)
+        at = next((fact for seq, fact in counted if seq == failing), None)
+        waits = (at is not None and at.kind == Kind.JOINED) or any(told.by_id[id].parent_id == branch.id for id in reopened)
+        if failing is not None:
+            fact = Fact(branch.position, Kind.REOPENED, {"from": failing, "shift": shift})
+            branches.write(c, branch.id, last, [fact])
+        blocked = any(after in reopened for after in branch.after or [])
+        state = "joining" if waits else "blocked" if blocked or branch.outcome == "skipped" else "queued"
+        reopened.add(branch.id)
+        row = c.execute(
+            "update branches set state = %s, outcome = null, error = null, output = null, snapshot = null, stopping = false, crashes = 0,"
+            " generation = generation + 1, queued_at = now() where id = %s returning instance_id::text, position, generation, queue",
+            (state, branch.id),
+        ).fetchone()
+        assert row is not None
+        if state == "queued":
+            published.append(row)
+    return published
+
+
+def rollback(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:
+    """Compensate an ended instance by hand, saga or not."""
+
+    def act(c: Connection) -> list[Published]:
+        with c.transaction():
+            instance = locked(c, instance_id)
+            to = check_move("rollback", instance.state)
+            if (instance.compensation or {}).get("result") == "compensated":
+                raise IllegalMove("roll back", f"{instance.state} (and compensated)")
+            definition = runtime.definition(instance.definition_id)
+            if undo_tree(c, instance_id, definition, runtime.registry) is None:
+                nothing = Fault(instance_id, "no completed step has a compensation: there is nothing to roll back")
+                raise Invalid([nothing], "roll back")
+            ending = "FAILED" if instance.state == "FAILED" else "CANCELLED"
+            instances.move(c, instance_id, to, phase="compensating", ending=ending, outcome=None, ended_at=None)
+            instances.audit(c, actor, "rollback", source, instance, to)
+            instances.tell(c, "workflow.compensating", instance_id, {"by": actor})
+            return instances.open_undo(c, instance_id, queue_of(instance.priority))
+
+    runtime.publisher.branches(runtime.database.patiently(act))
+
+
+def rerun(runtime: Runtime, instance_id: str, position: str, actor: str, source: str, input: Any = None) -> str:
+    """A new instance with the history up to a step, and on from there."""
+    from orchestrator.engine.forking import fork_history
+
+    new_id = new_instance_id()
+
+    def act(c: Connection) -> tuple[str, list[Published]]:
+        with c.transaction():
+            instance = locked(c, instance_id)
+            published = fork_history(c, runtime, instance, new_id, position, actor, source, input)
+            instances.audit(c, actor, "rerun", source, instance, instance.state, {"from": position, "as": new_id})
+            return new_id, published
+
+    _, published = runtime.database.patiently(act)
+    runtime.publisher.branches(published)
+    return new_id
+
+
+def cleanup(c: Connection, older_than_s: float, limit: int, *, archive: bool) -> list[str]:
+    """Ended instances past their retention: shown as CLEANING_UP, stripped, then kept as a record or deleted."""
+    rows = c.execute(
+        """
+        select id::text from instances
+        where state in ('COMPLETED', 'FAILED', 'CANCELLED') and ended_at < now() - make_interval(secs => %s)
+        order by ended_at limit %s for update skip locked
+        """,
+        (older_than_s, limit),
+    ).fetchall()
+    ids = [row[0] for row in rows]
+    if not ids:
+        return []
+    c.execute("delete from checkpoints k using branches b where b.id = k.branch_id and b.instance_id = any (%s::uuid[])", (ids,))
+    c.execute("delete from branches where instance_id = any (%s::uuid[])", (ids,))
+    c.execute("delete from events where instance_id = any (%s::uuid[])", (ids,))
+    if archive:
+        c.execute("update instances set state = 'CLEANING_UP' where id = any (%s::uuid[])", (ids,))
+    else:
+        c.execute("delete from instances where id = any (%s::uuid[])", (ids,))
+    for instance_id in ids:
+        c.execute(
+            "insert into audit (actor, action, source, instance_id, to_state) values ('engine', 'cleanup', 'engine', %s, 'CLEANING_UP')",
+            (instance_id,),
+        )
+        instances.tell(c, "workflow.cleaned_up", instance_id, {})
+    return ids

@@ -1,0 +1,280 @@
+"""What every worker does beside walking: one thread in its parent process. No extra process to operate.
+
+Each worker watches its own children and frees at once what a dead one held. One worker at a time is the *keeper*:
+it fires due timers, takes back expired leases, publishes what was lost, relays the outbox. The keeper's office is a
+short lease in Postgres, renewed while it works; when it falls silent another takes over within seconds. Two keepers at
+once would only waste effort: everything they do is claimed row by row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+from celery import bootsteps
+
+from orchestrator.engine import interrupt
+from orchestrator.engine.admission import settle
+from orchestrator.engine.broker import depth
+from orchestrator.engine.runtime import Runtime
+from orchestrator.store import admission, branches, events, timers, workers
+from orchestrator.store.branches import Published
+from orchestrator.store.connection import BROKEN, Connection
+from orchestrator.telemetry import metrics, scrape
+
+logger = logging.getLogger("orchestrator.maintenance")
+
+TICK_S = 0.25
+PROBE_EVERY_S = 0.5
+OFFICE_S = 6.0
+RENEW_EVERY_S = 2.0
+SWEEP_EVERY_S = 5.0
+CLEAN_EVERY_S = 300.0
+BATCH = 500
+
+
+class RelayLike(Protocol):
+    def drain(self, c: Connection) -> int: ...
+
+
+class Every:
+    """Something to be done every so often."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.next = 0.0
+
+    def is_due(self) -> bool:
+        now = time.monotonic()
+        if now < self.next:
+            return False
+        self.next = now + self.seconds
+        return True
+
+
+class Maintenance(threading.Thread):
+    """`children` gives the pids of the pool's processes as they are now."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        relay: RelayLike | None,
+        children: Callable[[], set[int]],
+        *,
+        concurrency: int = 0,
+        queues: list[str] | None = None,
+    ) -> None:
+        super().__init__(name="maintenance", daemon=True)
+        self.runtime = runtime
+        self.settings = runtime.settings
+        self.relay = relay
+        self.children = children
+        self.concurrency = concurrency
+        self.queues = queues or []
+        self.is_keeper = False
+        self._stop_asked = threading.Event()
+        self._known_children: set[int] = set()
+        self._next_timer: float | None = None
+        self._listening: Connection | None = None
+        self._renew, self._probe, self._sweep = Every(RENEW_EVERY_S), Every(PROBE_EVERY_S), Every(SWEEP_EVERY_S)
+        self._sign, self._clean = Every(runtime.settings.heartbeat_s), Every(CLEAN_EVERY_S)
+        self._clean.next = time.monotonic() + CLEAN_EVERY_S
+
+    # ── the thread ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def run(self) -> None:
+        pause = 0.1
+        while not self._stop_asked.is_set():
+            try:
+                self._cycle()
+                pause = 0.1
+            except BROKEN as error:
+                logger.warning("Postgres is away: %s", str(error).split("\n", 1)[0])
+                self.runtime.database.drop()
+                self._listening = None
+                self.is_keeper = False
+                # Spread, so that workers do not come back in step.
+                self._stop_asked.wait(pause * random.uniform(0.5, 1.5))  # noqa: S311
+                pause = min(pause * 2, 2.0)
+            except Exception:
+                logger.exception("maintenance failed and goes on")
+                self._stop_asked.wait(1.0)
+        self._leave()
+
+    def stop(self) -> None:
+        self._stop_asked.set()
+
+    def _cycle(self) -> None:
+        self._watch_children()
+        c = self.runtime.database.connection()
+        if self._sign.is_due():
+            workers.sign(c, self.runtime.worker_id, self.settings.host_name, os.getpid(), self.concurrency, self.queues)
+        if self._renew.is_due():
+            was, self.is_keeper = self.is_keeper, workers.lead(c, self.runtime.worker_id, OFFICE_S)
+            if self.is_keeper and not was:
+                logger.info("this worker keeps timers, recovery and the outbox now")
+        if self.is_keeper:
+            self._keep(c)
+        self._listen(self._pause())
+
+    def _pause(self) -> float:
+        if self.is_keeper and self._next_timer is not None:
+            return max(0.0, min(TICK_S, self._next_timer - time.monotonic()))
+        return TICK_S
+
+    def _listen(self, pause_s: float) -> None:
+        """Sleep, unless somebody asks for a step to be interrupted."""
+        c = self.runtime.database.connection()
+        if self._listening is not c:
+            c.execute("listen orchestrator_interrupt")
+            self._listening = c
+        for notice in c.notifies(timeout=pause_s, stop_after=1):
+            self._interrupt(notice.payload)
+
+    def _interrupt(self, payload: str) -> None:
+        with contextlib.suppress(ValueError):
+            for owner in json.loads(payload):
+                host, worker, pid = str(owner).rsplit("/", 2)
+                if worker == self.runtime.worker_id and host == self.settings.host_name and int(pid) in self.children() | {os.getpid()}:
+                    os.kill(int(pid), interrupt.CANCEL_SIGNAL)
+
+    # ── children ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _watch_children(self) -> None:
+        """A pool process that is gone held branches that nobody renews: they are freed now, not when the lease ends."""
+        alive = self.children()
+        for pid in self._known_children - alive:
+            owner = f"{self.settings.host_name}/{self.runtime.worker_id}/{pid}"
+            freed = branches.recover_owner(self.runtime.database.connection(), owner)
+            self._known_children.discard(pid)
+            self._publish("child died", freed)
+        self._known_children |= alive
+
+    # ── the keeper ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _keep(self, c: Connection) -> None:
+        due = self._next_timer is not None and self._next_timer <= time.monotonic()
+        if due:
+            self._fire(c)
+        if not due and not self._probe.is_due():
+            return
+        probe = timers.probe(c, self.settings.queue_grace_s)
+        self._next_timer = None if probe.next_timer is None else time.monotonic() + max(0.0, probe.next_timer - probe.now)
+        if probe.has_outbox and self.relay is not None:
+            self._relay(c)
+        if probe.has_expired:
+            self._publish("lease expired", branches.recover_expired(c, BATCH))
+        if self._sweep.is_due():
+            if probe.has_overdue:
+                self._requeue(c)
+            if probe.has_waiting:
+                self._unblock(c)
+            self._publish("event missed", events.wake_forgotten(c, BATCH))
+        if self._clean.is_due():
+            self._clean_up()
+
+    def _fire(self, c: Connection) -> None:
+        while True:
+            fired = timers.fire(c, BATCH)
+            for timer in fired:
+                metrics.timer_fired(timer.lateness_s)
+                self.runtime.publisher.branches([timer.published])
+            if len(fired) < BATCH:
+                return
+
+    def _relay(self, c: Connection) -> None:
+        assert self.relay is not None
+        while not self._stop_asked.is_set():
+            if self.relay.drain(c) < BATCH:
+                return
+
+    def _requeue(self, c: Connection) -> None:
+        """Branches published long ago that nobody claimed: as many as there are messages missing are sent again.
+
+        A long queue is no loss: as long as the broker holds a message for each, nothing is sent.
+        """
+        for queue, overdue in branches.overdue_queues(c, self.settings.queue_grace_s):
+            waiting = depth(queue)
+            if waiting is None or waiting >= overdue:
+                continue
+            lost = branches.requeue_overdue(c, queue, self.settings.queue_grace_s, min(overdue - waiting, BATCH * 4))
+            self._publish("message lost", lost)
+
+    def _unblock(self, c: Connection) -> None:
+        self._publish("join lost", branches.recover_joins(c, self.settings.queue_grace_s, BATCH))
+        scopes = {*admission.orphaned_slots(c), *admission.stuck_scopes(c)}
+        published = settle(c, admission.meet(c), sorted(scopes)) + admission.ready_instances(c)
+        self._publish("admission lost", published)
+
+    def _clean_up(self) -> None:
+        from orchestrator.engine.runner import WorkflowRunner
+
+        WorkflowRunner(self.runtime).cleanup()
+
+    def _publish(self, reason: str, published: list[Published]) -> None:
+        if published:
+            metrics.recovered(reason, len(published))
+            logger.info("published %d again: %s", len(published), reason)
+            self.runtime.publisher.branches(published)
+
+    def _leave(self) -> None:
+        """A clean exit hands the office over at once."""
+        with contextlib.suppress(*BROKEN):
+            workers.leave(self.runtime.database.connection(), self.runtime.worker_id)
+        self.runtime.database.drop()
+
+
+class QueuesStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Tells the operator at start which queues this worker serves, in which order."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, worker: Any) -> None:
+        names = list(worker.app.amqp.queues.consume_from)
+        logger.info("serves the queues %s", ", ".join(names))
+
+    def stop(self, worker: Any) -> None:
+        return None
+
+
+class MaintenanceStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Runs the maintenance thread with the worker."""
+
+    requires = ("celery.worker.components:Pool",)
+    runtime_of: ClassVar[Callable[[], Runtime]]
+    relay_of: ClassVar[Callable[[Runtime], RelayLike]]
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self.thread: Maintenance | None = None
+
+    def start(self, worker: Any) -> None:
+        runtime = type(self).runtime_of()
+        pool = worker.pool
+
+        def children() -> set[int]:
+            inner = getattr(pool, "_pool", None)
+            return {process.pid for process in getattr(inner, "_pool", ()) if process.is_alive()}
+
+        self.thread = Maintenance(
+            runtime,
+            type(self).relay_of(runtime),
+            children,
+            concurrency=worker.concurrency or 0,
+            queues=list(worker.app.amqp.queues.consume_from),
+        )
+        self.thread.start()
+        if runtime.settings.metrics_port:
+            scrape.serve(runtime.settings.metrics_port)
+
+    def stop(self, worker: Any) -> None:
+        if self.thread is not None:
+            self.thread.stop()
+            self.thread.join(timeout=5)

@@ -1,0 +1,49 @@
+"""A branch's fold from what the store holds: the same for walking on, undoing, looking and travelling in time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from orchestrator.definition.tree import AnyTask, Definition, find
+from orchestrator.engine.runtime import is_undo
+from orchestrator.ids import Position
+from orchestrator.plan.forward import Forward, merge_all
+
+
+class BranchLike(Protocol):
+    instance_id: str
+    position: Position
+    input: Any
+    vars: Any
+    context: Any
+    instance_input: Any
+
+
+class ClosedLike(Protocol):
+    output: Any
+
+
+def forward_of(
+    definition: Definition, root: AnyTask, branch: BranchLike, before: Sequence[ClosedLike] | Iterable[ClosedLike] = ()
+) -> Forward:
+    """The fold of a branch at its beginning; `before` are the graph branches whose outputs flow into it."""
+    undoing = is_undo(branch.position)
+    relative = branch.position.removeprefix("/undo") if undoing else branch.position
+    given = branch.instance_input if branch.position == "" else branch.input
+    outputs = [closed.output for closed in before]
+    return Forward(
+        find(root, relative),
+        branch.position,
+        merge_all(given, outputs) if outputs else given,
+        variables=branch.vars or {},
+        context=branch.context,
+        facts_of_instance={
+            "workflow": {
+                "id": branch.instance_id,
+                "input": branch.instance_input,
+                "definition": {"name": definition.name, "version": definition.version, "namespace": definition.namespace},
+            }
+        },
+        seed=branch.instance_id,
+    )

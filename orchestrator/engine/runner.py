@@ -1,0 +1,307 @@
+"""`WorkflowRunner`: the one service over all verbs. API, CLI, bridge, schedules and `celery call` go through it.
+
+Every verb says who asks (`actor`) and through what (`source`); both end up in the audit.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psycopg
+
+from orchestrator.definition.tree import Definition
+from orchestrator.engine import admission as admissions
+from orchestrator.engine import lifecycle, view
+from orchestrator.engine.catalog import discover
+from orchestrator.engine.runtime import Runtime
+from orchestrator.errors import Duplicate, Fault, IllegalMove, Invalid, NotFound, OrchestratorError
+from orchestrator.ids import is_instance_id
+from orchestrator.state import TERMINAL
+from orchestrator.store import admission, definitions, events, instances, queries
+from orchestrator.store.connection import Connection, dumps, sized
+from orchestrator.store.queries import Filter
+
+SIGNAL_SOURCE = "signal"
+
+
+class WorkflowRunner:
+    """All verbs over one runtime. `instance()` is the process's own; tests may make their own."""
+
+    _own: WorkflowRunner | None = None
+    _lock = threading.Lock()
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.database = runtime.database
+        self._initialized = False
+
+    @classmethod
+    def instance(cls) -> WorkflowRunner:
+        with cls._lock:
+            if cls._own is None:
+                from orchestrator.app import runtime
+
+                cls._own = cls(runtime())
+                cls._own.initialize()
+            return cls._own
+
+    def initialize(self) -> None:
+        """Discover the workflows and register those the database does not know. A second call does nothing."""
+        if self._initialized:
+            return
+        self._initialized = True
+        for found in discover(self.runtime.settings.workflows):
+            self.register_workflow(found.definition, found.source)
+
+    # ── definitions ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def register_workflow(self, definition: Definition, source: str | None = None) -> int:
+        """Make a definition startable, without a restart of anything. Faults and version clashes are raised."""
+        stored_id, _ = self.database.patiently(lambda c: definitions.register(c, definition, source))
+        lifecycle.forget_found()
+        return stored_id
+
+    def workflows(self) -> list[definitions.Stored]:
+        return self.database.patiently(definitions.all_definitions)
+
+    # ── starting ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start_workflow(self, workflow: str, version: str | None = None, input: Any = None, **options: Any) -> str:
+        """Start an instance and give its id; with an `idempotency_key`, the same id for the same request.
+
+        Options: priority, labels, metadata, tenant, idempotency_key, dependencies, trace_id, actor, source.
+        The instance is in Postgres when this returns, whether or not the broker could be reached.
+        """
+        options.setdefault("trace_id", uuid.uuid4().hex)
+        new, plan, address, definition = lifecycle.prepare(self.runtime, workflow, version, input, options)
+        # The id is chosen here, so a repeated attempt after a broken line finds its own row instead of making another.
+        try:
+            created, published = self.database.patiently(lambda c: lifecycle.record_start(c, self.runtime, new, definition))
+        except psycopg.errors.UniqueViolation:
+            return new.id
+        if not created:
+            return self._already_started(new)
+        if new.is_blocked:
+            self.runtime.publisher.branches(published, definition.name)
+        else:
+            self.runtime.publisher.plan(plan, address)
+        return new.id
+
+    def _already_started(self, new: instances.New) -> str:
+        key = new.idempotency_key or ""
+        held = self.database.patiently(lambda c: instances.by_key(c, new.tenant, new.workflow, key))
+        if held is None:
+            raise NotFound("instance with idempotency key", key)
+        same = self.database.patiently(lambda c: c.execute("select %s::jsonb = %s::jsonb", (held[1], new.input)).fetchone())
+        if not (same and same[0]):
+            raise Duplicate(key, held[0])
+        return held[0]
+
+    # ── life cycle ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def pause_workflow(self, instance_id: str, *, actor: str = "anonymous", source: str = "api") -> None:
+        lifecycle.pause(self.runtime, instance_id, actor, source)
+
+    def resume_workflow(self, instance_id: str, *, actor: str = "anonymous", source: str = "api") -> None:
+        lifecycle.resume(self.runtime, instance_id, actor, source)
+
+    def cancel_workflow(
+        self,
+        instance_id: str,
+        *,
+        reason: str | None = None,
+        compensate: bool | None = None,
+        actor: str = "anonymous",
+        source: str = "api",
+    ) -> None:
+        owners = lifecycle.cancel(self.runtime, instance_id, actor, source, reason, compensate)
+        if owners:
+            self._interrupt(owners)
+
+    def _interrupt(self, owners: Sequence[str]) -> None:
+        """Ask the workers whose processes run a step of a cancelled instance to break into it."""
+        self.database.patiently(lambda c: c.execute("select pg_notify('orchestrator_interrupt', %s)", (dumps(sorted(set(owners))),)))
+
+    def retry_workflow(self, instance_id: str, *, actor: str = "anonymous", source: str = "api") -> None:
+        lifecycle.retry(self.runtime, instance_id, actor, source)
+
+    def rollback_workflow(self, instance_id: str, *, actor: str = "anonymous", source: str = "api") -> None:
+        lifecycle.rollback(self.runtime, instance_id, actor, source)
+
+    def rerun_workflow(self, instance_id: str, step: str, *, input: Any = None, actor: str = "anonymous", source: str = "api") -> str:
+        """Fork a new instance that has the history up to a step (its position or name) and goes on from there."""
+        return lifecycle.rerun(self.runtime, instance_id, self._position(instance_id, step), actor, source, input)
+
+    def _position(self, instance_id: str, step: str) -> str:
+        if step.startswith("/"):
+            return step
+        seen = self.show(instance_id)
+        matches = [node.position for node in seen.steps() if node.name == step]
+        if not matches:
+            raise NotFound("step", step, f"steps of this instance: {', '.join(sorted({node.name for node in seen.steps()}))}")
+        return matches[0]
+
+    VERBS = ("pause", "resume", "cancel", "retry", "rollback")
+
+    def bulk(self, verb: str, wanted: Filter, *, actor: str = "anonymous", source: str = "api", **options: Any) -> dict[str, str]:
+        """One verb on all instances a filter finds; gives what came of each ("ok" or why not)."""
+        if verb not in self.VERBS:
+            raise Invalid([Fault("verb", f"is {verb!r}; write one of {', '.join(self.VERBS)}")], "bulk operation")
+        act: Callable[..., Any] = getattr(self, f"{verb}_workflow")
+        outcome: dict[str, str] = {}
+        for instance_id in self.database.patiently(lambda c: queries.ids(c, wanted)):
+            try:
+                act(instance_id, actor=actor, source=source, **options)
+                outcome[instance_id] = "ok"
+            except OrchestratorError as error:
+                outcome[instance_id] = str(error)
+        return outcome
+
+    # ── signals ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def signal_workflow(
+        self, instance_id: str, name: str, data: Any = None, *, id: str | None = None, actor: str = "anonymous", source: str = "api"
+    ) -> None:
+        """Deliver a signal. It is kept until a listener takes it, also when none listens yet; the same `id` counts once."""
+        sized("signal", data, self.runtime.settings.payload_limit_bytes)
+        envelope = {
+            "specversion": "1.0",
+            "id": id or uuid.uuid4().hex,
+            "source": f"{SIGNAL_SOURCE}/{instance_id}",
+            "type": name,
+            "data": data,
+        }
+
+        def keep(c: Connection) -> str:
+            with c.transaction():
+                instance = lifecycle.locked(c, instance_id)
+                if instance.state in TERMINAL:
+                    raise IllegalMove("signal", instance.state)
+                events.keep(c, envelope, instance_id, instance.tenant)
+                instances.audit(c, actor, "signal", source, instance, instance.state, {"name": name})
+                return instance.tenant
+
+        tenant = self.database.patiently(keep)
+        self.runtime.publisher.branches(self.database.patiently(lambda c: events.wake_listeners(c, name, instance_id, tenant)))
+
+    def approve(
+        self,
+        instance_id: str,
+        step: str | None = None,
+        *,
+        approved: bool = True,
+        data: Any = None,
+        actor: str = "anonymous",
+        source: str = "api",
+    ) -> str:
+        """Answer an approval; without a step, the one that is waited for. Gives the step's name."""
+        waiting = [node for node in self.show(instance_id).waiting() if node.approval]
+        if step is None:
+            if len(waiting) != 1:
+                names = ", ".join(str(node.approval) for node in waiting) or "none"
+                raise Invalid([Fault("step", f"{len(waiting)} approvals are waited for ({names}); name one")], "approval")
+            step = str(waiting[0].approval)
+        payload = {"approved": approved, "by": actor, **({"data": data} if data is not None else {})}
+        self.signal_workflow(instance_id, f"approval.{step}", payload, actor=actor, source=source)
+        return step
+
+    def send_event(self, envelope: dict[str, Any], *, tenant: str = "default") -> bool:
+        """An event for whoever listens. False: this (source, id) was here before."""
+        faults = [Fault(name, "is required") for name in ("id", "source", "type") if not isinstance(envelope.get(name), str)]
+        if faults:
+            raise Invalid(faults, "event")
+        kept = self.database.patiently(lambda c: events.keep(c, envelope, None, tenant))
+        if kept is None:
+            return False
+        self.runtime.publisher.branches(self.database.patiently(lambda c: events.wake_listeners(c, envelope["type"], None, tenant)))
+        return True
+
+    # ── labels and dependencies ─────────────────────────────────────────────────────────────────────────────────────
+
+    def label_workflow(self, instance_id: str, labels: dict[str, Any], *, actor: str = "anonymous", source: str = "api") -> None:
+        """Add or change labels; a null value removes one."""
+        text = sized("labels", labels, 65536)
+
+        def act(c: Connection) -> None:
+            with c.transaction():
+                instance = lifecycle.locked(c, instance_id)
+                c.execute("update instances set labels = jsonb_strip_nulls(labels || %s::jsonb) where id = %s", (text, instance_id))
+                instances.audit(c, actor, "label", source, instance, instance.state, labels)
+
+        self.database.patiently(act)
+
+    def add_dependency(self, instance_id: str, dependency: dict[str, Any], *, actor: str = "anonymous", source: str = "api") -> None:
+        """Make an instance that has not begun wait for another workflow or instance. A cycle is refused."""
+
+        def act(c: Connection) -> None:
+            with c.transaction():
+                instance = lifecycle.locked(c, instance_id)
+                if instance.state != "PENDING":
+                    raise IllegalMove("add a dependency to", instance.state)
+                [entry] = lifecycle._dependencies([dependency])  # noqa: SLF001  # the same checks as at a start
+                on = entry["instance"]
+                if on == instance_id or (on and instance_id in admission.dependency_edges(c, on)):
+                    raise Invalid([Fault("dependency", f"makes a cycle: {instance_id} → {on} → {instance_id}")], "dependency")
+                admission.ask(c, instance_id, (), [entry])
+                c.execute(
+                    "update branches set state = 'blocked', generation = generation + 1 where instance_id = %s and position = ''"
+                    " and state in ('queued', 'blocked')",
+                    (instance_id,),
+                )
+                instances.audit(c, actor, "depend", source, instance, instance.state, entry)
+
+        self.database.patiently(act)
+        released = self.database.patiently(lambda c: admissions.settle(c, admission.meet(c), []))
+        self.runtime.publisher.branches(released)
+
+    # ── looking ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def show(self, instance_id: str, at: int | None = None) -> view.Seen:
+        """The instance as a tree with what became of each task; `at` shows it after so many facts."""
+        instance_id = self.resolve_id(instance_id)
+        return self.database.patiently(lambda c: view.see(c, self.runtime, instance_id, at))
+
+    def resolve_id(self, text: str) -> str:
+        """An id, or the beginning or end of one, when only one instance has it."""
+        if is_instance_id(text):
+            return text
+        found = self.database.patiently(lambda c: queries.matching_ids(c, text))
+        if len(found) == 1:
+            return found[0]
+        raise NotFound("instance", text, "several ids match" if found else "`orchestrator ls` lists them")
+
+    def get_workflow_status(self, instance_id: str) -> dict[str, Any]:
+        """State, progress, message and what it waits for, as plain data."""
+        return self.show(instance_id).status()
+
+    def get_workflow_stats(self) -> dict[str, Any]:
+        return self.database.patiently(queries.stats)
+
+    def list(self, wanted: Filter) -> list[dict[str, Any]]:
+        return self.database.patiently(lambda c: queries.instances(c, wanted))
+
+    def history(self, instance_id: str) -> list[dict[str, Any]]:
+        instance_id = self.resolve_id(instance_id)
+        return self.database.patiently(lambda c: queries.history(c, instance_id))
+
+    def audit(self, instance_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        return self.database.patiently(lambda c: queries.audit(c, instance_id, limit))
+
+    def dead_letters(self) -> list[dict[str, Any]]:
+        return self.database.patiently(queries.dead_letters)
+
+    def timers(self, limit: int = 100) -> list[dict[str, Any]]:
+        return self.database.patiently(lambda c: queries.timers(c, limit))
+
+    def cleanup(self, older_than_s: float | None = None, *, archive: bool = True, limit: int = 1000) -> list[str]:
+        """End the retention of instances that ended long ago: their history goes, their record stays (or goes, too)."""
+        age = self.runtime.settings.retention_s if older_than_s is None else older_than_s
+
+        def act(c: Connection) -> list[str]:
+            with c.transaction():
+                return lifecycle.cleanup(c, age, limit, archive=archive)
+
+        return self.database.patiently(act)

@@ -1,0 +1,95 @@
+"""What every part of the engine works with: settings, the database, the executors, the door to Celery."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from orchestrator.config.settings import Settings
+from orchestrator.definition.codec import from_json
+from orchestrator.definition.tree import Definition
+from orchestrator.engine.publish import Publisher
+from orchestrator.errors import NotFound
+from orchestrator.ids import Position
+from orchestrator.steps.registry import REGISTRY, Registry
+from orchestrator.store import definitions
+from orchestrator.store.connection import Database
+
+PRIORITIES = ("low", "normal", "high", "critical")
+WORKER_ID = uuid.uuid4().hex[:12]
+
+
+@dataclass(slots=True)
+class Holding:
+    """A branch this process holds, for the heartbeat."""
+
+    id: int
+    generation: int
+    doing: str
+    since: float
+    instance_id: str
+
+
+@dataclass(slots=True)
+class Runtime:
+    settings: Settings
+    database: Database
+    publisher: Publisher
+    registry: Registry = REGISTRY
+    holdings: dict[int, Holding] = field(default_factory=dict)
+    worker_id: str = WORKER_ID
+    _definitions: OrderedDict[int, Definition] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def owner(self) -> str:
+        """Who holds a branch: this process (and thread) of this worker of this host. Read by whoever finds it dead."""
+        return f"{self.settings.host_name}/{self.worker_id}/{os.getpid()}"
+
+    def definition(self, definition_id: int) -> Definition:
+        """Definitions never change under their id, so what was read once is kept."""
+        held = self._definitions.get(definition_id)
+        if held is None:
+            stored = self.database.patiently(lambda c: definitions.by_id(c, definition_id))
+            if stored is None:
+                raise NotFound("definition", definition_id)
+            held = from_json(stored.tree)
+            with self._lock:
+                self._definitions[definition_id] = held
+                while len(self._definitions) > 512:
+                    self._definitions.popitem(last=False)
+        return held
+
+    def hold(self, branch_id: int, generation: int, instance_id: str) -> Holding:
+        holding = Holding(branch_id, generation, "", time.monotonic(), instance_id)
+        self.holdings[branch_id] = holding
+        return holding
+
+    def let_go(self, branch_id: int) -> None:
+        self.holdings.pop(branch_id, None)
+
+
+def queue_of(priority: int) -> str:
+    return PRIORITIES[max(0, min(priority, 3))]
+
+
+def priority_number(name: str | int | None) -> int:
+    """low, normal, high, critical; or 0 to 3, or 1 to 4 as words of older systems have it."""
+    if name is None:
+        return 1
+    if isinstance(name, int) and not isinstance(name, bool) and 0 <= name <= 3:
+        return name
+    if isinstance(name, str) and name.lower() in PRIORITIES:
+        return PRIORITIES.index(name.lower())
+    raise ValueError(f"unknown priority {name!r}; write one of {', '.join(PRIORITIES)}")
+
+
+def is_undo(position: str) -> bool:
+    return position == "/undo" or position.startswith("/undo/")
+
+
+__all__ = ["PRIORITIES", "Position", "Runtime", "is_undo", "priority_number", "queue_of"]

@@ -1,0 +1,109 @@
+"""The Celery tasks: thin doors between a message and the walk. A message is a hint; the claim decides."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Celery, Task
+
+from orchestrator.engine.runtime import Runtime
+from orchestrator.engine.walk import Walk
+from orchestrator.plan.canvas import HELP, WALK, Address
+from orchestrator.store import branches
+from orchestrator.store.branches import Held
+from orchestrator.telemetry import metrics, tracing
+
+logger = logging.getLogger("orchestrator.tasks")
+
+START = "orchestrator.start"
+
+
+def register(app: Celery, runtime_of: Any) -> None:
+    """Give the app its tasks; `runtime_of()` is the process's runtime, made when first needed."""
+
+    @app.task(name=WALK, bind=True, ignore_result=True)
+    def walk(task: Task, instance_id: str, position: str, generation: int) -> None:
+        runtime: Runtime = runtime_of()
+        held = runtime.database.patiently(
+            lambda c: branches.claim(c, instance_id, position, generation, runtime.owner, runtime.settings.lease_s)
+        )
+        metrics.claimed(void=held is None)
+        if held is not None:
+            with tracing.span("walk", task.request.headers, instance=instance_id, position=position):
+                work(runtime, held, queue=_queue(task), next_link=_next_link(task), tells=False)
+
+    @app.task(name=HELP, bind=True, ignore_result=True)
+    def help(task: Task, instance_id: str, position: str, generation: int) -> None:
+        runtime: Runtime = runtime_of()
+        parent = runtime.database.patiently(
+            lambda c: c.execute("select id from branches where instance_id = %s and position = %s", (instance_id, position)).fetchone()
+        )
+        if parent is None:
+            return
+        held = runtime.database.patiently(lambda c: branches.claim_next(c, parent[0], runtime.owner, runtime.settings.lease_s))
+        metrics.claimed(void=held is None)
+        in_chord = task.request.chord is not None
+        if held is not None:
+            work(runtime, held, queue=_queue(task), next_link=None, tells=in_chord)
+        elif not in_chord:
+            ask_for_parent(runtime, parent[0])
+
+    @app.task(name=START, ignore_result=False)
+    def start(workflow: str, input: Any = None, version: str | None = None, **options: Any) -> str:
+        """`celery -A orchestrator.app call orchestrator.start --args '["order", {"id": 7}]'`"""
+        from orchestrator.engine.runner import WorkflowRunner
+
+        return WorkflowRunner.instance().start_workflow(workflow, version, input, **{"source": "celery", **options})
+
+
+def _queue(task: Task) -> str:
+    return (task.request.delivery_info or {}).get("routing_key") or "normal"
+
+
+def _next_link(task: Task) -> str | None:
+    """The queue of the message that Celery sends when this one is done."""
+    links = task.request.chain
+    if not links:
+        return None
+    queue: str | None = links[-1].get("options", {}).get("queue")
+    return queue
+
+
+def work(runtime: Runtime, held: Held | None, *, queue: str, next_link: str | None, tells: bool) -> None:
+    """Walk a branch, and then, as long as there are any, the open branches beside it.
+
+    `tells`: a chord counts this message, so its body will ask for the parent; else it is asked here.
+    """
+    while held is not None:
+        current = held
+        held = Walk(runtime, current, queue=queue, next_link=next_link).run()
+        next_link = None
+        if current.parent_id is None:
+            return
+        if current.mode == "graph":
+            _release_successors(runtime, current)
+        if held is None:
+            parent = current.parent_id
+            held = runtime.database.patiently(lambda c: branches.claim_next(c, parent, runtime.owner, runtime.settings.lease_s))
+        if held is None and not tells:
+            ask_for_parent(runtime, current.parent_id)
+
+
+def _release_successors(runtime: Runtime, closed: Held) -> None:
+    """A graph's edges: what waited for this branch last may begin. One goes on here, the others get help of their own."""
+    assert closed.parent_id is not None
+    parent_id = closed.parent_id
+    released = runtime.database.patiently(lambda c: branches.release_successors(c, closed.id, parent_id))
+    if len(released) > 1:
+        parent = runtime.database.patiently(
+            lambda c: c.execute("select position, generation, queue from branches where id = %s", (parent_id,)).fetchone()
+        )
+        if parent is not None:
+            address = Address(closed.instance_id, *parent, name=runtime.definition(closed.definition_id).name)
+            runtime.publisher.more_help(address, len(released) - 1)
+
+
+def ask_for_parent(runtime: Runtime, parent_id: int) -> None:
+    """Were these the last? Then the branch that opened them goes on."""
+    runtime.publisher.branches(runtime.database.patiently(lambda c: branches.wake_parent(c, parent_id)))

@@ -1,0 +1,39 @@
+"""What was done, read from the forward branches, and the tree that undoes it."""
+
+from __future__ import annotations
+
+from orchestrator.definition.tree import AnyTask, Definition
+from orchestrator.engine.rebuild import forward_of
+from orchestrator.history import Kind, numbered
+from orchestrator.ids import Position
+from orchestrator.plan.backward import Done, backward
+from orchestrator.plan.needs import Perform
+from orchestrator.steps.registry import Registry
+from orchestrator.store import history
+from orchestrator.store.connection import Connection
+
+
+def completed_steps(c: Connection, instance_id: str, definition: Definition) -> dict[Position, Done]:
+    """Every completed step of the forward branches with what it was given, in the order in which they were completed."""
+    told = history.of_instance(c, instance_id)
+    order = {(r.branch_id, r.seq): n for n, r in enumerate(sorted(told.facts, key=lambda r: (r.at, r.branch_id, r.seq)), 1)}
+    done: dict[Position, Done] = {}
+    for branch in told.branches:
+        if branch.position.startswith("/undo"):
+            continue
+        before = [told.by_id[id] for id in branch.after or []]
+        forward = forward_of(definition, definition.do, branch, before)
+        for seq, fact in numbered([row.fact for row in told.of_branch(branch.id)]):
+            need = forward.need
+            if fact.kind == Kind.TASK_SKIPPED:
+                break
+            if fact.kind == Kind.STEP_COMPLETED and isinstance(need, Perform):
+                data = fact.data or {}
+                at = order[branch.id, seq]
+                done[need.position] = Done(at, need.input, need.parameters, data.get("output"), data.get("checkpoint"))
+            forward.apply(fact)
+    return done
+
+
+def undo_tree(c: Connection, instance_id: str, definition: Definition, registry: Registry) -> AnyTask | None:
+    return backward(definition.do, completed_steps(c, instance_id, definition), registry.has_handler)

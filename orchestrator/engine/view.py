@@ -1,0 +1,366 @@
+"""An instance as people look at it: the task tree with what became of each task, now or after any number of facts."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from orchestrator.definition.codec import to_json
+from orchestrator.definition.tree import (
+    AnyTask,
+    Definition,
+    Do,
+    For,
+    Fork,
+    Graph,
+    Listen,
+    Step,
+    Try,
+)
+from orchestrator.engine.rebuild import forward_of
+from orchestrator.engine.runtime import Runtime, is_undo
+from orchestrator.errors import BrokenHistory, NotFound
+from orchestrator.history import Kind, numbered
+from orchestrator.plan.needs import AwaitChild, Failed, Finished, Join, Listening, Perform, Sleep
+from orchestrator.state import TERMINAL, StepState
+from orchestrator.store import admission, history
+from orchestrator.store.connection import Connection
+
+
+@dataclass(slots=True)
+class Node:
+    """One task of one instance."""
+
+    position: str
+    name: str
+    kind: str
+    state: str = StepState.SCHEDULED
+    attempts: int = 0
+    began: float | None = None
+    ended: float | None = None
+    error: Any = None
+    output: Any = None
+    note: str = ""
+    approval: str | None = None
+    undone: str | None = None
+    children: list[Node] = field(default_factory=list)
+
+    @property
+    def took_s(self) -> float | None:
+        return self.ended - self.began if self.ended is not None and self.began is not None else None
+
+    def all(self) -> Iterator[Node]:
+        yield self
+        for child in self.children:
+            yield from child.all()
+
+    def to_json(self) -> dict[str, Any]:
+        shown = {
+            "position": self.position,
+            "name": self.name,
+            "type": self.kind,
+            "status": self.state,
+            "attempts": self.attempts,
+            "duration_s": self.took_s,
+            "error": self.error,
+            "waits_for": self.note or None,
+            "compensation": self.undone,
+            "steps": [child.to_json() for child in self.children],
+        }
+        return {key: value for key, value in shown.items() if value not in (None, [], 0)}
+
+
+@dataclass(slots=True)
+class Seen:
+    instance: dict[str, Any]
+    definition: Definition
+    root: Node
+    facts: int
+    unmet: list[str]
+    order: list[str]
+
+    def steps(self) -> list[Node]:
+        """The tasks with effects, where progress is counted."""
+        return [node for node in self.root.all() if not node.children and node.kind not in ("do", "for", "try", "graph", "fork", "switch")]
+
+    def waiting(self) -> list[Node]:
+        return [node for node in self.root.all() if node.note]
+
+    @property
+    def progress(self) -> float:
+        steps = self.steps()
+        if self.instance["outcome"] == "COMPLETED" or not steps:
+            return 1.0 if self.instance["outcome"] == "COMPLETED" else 0.0
+        done = sum(node.state in (StepState.COMPLETED, StepState.SKIPPED, StepState.COMPENSATED) for node in steps)
+        return round(done / len(steps), 4)
+
+    @property
+    def message(self) -> str:
+        state = self.instance["state"]
+        error = self.instance["error"] or {}
+        if state == "PENDING":
+            return f"Workflow waits for {'; '.join(self.unmet)}" if self.unmet else "Workflow is pending execution"
+        if state == "PAUSED":
+            return "Workflow is paused"
+        if self.instance["phase"] == "compensating" and state == "RUNNING":
+            return f"Compensating after: {error.get('message', 'roll back')}"
+        outcome = self.instance["outcome"] or state
+        if outcome == "COMPLETED":
+            return "Workflow completed successfully"
+        if outcome == "CANCELLED":
+            return "Workflow was cancelled"
+        if outcome == "FAILED":
+            return f"Workflow failed: {explained(error)}"
+        steps = self.steps()
+        done = sum(node.state in (StepState.COMPLETED, StepState.SKIPPED) for node in steps)
+        notes = [f"{node.name} {node.note}" for node in self.waiting()]
+        return f"Executing step {min(done + 1, len(steps))} of {len(steps)}" + (f" ({notes[0]})" if notes else "")
+
+    def status(self) -> dict[str, Any]:
+        i = self.instance
+        return {
+            "id": i["id"],
+            "workflow": i["workflow"],
+            "version": i["version"],
+            "status": i["state"],
+            "outcome": i["outcome"],
+            "phase": i["phase"],
+            "progress": self.progress,
+            "message": self.message,
+            "input": i["input"],
+            "output": i["output"],
+            "error": i["error"],
+            "compensation": i["compensation"],
+            "labels": i["labels"],
+            "metadata": i["metadata"],
+            "priority": i["priority"],
+            "trace_id": i["trace_id"],
+            "parent_id": i["parent_id"],
+            "forked_from": i["forked_from"],
+            "source": i["source"],
+            "created_at": i["created_at"],
+            "started_at": i["started_at"],
+            "completed_at": i["ended_at"],
+            "waits_for": [{"step": node.name, "position": node.position, "for": node.note} for node in self.waiting()] or self.unmet,
+            "steps": [node.to_json() for node in self.root.children] or [self.root.to_json()],
+        }
+
+
+def explained(error: dict[str, Any]) -> str:
+    attempts = error.get("attempts", 0)
+    message = error.get("message", "")
+    where = f" at {error['position']}" if error.get("position") else ""
+    return f"step failed after {attempts} attempts: {message}{where}" if attempts else f"{message}{where}"
+
+
+_INSTANCE = """
+select id::text, workflow, version, namespace, tenant, state, outcome, phase, compensation, input, output, error, labels, metadata, priority,
+    trace_id, parent_id::text, forked_from::text, source, definition_id,
+    to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as created_at,
+    to_char(started_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as started_at,
+    to_char(ended_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as ended_at,
+    extract(epoch from coalesce(started_at, created_at))::float8 as began, extract(epoch from now())::float8 as now
+from instances where id = %s
+"""
+
+
+def see(c: Connection, runtime: Runtime, instance_id: str, at: int | None = None) -> Seen:
+    with c.cursor(row_factory=dict_row) as cursor:
+        instance = cursor.execute(_INSTANCE, (instance_id,)).fetchone()
+    if instance is None:
+        raise NotFound("instance", instance_id)
+    definition = runtime.definition(instance["definition_id"])
+    told = history.of_instance(c, instance_id)
+    unmet = admission.unmet(c, instance_id) if instance["state"] == "PENDING" else []
+    if at is not None:
+        ordered = sorted(told.facts, key=lambda row: (row.at, row.branch_id, row.seq))[:at]
+        kept = {(row.branch_id, row.seq) for row in ordered}
+        told = history.Told(told.branches, [row for row in told.facts if (row.branch_id, row.seq) in kept])
+    found = _Found(definition, instance, told, looks_back=at is not None)
+    root = found.node(definition.do, "")
+    order = [
+        row.fact.position for row in sorted(told.facts, key=lambda r: (r.at, r.branch_id, r.seq)) if row.fact.kind == Kind.STEP_COMPLETED
+    ]
+    return Seen(instance, definition, root, len(told.facts), unmet, order)
+
+
+class _Found:
+    """What the histories of all branches say of each position."""
+
+    def __init__(self, definition: Definition, instance: dict[str, Any], told: history.Told, *, looks_back: bool) -> None:
+        self.definition = definition
+        self.instance = instance
+        self.is_live = looks_back or (instance["state"] not in TERMINAL and instance["state"] != "CLEANING_UP")
+        self.nodes: dict[str, Node] = {}
+        self.undone: dict[str, str] = {}
+        for branch in told.branches:
+            if is_undo(branch.position):
+                for row in told.of_branch(branch.id):
+                    if row.fact.kind in (Kind.UNDONE, Kind.UNDO_FAILED):
+                        self.undone[row.fact.data["origin"]] = "compensated" if row.fact.kind == Kind.UNDONE else "failed"
+            else:
+                self._branch(branch, told, looks_back=looks_back)
+
+    def _branch(self, branch: history.BranchRow, told: history.Told, *, looks_back: bool) -> None:
+        rows = told.of_branch(branch.id)
+        forward = forward_of(self.definition, self.definition.do, branch, [told.by_id[id] for id in branch.after or []])
+        at = {row.seq: row.at for row in rows}
+        last = self.instance["began"] if branch.parent_id is None else branch.queued_at
+        for seq, fact in numbered([row.fact for row in rows]):
+            node = self._at(fact.position)
+            if node.began is None:
+                node.began = min(last, at[seq])
+            last = at[seq]
+            _mark(node, fact.kind, fact.data or {}, fact.attempt, last)
+            if fact.kind == Kind.TASK_SKIPPED:
+                return
+            try:
+                forward.apply(fact)
+            except BrokenHistory:
+                return
+        if branch.state == "closed" and not looks_back:
+            return
+        for frame in forward.frames:
+            self._at(frame.position).state = StepState.RUNNING
+        self._current(forward.need, branch)
+
+    def _current(self, need: Any, branch: history.BranchRow) -> None:
+        if isinstance(need, Finished | Failed) or not self.is_live:
+            return
+        node = self._at(need.position)
+        waits = branch.state in ("queued", "blocked", "parked", "halted") and branch.owner is None
+        node.state = (
+            StepState.SCHEDULED if waits and isinstance(need, Perform) and need.attempt == 1 and not need.pending else StepState.RUNNING
+        )
+        match need:
+            case Perform(pending=dict() as pending):
+                node.note = f"until {_clock(pending['until'])}"
+            case Perform(not_before=float() as when) if when > self.instance["now"]:
+                node.note = f"for its next attempt at {_clock(when)}"
+            case Sleep(until=float() as when):
+                node.note = f"until {_clock(when)}"
+            case Listening(task=task):
+                names = [str((f.attributes or {}).get("type", "any event")) for f in task.filters] or ["any event"]
+                node.note = f"for {', '.join(names)}"
+                node.approval = next((name.removeprefix("approval.") for name in names if name.startswith("approval.")), None)
+            case AwaitChild(instance_id=child):
+                node.note = f"for child {child}"
+            case Join():
+                pass
+        if branch.doing:
+            self._at(branch.doing).state = StepState.RUNNING
+
+    def _at(self, position: str) -> Node:
+        node = self.nodes.get(position)
+        if node is None:
+            node = self.nodes[position] = Node(position, "", "")
+        return node
+
+    # ── the tree ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def node(self, task: AnyTask, position: str) -> Node:
+        node = self.nodes.get(position) or Node(position, "", "")
+        node.name, node.kind = task.name or _kind(task), task.type if isinstance(task, Step) else _kind(task)
+        node.undone = self.undone.get(position)
+        if node.undone == "compensated":
+            node.state = StepState.COMPENSATED
+        node.children = list(self._children(task, position))
+        if node.children and node.state not in (StepState.FAILED, StepState.SKIPPED):
+            node.state = _summed(node.children, node.state)
+        if node.state == StepState.SKIPPED:
+            for below in node.all():
+                below.state = StepState.SKIPPED
+        if not self.is_live and node.state in (StepState.RUNNING, StepState.SCHEDULED) and not node.children:
+            node.state = StepState.SKIPPED
+        return node
+
+    def _children(self, task: AnyTask, position: str) -> Iterator[Node]:
+        match task:
+            case Do(tasks=tasks, key=key):
+                for i, child in enumerate(tasks):
+                    yield from (self.node(child, p) for p in self._visits(f"{position}{key}/{i}/{child.name}"))
+            case Fork(branches=branches):
+                for i, child in enumerate(branches):
+                    yield self.node(child, f"{position}/fork/{i}/{child.name}")
+            case Graph(nodes=nodes):
+                for entry in nodes:
+                    yield self.node(entry.task, f"{position}/graph/{entry.task.name}")
+            case For(do=body):
+                rounds = self._rounds(f"{position}/for/")
+                for i in rounds[:200] or [0]:
+                    child = self.node(body, f"{position}/for/{i}")
+                    child.name = f"[{i}]"
+                    if rounds or self.is_live:
+                        yield from child.children if len(child.children) == 1 and len(rounds) > 20 else [child]
+            case Try(do=body, catch=catch):
+                for p in self._visits(f"{position}/try"):
+                    child = self.node(body, p)
+                    child.name = p.rsplit("/", 1)[1]
+                    yield child
+                if catch.do and any(p.startswith(f"{position}/catch") for p in self.nodes):
+                    child = self.node(catch.do, f"{position}/catch")
+                    child.name = "catch"
+                    yield child
+            case Listen(do=Do() as body):
+                for i in self._rounds(f"{position}/foreach/"):
+                    yield self.node(body, f"{position}/foreach/{i}")
+
+    def _visits(self, position: str) -> list[str]:
+        later = sorted(
+            (p for p in self.nodes if p.startswith(position + "#") and "/" not in p[len(position) :]),
+            key=lambda p: int(p.rsplit("#", 1)[1]),
+        )
+        return [position, *later]
+
+    def _rounds(self, prefix: str) -> list[int]:
+        return sorted({int(p[len(prefix) :].split("/")[0]) for p in self.nodes if p.startswith(prefix)})
+
+
+def _kind(task: AnyTask) -> str:
+    return str(to_json(task)["is"])
+
+
+def _mark(node: Node, kind: str, data: dict[str, Any], attempt: int, at: float) -> None:
+    node.attempts = max(node.attempts, attempt)
+    match kind:
+        case Kind.STEP_COMPLETED | Kind.WAITED | Kind.JOINED | Kind.CHILD_ENDED | Kind.EMITTED:
+            node.state, node.ended = (StepState.FAILED, at) if "error" in data else (StepState.COMPLETED, at)
+            node.error = data.get("error")
+            node.output = data.get("output", data.get("outputs"))
+        case Kind.STEP_FAILED | Kind.TIMED_OUT:
+            node.state, node.ended, node.error = StepState.FAILED, at, data.get("error") or {"code": "timeout", "message": "timeout"}
+        case Kind.TASK_SKIPPED:
+            node.state, node.ended = StepState.SKIPPED, at
+        case Kind.DECIDED if "error" in data:
+            node.state, node.ended, node.error = StepState.FAILED, at, data["error"]
+        case Kind.DECIDED if data["slot"] == "if" and data["value"] in (None, False):
+            node.state, node.ended = StepState.SKIPPED, at
+        case Kind.DECIDED if data["slot"] in ("set", "case"):
+            node.state, node.ended, node.output = StepState.COMPLETED, at, data["value"]
+        case Kind.RETRIED | Kind.CAUGHT_RETRY:
+            node.state, node.error = StepState.RUNNING, data.get("error")
+        case _:
+            node.state = StepState.RUNNING
+
+
+def _summed(children: list[Node], own: str) -> str:
+    states = {child.state for child in children}
+    if StepState.RUNNING in states:
+        return StepState.RUNNING
+    if states <= {StepState.COMPLETED, StepState.SKIPPED} and StepState.COMPLETED in states:
+        return StepState.COMPLETED
+    if StepState.FAILED in states:
+        return StepState.FAILED
+    if states == {StepState.SKIPPED}:
+        return StepState.SKIPPED
+    if StepState.COMPENSATED in states:
+        return StepState.COMPENSATED
+    return StepState.RUNNING if states != {StepState.SCHEDULED} else own
+
+
+def _clock(instant: float) -> str:
+    return dt.datetime.fromtimestamp(instant, dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -1,0 +1,174 @@
+"""Every error the engine raises, as one tree.
+
+    OrchestratorError
+    ├── Refused                    what you asked cannot be done; nothing was changed
+    │   ├── Invalid                a definition or an input has faults (all of them, each with its place)
+    │   ├── NotFound               no such workflow, instance, definition …
+    │   ├── IllegalMove            the life cycle does not allow it from this state
+    │   ├── VersionClash           this version exists with other content and was used
+    │   ├── Duplicate              the idempotency key was used with another input
+    │   └── TooLarge               a value is above the payload limit
+    ├── StepError                  what a step says of itself
+    │   ├── Terminal               do not try again
+    │   └── Retryable(after=…)     try again, not before `after` seconds
+    └── WorldError                 what the world did
+        ├── Fenced                 another worker holds this branch now; stop, commit nothing
+        ├── StepTimeout            a step or task outlived its deadline
+        ├── WorkerCrashed          this step killed three workers in a row
+        ├── OutcomeUnknown         an at-most-once step began and was never heard of again
+        ├── Cancelled              the instance was cancelled while the step ran
+        └── BrokenHistory          a history does not fit the definition it is said to come from
+
+Facts are attributes, `code` is stable, the message names the remedy. HTTP is known only in `api/errors.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class OrchestratorError(Exception):
+    """The root of the tree; `code` is the stable name of the kind of error."""
+
+    code = "error"
+    retryable = False
+
+
+class Refused(OrchestratorError):
+    code = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a definition or an input, and where."""
+
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}" if self.place else self.message
+
+
+class Invalid(Refused):
+    """Carries every fault at once, so that an author mends them in one go."""
+
+    code = "invalid"
+
+    def __init__(self, faults: Sequence[Fault], what: str = "definition") -> None:
+        self.faults = tuple(faults)
+        self.what = what
+        lines = "\n".join(f"  - {fault}" for fault in self.faults)
+        noun = "fault" if len(self.faults) == 1 else "faults"
+        super().__init__(f"{what} has {len(self.faults)} {noun}:\n{lines}")
+
+
+class NotFound(Refused):
+    code = "not_found"
+
+    def __init__(self, what: str, name: object, hint: str = "") -> None:
+        self.what = what
+        self.name = str(name)
+        super().__init__(f"no {what} '{name}'" + (f"; {hint}" if hint else ""))
+
+
+class IllegalMove(Refused):
+    code = "illegal_move"
+
+    def __init__(self, move: str, state: str, allowed: Sequence[str] = ()) -> None:
+        self.move = move
+        self.state = state
+        self.allowed = tuple(allowed)
+        hint = f"; from {state} one can {', '.join(allowed)}" if allowed else ""
+        terminal = " (already in terminal state)" if state in {"COMPLETED", "FAILED", "CANCELLED"} else ""
+        super().__init__(f"Cannot {move} workflow in {state} state{terminal}{hint}")
+
+
+class VersionClash(Refused):
+    code = "version_clash"
+
+    def __init__(self, workflow: str, version: str) -> None:
+        self.workflow = workflow
+        self.version = version
+        super().__init__(
+            f"{workflow}@{version} has instances and its content differs from what you register; "
+            f"a used version is immutable: raise the version"
+        )
+
+
+class Duplicate(Refused):
+    code = "duplicate"
+
+    def __init__(self, key: str, instance_id: object) -> None:
+        self.key = key
+        self.instance_id = str(instance_id)
+        super().__init__(
+            f"idempotency key '{key}' belongs to instance {instance_id}, started with another workflow or input; use a new key"
+        )
+
+
+class TooLarge(Refused):
+    code = "too_large"
+
+    def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+        super().__init__(
+            f"{what} has {size_bytes:,} bytes, above the limit of {limit_bytes:,} (PAYLOAD_LIMIT_BYTES); "
+            f"store it elsewhere and pass a reference"
+        )
+
+
+class StepError(OrchestratorError):
+    code = "step_error"
+
+
+class Terminal(StepError):
+    """Raise it from a step to say: trying again will not help."""
+
+    code = "terminal"
+
+
+class Retryable(StepError):
+    """Raise it from a step to say: try again, and not before `after` seconds when given."""
+
+    code = "retryable"
+    retryable = True
+
+    def __init__(self, message: str = "", *, after: float | None = None) -> None:
+        self.after = after
+        super().__init__(message or "try again")
+
+
+class WorldError(OrchestratorError):
+    code = "world"
+
+
+class Fenced(WorldError):
+    code = "fenced"
+
+    def __init__(self, position: str, generation: int) -> None:
+        self.position = position
+        self.generation = generation
+        super().__init__(f"branch '{position or '/'}' generation {generation} is held by another worker")
+
+
+class StepTimeout(WorldError):
+    code = "timeout"
+    retryable = True
+
+
+class WorkerCrashed(WorldError):
+    code = "worker_crashed"
+
+
+class OutcomeUnknown(WorldError):
+    code = "outcome_unknown"
+
+
+class Cancelled(WorldError):
+    code = "cancelled"
+
+
+class BrokenHistory(WorldError):
+    code = "broken_history"

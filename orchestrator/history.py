@@ -1,0 +1,135 @@
+"""The history: facts at positions, in order. Append-only, and all that is ever needed to know where a branch stands.
+
+A fact *settles* a position (a step completed, a wait ended) or happens on the way there (an attempt failed, an event
+came). Facts of one branch are numbered 1, 2, 3 …; the number is what two writers race for, and the first one wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.ids import Position
+
+
+class Kind(StrEnum):
+    # settling
+    STEP_COMPLETED = "step.completed"
+    STEP_FAILED = "step.failed"
+    TASK_SKIPPED = "task.skipped"
+    WAITED = "wait.completed"
+    JOINED = "branches.joined"
+    CHILD_ENDED = "child.ended"
+    EMITTED = "event.emitted"
+    UNDONE = "step.compensated"
+    UNDO_FAILED = "step.compensation_failed"
+    # on the way
+    DECIDED = "decided"
+    INTENDED = "step.intended"
+    RETRIED = "step.retried"
+    CAUGHT_RETRY = "try.retried"
+    WAITING = "wait.began"
+    OPENED = "branches.opened"
+    CHILD_STARTED = "child.started"
+    RECEIVED = "event.received"
+    DEADLINE = "deadline.set"
+    TIMED_OUT = "deadline.passed"
+    REOPENED = "branch.reopened"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """`data` is JSON; `attempt` counts from 1 where attempts are made, 0 elsewhere."""
+
+    position: Position
+    kind: str
+    data: Any = None
+    attempt: int = 0
+
+
+# What a retry by hand takes back: the facts by which a branch failed.
+FAILING = frozenset({Kind.STEP_FAILED, Kind.TIMED_OUT, Kind.TASK_SKIPPED})
+
+
+def is_failing(fact: Fact) -> bool:
+    return fact.kind in FAILING or (fact.kind in (Kind.JOINED, Kind.CHILD_ENDED, Kind.DECIDED) and "error" in (fact.data or {}))
+
+
+def numbered(facts: Sequence[Fact], base: int = 0) -> list[tuple[int, Fact]]:
+    """The facts that count, with their numbers: nothing is ever deleted, but `branch.reopened` takes back what failed,
+    and gives the tasks in progress the time that has passed since."""
+    kept: list[tuple[int, Fact]] = []
+    for seq, fact in enumerate(facts, base + 1):
+        if fact.kind == Kind.REOPENED:
+            kept = [(s, _shifted(f, fact.data["shift"])) for s, f in kept if s < fact.data["from"]]
+        else:
+            kept.append((seq, fact))
+    return kept
+
+
+def effective(facts: Sequence[Fact], base: int = 0) -> list[Fact]:
+    return [fact for _, fact in numbered(facts, base)]
+
+
+def _shifted(fact: Fact, seconds: float) -> Fact:
+    if fact.kind != Kind.DEADLINE:
+        return fact
+    return Fact(fact.position, fact.kind, {"due": fact.data["due"] + seconds}, fact.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A fact as the store holds it."""
+
+    branch: Position
+    seq: int
+    fact: Fact
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error as a value: what a step, a task or an instance failed with."""
+
+    code: str
+    message: str
+    position: Position = Position("")
+    name: str = ""
+    retryable: bool = False
+    after_s: float | None = None
+    attempts: int = 0
+    details: Any = None
+    cause: Any = None
+
+    def to_json(self) -> dict[str, Any]:
+        held = {
+            "code": self.code,
+            "message": self.message,
+            "position": self.position,
+            "name": self.name,
+            "retryable": self.retryable,
+            "after_s": self.after_s,
+            "attempts": self.attempts,
+            "details": self.details,
+            "cause": self.cause,
+        }
+        return {key: value for key, value in held.items() if value not in (None, "", 0, False)} | {
+            "code": self.code,
+            "message": self.message,
+        }
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Failure:
+        known = {key: data[key] for key in Failure.__dataclass_fields__ if key in data}
+        return Failure(**{"code": "error", "message": "", **known})
+
+
+def error_names(error: BaseException) -> frozenset[str]:
+    """The names a retry policy may use for an error: its class and that of every ancestor, bare and qualified."""
+    names: set[str] = set()
+    for cls in type(error).__mro__:
+        if cls not in (object, BaseException):
+            names |= {cls.__name__, f"{cls.__module__}.{cls.__qualname__}"}
+    return frozenset(names)

@@ -1,0 +1,160 @@
+"""The way back: a tree of undo steps for what was completed, dependants before what they depended on.
+
+The tree of a definition is mirrored: sequences turn round, branches stay side by side, a graph's edges are reversed.
+Only completed steps with a compensation appear. What comes out is a task tree like any other, so the way back has
+checkpoints, retries, timeouts and crash recovery because everything has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.definition.tree import (
+    AnyTask,
+    Compensation,
+    Do,
+    For,
+    Fork,
+    Graph,
+    Listen,
+    Node,
+    Step,
+    Try,
+    Undo,
+)
+from orchestrator.ids import Position
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A completed step: what it was given, what it gave, and what it kept for its undoing."""
+
+    order: int
+    input: Any
+    parameters: Any
+    output: Any
+    checkpoint: Any
+
+
+Completed = Mapping[Position, Done]
+HasHandler = Callable[[str], bool]
+
+
+def backward(task: AnyTask, completed: Completed, has_handler: HasHandler) -> AnyTask | None:
+    """The undo tree for the completed steps of this task, or None when nothing is to be undone.
+
+    `has_handler` says whether a compensation handler is registered for a step type: such steps are undone even
+    without a compensation of their own in the definition.
+    """
+    places: dict[str, list[tuple[Position, Done]]] = {}
+    for position, done in completed.items():
+        for prefix in _prefixes(position):
+            places.setdefault(prefix, []).append((position, done))
+    return _Mirror(completed, has_handler, places).task(task, "")
+
+
+def _prefixes(position: str) -> list[str]:
+    parts = position.split("/")
+    return ["/".join(parts[:i]) for i in range(1, len(parts) + 1)]
+
+
+class _Mirror:
+    def __init__(self, completed: Completed, has_handler: HasHandler, places: dict[str, list[tuple[Position, Done]]]) -> None:
+        self.completed = completed
+        self.has_handler = has_handler
+        self.places = places
+
+    def task(self, task: AnyTask, position: str) -> AnyTask | None:
+        if position not in self.places:
+            return None
+        match task:
+            case Step():
+                return self._step(task, Position(position))
+            case Do(tasks=tasks, key=key):
+                return self._sequence(
+                    task.name, [(t, p) for i, t in enumerate(tasks) for p in self._visits(f"{position}{key}/{i}/{t.name}")]
+                )
+            case Fork(branches=branches):
+                return self._side_by_side(task.name, [(t, f"{position}/fork/{i}/{t.name}") for i, t in enumerate(branches)])
+            case For(do=body, parallel=parallel):
+                rounds = [(body, f"{position}/for/{i}") for i in self._rounds(f"{position}/for/")]
+                return self._side_by_side(task.name, rounds) if parallel else self._sequence(task.name, rounds)
+            case Try(do=body, catch=catch):
+                tries = [(body, p) for p in self._visits(f"{position}/try")]
+                caught = [(catch.do, f"{position}/catch")] if catch.do else []
+                return self._sequence(task.name, [*tries, *caught])
+            case Listen(do=Do() as body):
+                return self._sequence(task.name, [(body, f"{position}/foreach/{i}") for i in self._rounds(f"{position}/foreach/")])
+            case Graph(nodes=nodes):
+                return self._graph(task.name, nodes, position)
+        return None
+
+    def _step(self, task: Step, position: Position) -> AnyTask | None:
+        done = self.completed.get(position)
+        compensation = task.compensation
+        if compensation is None and self.has_handler(task.type):
+            compensation = Compensation(type=task.type, retry=task.retry)
+        if done is None or compensation is None:
+            return None
+        return Undo(
+            name=task.name,
+            origin=position,
+            compensation=compensation,
+            step_type=task.type,
+            input=done.input,
+            parameters=done.parameters,
+            output=done.output,
+            checkpoint=done.checkpoint,
+        )
+
+    def _mirrored(self, tasks: list[tuple[AnyTask, str]]) -> list[AnyTask]:
+        # In the order in which they were completed, so that jumps and revisits turn round as they happened.
+        ordered = sorted(tasks, key=lambda pair: self._last(pair[1]), reverse=True)
+        return [undo for task, position in ordered if (undo := self.task(task, position)) is not None]
+
+    def _sequence(self, name: str, tasks: list[tuple[AnyTask, str]]) -> AnyTask | None:
+        undone = self._mirrored(tasks)
+        return Do(name=name, tasks=tuple(undone)) if undone else None
+
+    def _side_by_side(self, name: str, tasks: list[tuple[AnyTask, str]]) -> AnyTask | None:
+        undone = self._mirrored(tasks)
+        if len(undone) < 2:
+            return Do(name=name, tasks=tuple(undone)) if undone else None
+        return Fork(name=name, branches=tuple(undone))
+
+    def _graph(self, name: str, nodes: tuple[Node, ...], position: str) -> AnyTask | None:
+        undone = {
+            node.task.name: undo for node in nodes if (undo := self.task(node.task, f"{position}/graph/{node.task.name}")) is not None
+        }
+        if not undone:
+            return None
+        before = {node.task.name: set(node.after) for node in nodes}
+        order = sorted(undone, key=lambda n: self._last(f"{position}/graph/{n}"), reverse=True)
+        after = {n: tuple(d for d in order if n in _reach(d, before)) for n in order}
+        if all(set(order[:i]) == set(after[n]) for i, n in enumerate(order)):
+            return Do(name=name, tasks=tuple(undone[n] for n in order))
+        return Graph(name=name, nodes=tuple(Node(task=undone[n], after=after[n]) for n in order))
+
+    def _last(self, position: str) -> int:
+        return max((done.order for _, done in self.places.get(position, ())), default=0)
+
+    def _visits(self, position: str) -> list[str]:
+        """The position and its revisits, `…#2`, `…#3`."""
+        return [p for p in self.places if p == position or (p.startswith(position + "#") and "/" not in p[len(position) :])]
+
+    def _rounds(self, prefix: str) -> list[int]:
+        return sorted({int(p[len(prefix) :]) for p in self.places if p.startswith(prefix) and "/" not in p[len(prefix) :]})
+
+
+def _reach(name: str, before: dict[str, set[str]]) -> set[str]:
+    """Everything a node depended on, directly or not."""
+    seen: set[str] = set()
+    todo = list(before[name])
+    while todo:
+        current = todo.pop()
+        if current not in seen:
+            seen.add(current)
+            todo.extend(before[current])
+    return seen

@@ -1,0 +1,58 @@
+"""Where a branch stands: a stack of frames, one per task it is inside of. Plain data; `plan/forward.py` moves it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+from orchestrator.definition.tree import AnyTask, find
+
+EMPTY: dict[str, Any] = {}
+
+
+class Phase(IntEnum):
+    ENTER = 0
+    BODY = 1
+    LEAVE = 2
+
+
+class Frame:
+    """A task in progress.
+
+    raw → input (after filters) → data (as its children change it) → output. `index` counts children done, `visits`
+    how often each was entered, `decided` the recorded values of this task, `note` what only its kind knows.
+    """
+
+    __slots__ = ("data", "decided", "due", "index", "input", "note", "output", "phase", "position", "raw", "task", "then", "vars", "visits")
+
+    def __init__(self, task: AnyTask, position: str, raw: Any, variables: dict[str, Any]) -> None:
+        self.task = task
+        self.position = position
+        self.raw = raw
+        self.vars = variables
+        self.phase = Phase.ENTER
+        self.input: Any = raw
+        self.data: Any = None
+        self.output: Any = None
+        self.index = 0
+        self.visits: dict[int, int] = {}
+        self.decided: dict[str, Any] = EMPTY
+        self.due: float | None = None
+        self.note: dict[str, Any] = EMPTY
+        self.then: str | None = None
+
+    def decide(self, slot: str, value: Any) -> None:
+        self.decided = {**self.decided, slot: value}
+
+    def to_json(self) -> dict[str, Any]:
+        held = {name: getattr(self, name) for name in self.__slots__ if name not in ("task", "visits")}
+        return {**held, "phase": int(self.phase), "visits": list(self.visits.items())}
+
+    @staticmethod
+    def from_json(root: AnyTask, data: dict[str, Any]) -> Frame:
+        frame = Frame(find(root, data["position"]), data["position"], data["raw"], data["vars"])
+        for name, value in data.items():
+            setattr(frame, name, value)
+        frame.phase = Phase(data["phase"])
+        frame.visits = {index: count for index, count in data["visits"]}
+        return frame

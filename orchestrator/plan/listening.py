@@ -1,0 +1,109 @@
+"""Which events a listener takes, and when it has enough. Pure: the event, the filters and what came before decide."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from orchestrator.definition.expressions import ExpressionError, Scope, embedded, evaluate, is_true, jq_value
+from orchestrator.definition.tree import EventFilter, Listen
+
+
+def matching(task: Listen, note: dict[str, Any], event: dict[str, Any], scope: Scope) -> dict[str, Any] | None:
+    """What to record when the event counts: which filter took it and the correlation values it pinned."""
+    matched = note.get("matched", [])
+    filters = (*task.filters, task.until_event) if task.until_event else task.filters
+    if not filters:
+        return {"filter": 0, "pins": note.get("pins", {})}
+    for number, candidate in enumerate(filters):
+        if task.mode == "all" and number in matched:
+            continue
+        pins = _fits(candidate, event, note.get("pins", {}), scope)
+        if pins is not None:
+            return {"filter": number, "pins": pins}
+    return None
+
+
+def received(task: Listen, note: dict[str, Any], data: dict[str, Any], scope: Scope) -> dict[str, Any]:
+    """The listener's note after a recorded event."""
+    number = data["filter"]
+    is_until = task.until_event is not None and number == len(task.filters)
+    outputs = note.get("outputs", [])
+    if not is_until:
+        outputs = [*outputs, data["event"] if task.read != "data" else data["event"].get("data")]
+    after = {
+        "outputs": outputs,
+        "matched": sorted({*note.get("matched", []), number}),
+        "pins": data["pins"],
+        "count": note.get("count", 0) + 1,
+        "after": data["id"],
+        "fresh": not is_until,
+    }
+    return {**after, "complete": _complete(task, after, is_until, scope)}
+
+
+def _complete(task: Listen, note: dict[str, Any], is_until: bool, scope: Scope) -> bool:
+    if task.mode == "one":
+        return True
+    if task.mode == "all":
+        return len(note["matched"]) >= len(task.filters)
+    if task.until_event is not None:
+        return is_until
+    if task.until is not None:
+        return is_true(evaluate(task.until, note["outputs"], scope))
+    return bool(task.filters) or bool(note["outputs"])
+
+
+def _fits(candidate: EventFilter, event: dict[str, Any], pins: dict[str, Any], scope: Scope) -> dict[str, Any] | None:
+    wanted = candidate.attributes or {}
+    if not all(_attribute(value, event.get(name), scope) for name, value in wanted.items()):
+        return None
+    try:
+        if candidate.condition is not None and not is_true(evaluate(candidate.condition, event, scope)):
+            return None
+        pins = dict(pins)
+        for key, source, expect in candidate.correlate:
+            value = evaluate(source, event, scope)
+            expected = evaluate(expect, event, scope) if expect is not None else pins.get(key, value)
+            if value is None or value != expected:
+                return None
+            pins[key] = value
+    except ExpressionError:
+        # An event that an expression cannot read is not the one that is waited for.
+        return None
+    return pins
+
+
+def _attribute(wanted: Any, have: Any, scope: Scope) -> bool:
+    if isinstance(wanted, str):
+        source = embedded(wanted)
+        if source is not None:
+            try:
+                return is_true(jq_value(source, have, scope))
+            except ExpressionError:
+                return False
+        return wanted == have or (isinstance(have, str) and _pattern(wanted, have))
+    if isinstance(wanted, dict) and isinstance(have, dict):
+        return all(_attribute(value, have.get(key), scope) for key, value in wanted.items())
+    return bool(wanted == have)
+
+
+def _pattern(wanted: str, have: str) -> bool:
+    try:
+        return re.fullmatch(wanted, have) is not None
+    except re.error:
+        return False
+
+
+def types(task: Listen) -> tuple[str | None, ...]:
+    """The literal event types a listener waits for, to be looked up by; None stands for any."""
+    filters = (*task.filters, task.until_event) if task.until_event else task.filters
+    found = {_literal(f) for f in filters} or {None}
+    return (None,) if None in found else tuple(sorted(t for t in found if t is not None))
+
+
+def _literal(candidate: EventFilter) -> str | None:
+    kind = (candidate.attributes or {}).get("type")
+    if not isinstance(kind, str) or embedded(kind) is not None or re.search(r"[*+?\[\]()|\\^$]", kind):
+        return None
+    return kind

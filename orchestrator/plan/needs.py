@@ -1,0 +1,127 @@
+"""What a branch needs next, as values. The planner says them; the engine meets them and records what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from orchestrator.definition.tree import EventFilter, Listen, Step, Undo
+from orchestrator.history import Failure
+from orchestrator.ids import Position
+
+
+@dataclass(frozen=True, slots=True)
+class Perform:
+    """Run a step's executor.
+
+    `not_before` is the instant (epoch) a retry waits for, `intended` an at-most-once step's mark, `pending` the result
+    of an attempt that counts only later.
+    """
+
+    position: Position
+    step: Step | Undo
+    input: Any
+    parameters: Any
+    attempt: int
+    not_before: float | None = None
+    intended: bool = False
+    pending: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """Compute a value and record it, so that a later walk does not decide again."""
+
+    position: Position
+    slot: str
+    compute: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait until an instant, or (not begun yet) for a duration."""
+
+    position: Position
+    seconds: float | None
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """Record when a task's time is over."""
+
+    position: Position
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A branch to be opened: its task is found at its position."""
+
+    position: Position
+    input: Any
+    vars: dict[str, Any] | None = None
+    after: tuple[int, ...] = ()
+    queue: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FanOut:
+    position: Position
+    mode: Literal["fork", "compete", "graph"]
+    openings: tuple[Opening, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    position: Position
+    mode: Literal["fork", "compete", "graph"]
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    position: Position
+    task: Listen
+    filters: tuple[EventFilter, ...]
+    scope: dict[str, Any]
+    received: int
+    after_event: int
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    position: Position
+    compute: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StartChild:
+    position: Position
+    workflow: str
+    version: str | None
+    compute: Callable[[], Any]
+    awaited: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitChild:
+    position: Position
+    instance_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Nothing remains. `ended` says that an `end` was met, which closes the branches above, too."""
+
+    output: Any
+    context: Any
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    failure: Failure
+
+
+Need = Perform | Decide | Sleep | Deadline | FanOut | Join | Listening | Publish | StartChild | AwaitChild | Finished | Failed

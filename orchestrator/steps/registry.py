@@ -1,0 +1,143 @@
+"""Which executor does which type of step, and which handler undoes it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, Protocol, TypeVar
+
+from orchestrator.errors import Terminal
+
+logger = logging.getLogger("orchestrator.steps")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepContext:
+    """What a step knows of itself. `idempotency_key` is the same for every attempt: hand it to what you call."""
+
+    instance_id: str
+    workflow: str
+    position: str
+    name: str
+    type: str
+    input: Any
+    parameters: Any
+    attempt: int = 1
+    deadline_s: float | None = None
+    trace_id: str | None = None
+    output: Any = None
+    checkpoint: Any = None
+    input_of_instance: Any = None
+
+    @property
+    def idempotency_key(self) -> str:
+        return f"{self.instance_id}:{self.position}"
+
+    @property
+    def payload(self) -> Any:
+        """The parameters when the definition gives some, else the data that flows into the step."""
+        return self.input if self.parameters is None else self.parameters
+
+    def parameter(self, name: str, default: Any = None) -> Any:
+        return self.parameters.get(name, default) if isinstance(self.parameters, dict) else default
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a step gives: data for the steps after it, and what its own undoing will need to know."""
+
+    data: Any = None
+    checkpoint: Any = None
+    success: bool = True
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """A step that is done only after so many seconds, without holding a worker meanwhile."""
+
+    seconds: float
+    result: Result = field(default_factory=Result)
+
+
+class Executor(Protocol):
+    type: str
+
+    def execute(self, context: StepContext) -> Result | After | Any: ...
+
+
+class CompensationHandler(Protocol):
+    type: str
+
+    def compensate(self, context: StepContext) -> Any: ...
+
+
+E = TypeVar("E")
+
+
+class Registry:
+    def __init__(self) -> None:
+        self.executors: dict[str, Executor] = {}
+        self.handlers: dict[str, CompensationHandler] = {}
+        self._loaded = False
+
+    def add(self, executor: Executor) -> None:
+        self.executors[executor.type] = executor
+
+    def add_handler(self, handler: CompensationHandler) -> None:
+        self.handlers[handler.type] = handler
+
+    def executor(self, type: str) -> Executor:
+        self.load()
+        found = self.executors.get(type)
+        if found is None:
+            raise Terminal(f"no executor found for step type: {type}")
+        return found
+
+    def handler(self, type: str) -> CompensationHandler | None:
+        self.load()
+        return self.handlers.get(type)
+
+    def has_handler(self, type: str) -> bool:
+        return self.handler(type) is not None
+
+    def knows(self, type: str) -> bool:
+        self.load()
+        return type in self.executors
+
+    def load(self) -> None:
+        """Import the built-in families, then what other distributions offer."""
+        if self._loaded:
+            return
+        self._loaded = True
+        for family in ("orchestrator.steps", "orchestrator.compensations"):
+            package = importlib.import_module(family)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{family}.{module.name}")
+        for group in ("orchestrator.steps", "orchestrator.compensations"):
+            for point in entry_points(group=group):
+                try:
+                    offered = point.load()
+                except Exception:
+                    logger.exception("entry point '%s' of group '%s' does not load", point.name, group)
+                    continue
+                (executor if group.endswith("steps") else compensation)(offered)
+
+
+REGISTRY = Registry()
+
+
+def executor(cls: Callable[[], E]) -> Callable[[], E]:
+    """Registers an executor class; one object of it serves every step of its type."""
+    REGISTRY.add(cls())  # type: ignore[arg-type]  # checked by the contract tests
+    return cls
+
+
+def compensation(cls: Callable[[], E]) -> Callable[[], E]:
+    """Registers a compensation handler class."""
+    REGISTRY.add_handler(cls())  # type: ignore[arg-type]
+    return cls

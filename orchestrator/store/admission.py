@@ -1,0 +1,154 @@
+"""Who may begin: slots of limited scopes, in order of asking, and workflows that wait for other workflows.
+
+A slot belongs to an instance, not to a process: it survives every crash and goes back when the instance ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.store.branches import Published
+from orchestrator.store.connection import Connection
+
+
+def ask(c: Connection, instance_id: str, slots: Sequence[tuple[str, int]], dependencies: Sequence[dict[str, Any]]) -> None:
+    if slots:
+        c.execute(
+            "insert into slots (scope, capacity, instance_id)"
+            " select s.scope, s.capacity, %s from unnest(%s::text[], %s::int[]) as s (scope, capacity)"
+            " on conflict (scope, instance_id) do nothing",
+            (instance_id, [scope for scope, _ in slots], [capacity for _, capacity in slots]),
+        )
+    for dependency in dependencies:
+        c.execute(
+            "insert into dependencies (instance_id, on_workflow, on_instance, condition) values (%s, %s, %s, %s)",
+            (instance_id, dependency.get("workflow"), dependency.get("instance"), dependency.get("condition", "completed")),
+        )
+
+
+_MET = """
+update dependencies d set met = true
+where not d.met and (%(workflow)s::text is null or d.on_workflow = %(workflow)s or d.on_instance = %(instance)s::uuid)
+  and exists (
+    select 1 from instances i
+    where (i.id = d.on_instance or (d.on_instance is null and i.id = (
+            select l.id from instances l where l.workflow = d.on_workflow and l.ended_at is not null
+            order by l.ended_at desc limit 1)))
+      and i.outcome is not null
+      and (d.condition = 'any' or (d.condition = 'completed' and i.outcome = 'COMPLETED')
+           or (d.condition = 'failed' and i.outcome = 'FAILED')))
+returning d.instance_id::text
+"""
+
+
+def meet(c: Connection, workflow: str | None = None, instance_id: str | None = None) -> list[str]:
+    """Mark dependencies that are met by now; gives the instances they belong to."""
+    rows = c.execute(_MET, {"workflow": workflow, "instance": instance_id}).fetchall()
+    return sorted({row[0] for row in rows})
+
+
+def waiting_scopes(c: Connection, instance_id: str) -> list[tuple[str, int]]:
+    return c.execute("select scope, capacity from slots where instance_id = %s and not granted order by scope", (instance_id,)).fetchall()
+
+
+def give_back(c: Connection, instance_id: str) -> list[str]:
+    """An ended instance's slots; gives the scopes in which there is room now."""
+    rows = c.execute("delete from slots where instance_id = %s returning scope", (instance_id,)).fetchall()
+    return sorted(row[0] for row in rows)
+
+
+def admit(c: Connection, scope: str) -> list[Published]:
+    """Grant free slots of a scope in order of asking, and queue the instances that now have all they need.
+
+    One at a time per scope (the lock ends with the transaction): two admissions cannot both see the last free slot.
+    An instance whose dependencies are not met yet does not take a slot, and does not stand in the way.
+    """
+    c.execute("select pg_advisory_xact_lock(hashtextextended(%s, 7))", (scope,))
+    granted = c.execute(
+        """
+        update slots set granted = true where id in (
+            select s.id from slots s join instances i on i.id = s.instance_id
+            where s.scope = %(scope)s and not s.granted and i.state = 'PENDING'
+              and not exists (select 1 from dependencies d where d.instance_id = s.instance_id and not d.met)
+            order by i.priority desc, s.id
+            limit greatest(0, (select min(capacity) from slots where scope = %(scope)s)
+                              - (select count(*) from slots where scope = %(scope)s and granted)))
+        returning instance_id
+        """,
+        {"scope": scope},
+    ).fetchall()
+    return release_ready(c, [row[0] for row in granted]) if granted else []
+
+
+def release_ready(c: Connection, instance_ids: Sequence[Any]) -> list[Published]:
+    """Queue the root branches of those instances for which nothing is missing any more."""
+    return c.execute(
+        """
+        update branches b set state = 'queued', queued_at = now()
+        from instances i
+        where b.instance_id = any (%s::uuid[]) and b.position = '' and b.state = 'blocked' and b.after is null
+          and i.id = b.instance_id and i.state = 'PENDING'
+          and not exists (select 1 from slots s where s.instance_id = b.instance_id and not s.granted)
+          and not exists (select 1 from dependencies d where d.instance_id = b.instance_id and not d.met)
+        returning b.instance_id::text, b.position, b.generation, b.queue
+        """,
+        ([str(instance_id) for instance_id in instance_ids],),
+    ).fetchall()
+
+
+def stuck_scopes(c: Connection) -> list[str]:
+    """Scopes with somebody waiting although there is room: who should have admitted them died."""
+    rows = c.execute(
+        """
+        select w.scope from (select distinct scope from slots where not granted) w
+        where (select count(*) from slots g where g.scope = w.scope and g.granted)
+            < (select min(capacity) from slots m where m.scope = w.scope)
+        """
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def orphaned_slots(c: Connection) -> list[str]:
+    rows = c.execute(
+        "delete from slots s using instances i where i.id = s.instance_id and i.state in ('COMPLETED', 'FAILED', 'CANCELLED', 'CLEANING_UP')"
+        " returning s.scope"
+    ).fetchall()
+    return sorted({row[0] for row in rows})
+
+
+def ready_instances(c: Connection) -> list[Published]:
+    rows = c.execute(
+        "select b.instance_id from branches b join instances i on i.id = b.instance_id"
+        " where b.state = 'blocked' and b.position = '' and i.state = 'PENDING'"
+        " and not exists (select 1 from slots s where s.instance_id = i.id and not s.granted)"
+        " and not exists (select 1 from dependencies d where d.instance_id = i.id and not d.met)"
+    ).fetchall()
+    return release_ready(c, [row[0] for row in rows]) if rows else []
+
+
+def unmet(c: Connection, instance_id: str) -> list[str]:
+    """What an instance still waits for, for people."""
+    rows = c.execute(
+        """
+        select coalesce(d.on_workflow, d.on_instance::text), d.condition,
+            (select i.state from instances i where i.workflow = d.on_workflow or i.id = d.on_instance order by i.created_at desc limit 1)
+        from dependencies d where d.instance_id = %s and not d.met order by d.id
+        """,
+        (instance_id,),
+    ).fetchall()
+    return [f"{name} to be {condition} (last seen: {seen or 'never started'})" for name, condition, seen in rows]
+
+
+def dependency_edges(c: Connection, instance_id: str) -> list[str]:
+    """Instances this one waits for, directly or not: to refuse a cycle."""
+    rows = c.execute(
+        """
+        with recursive reach as (
+            select on_instance from dependencies where instance_id = %s and on_instance is not null
+            union select d.on_instance from dependencies d join reach r on d.instance_id = r.on_instance where d.on_instance is not null
+        ) select on_instance::text from reach
+        """,
+        (instance_id,),
+    ).fetchall()
+    return [row[0] for row in rows]

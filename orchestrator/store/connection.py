@@ -1,0 +1,90 @@
+"""One connection per process and thread, kept open, reopened when it broke. Statements commit by themselves.
+
+`psycopg` is used as it is: the protocol's statements are prepared once and sent as they stand. A fork does not share
+a connection: a child opens its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.types.json import set_json_dumps
+
+from orchestrator.errors import TooLarge
+
+T = TypeVar("T")
+Connection = psycopg.Connection[Any]
+
+# What a restart, a failover or a cut line looks like. A statement that broke so may or may not have been committed.
+BROKEN = (psycopg.OperationalError, psycopg.InterfaceError)
+
+
+def dumps(value: Any) -> str:
+    """JSON as Postgres takes it: no NaN, and no U+0000, which jsonb cannot hold."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("\\u0000", "\\ufffd") if "\\u0000" in text else text
+
+
+set_json_dumps(dumps)
+
+
+def sized(what: str, value: Any, limit_bytes: int) -> str:
+    """The value's JSON; `TooLarge` when it is above the limit."""
+    text = dumps(value)
+    if len(text) > limit_bytes // 4 and (size := len(text.encode())) > limit_bytes:
+        raise TooLarge(what, size, limit_bytes)
+    return text
+
+
+class Database:
+    """Where the tables are. `connection()` is the calling thread's own."""
+
+    def __init__(self, url: str, *, patience_s: float = 30.0) -> None:
+        self.url = url
+        self.patience_s = patience_s
+        self._local = threading.local()
+
+    def connection(self) -> Connection:
+        held: Connection | None = getattr(self._local, "connection", None)
+        if held is None or self._local.pid != os.getpid() or held.closed:
+            held = psycopg.connect(self.url, autocommit=True, prepare_threshold=1, connect_timeout=5, application_name="orchestrator")
+            self._local.connection = held
+            self._local.pid = os.getpid()
+        return held
+
+    def drop(self) -> None:
+        """Close this thread's connection."""
+        held = getattr(self._local, "connection", None)
+        if held is not None and self._local.pid == os.getpid():
+            held.close()
+        self._local.connection = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        connection = self.connection()
+        with connection.transaction():
+            yield connection
+
+    def patiently(self, act: Callable[[Connection], T]) -> T:
+        """Do it, and when the line breaks do it again on a new one, until patience ends.
+
+        The act may thus have happened twice: only acts that are harmless when repeated may come here.
+        """
+        deadline = time.monotonic() + self.patience_s
+        pause = 0.02
+        while True:
+            try:
+                return act(self.connection())
+            except BROKEN as error:
+                if isinstance(error, psycopg.errors.QueryCanceled) or time.monotonic() > deadline:
+                    raise
+                self.drop()
+                time.sleep(pause)  # a server that restarts is not helped by haste
+                pause = min(pause * 2, 0.5)

@@ -1,0 +1,107 @@
+"""Definitions: immutable once used, found by name and version. 1, 1.0 and 1.0.0 are the same version."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.definition.codec import to_json
+from orchestrator.definition.tree import Definition
+from orchestrator.definition.versions import parse_version
+from orchestrator.errors import VersionClash
+from orchestrator.store.connection import Connection, dumps
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    id: int
+    namespace: str
+    name: str
+    version: str
+    tree: Any
+    source: str | None
+    created_at: Any
+
+
+def digest(definition: Definition) -> str:
+    return hashlib.sha256(dumps(to_json(definition)).encode()).hexdigest()
+
+
+def register(c: Connection, definition: Definition, source: str | None = None) -> tuple[int, bool]:
+    """Store the definition; the same content again changes nothing. Gives its id and whether something changed.
+
+    A version nobody used yet may be replaced; a used one raises `VersionClash`.
+    """
+    tree, hashed = dumps(to_json(definition)), digest(definition)
+    major, minor, patch = parse_version(definition.version)
+    with c.transaction():
+        # The lock keeps two registrations, and a registration and a first start, apart.
+        c.execute("select pg_advisory_xact_lock(hashtextextended(%s, 11))", (f"{definition.namespace}/{definition.name}",))
+        row = c.execute(
+            "select id, digest from definitions where namespace = %s and name = %s and major = %s and minor = %s and patch = %s",
+            (definition.namespace, definition.name, major, minor, patch),
+        ).fetchone()
+        if row is None:
+            fresh = c.execute(
+                "insert into definitions (namespace, name, version, major, minor, patch, tree, digest, source)"
+                " values (%s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s) returning id",
+                (definition.namespace, definition.name, definition.version, major, minor, patch, tree, hashed, source),
+            ).fetchone()
+            assert fresh is not None
+            return fresh[0], True
+        if row[1] == hashed:
+            return row[0], False
+        used = c.execute("select 1 from instances where definition_id = %s limit 1", (row[0],)).fetchone()
+        if used:
+            raise VersionClash(definition.name, definition.version)
+        # A new row instead of a changed one: workers may hold the old tree under its id.
+        c.execute("delete from definitions where id = %s", (row[0],))
+        fresh = c.execute(
+            "insert into definitions (namespace, name, version, major, minor, patch, tree, digest, source)"
+            " values (%s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s) returning id",
+            (definition.namespace, definition.name, definition.version, major, minor, patch, tree, hashed, source),
+        ).fetchone()
+        assert fresh is not None
+        return fresh[0], True
+
+
+_COLUMNS = "id, namespace, name, version, tree, source, created_at"
+
+
+def by_id(c: Connection, definition_id: int) -> Stored | None:
+    row = c.execute(f"select {_COLUMNS} from definitions where id = %s", (definition_id,)).fetchone()  # noqa: S608
+    return Stored(*row) if row else None
+
+
+def find(c: Connection, name: str, version: str | None, namespace: str | None = None) -> Stored | None:
+    """The newest version that fits: all of it, or of a major, or of a major and minor."""
+    parts = parse_parts(version)
+    row = c.execute(
+        f"""
+        select {_COLUMNS} from definitions
+        where name = %s and (%s::text is null or namespace = %s)
+          and (%s::int is null or major = %s) and (%s::int is null or minor = %s) and (%s::int is null or patch = %s)
+        order by major desc, minor desc, patch desc, id desc limit 1
+        """,  # noqa: S608
+        (name, namespace, namespace, *(p for part in parts for p in (part, part))),
+    ).fetchone()
+    return Stored(*row) if row else None
+
+
+def parse_parts(version: str | None) -> tuple[int | None, int | None, int | None]:
+    """What a request fixes: "1" and "1.0" name a major's newest, since 1, 1.0 and 1.0.0 are one version."""
+    if version is None or version in ("", "latest"):
+        return None, None, None
+    major, minor, patch = parse_version(version)
+    written = len(version.split("."))
+    if written == 1:
+        return major, None, None
+    if minor == 0 and patch == 0 and written == 2:
+        return major, None, None
+    return (major, minor, patch) if written == 3 else (major, minor, None)
+
+
+def all_definitions(c: Connection) -> list[Stored]:
+    rows = c.execute(f"select {_COLUMNS} from definitions order by namespace, name, major desc, minor desc, patch desc").fetchall()  # noqa: S608
+    return [Stored(*row) for row in rows]

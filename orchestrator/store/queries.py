@@ -1,0 +1,225 @@
+"""Questions about instances: with filters that change from call to call, so SQLAlchemy puts them together."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg.rows import dict_row
+from sqlalchemy import Select, func, select
+from sqlalchemy.dialects import postgresql
+
+from orchestrator.store import schema
+from orchestrator.store.connection import Connection
+
+_DIALECT = postgresql.dialect(paramstyle="pyformat")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which instances. Everything given must hold."""
+
+    state: tuple[str, ...] = ()
+    workflow: str | None = None
+    version: str | None = None
+    tenant: str | None = None
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    since: dt.datetime | None = None
+    until: dt.datetime | None = None
+    parent_id: str | None = None
+    search: str | None = None
+    limit: int = 100
+    offset: int = 0
+
+
+def _run(c: Connection, query: Select[Any]) -> list[dict[str, Any]]:
+    compiled = query.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+    with c.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(str(compiled), compiled.params).fetchall()  # type: ignore[arg-type]  # SQLAlchemy's own text
+
+
+def _filtered(query: Select[Any], wanted: Filter) -> Select[Any]:
+    i = schema.instances.c
+    if wanted.state:
+        query = query.where(i.state.in_([state.upper() for state in wanted.state]))
+    for column, value in (
+        (i.workflow, wanted.workflow),
+        (i.version, wanted.version),
+        (i.tenant, wanted.tenant),
+        (i.parent_id, wanted.parent_id),
+    ):
+        if value is not None:
+            query = query.where(column == value)
+    if wanted.labels:
+        query = query.where(i.labels != {}).where(i.labels.contains(dict(wanted.labels)))
+    if wanted.since:
+        query = query.where(i.created_at >= wanted.since)
+    if wanted.until:
+        query = query.where(i.created_at < wanted.until)
+    if wanted.search:
+        pattern = f"%{wanted.search}%"
+        query = query.where(
+            i.workflow.ilike(pattern) | i.error["message"].astext.ilike(pattern) | func.cast(i.input, schema.Text).ilike(pattern)
+        )
+    return query
+
+
+def _page(query: Select[Any], wanted: Filter) -> Select[Any]:
+    i = schema.instances.c
+    return query.order_by(i.created_at.desc(), i.id.desc()).limit(wanted.limit).offset(wanted.offset)
+
+
+def instances(c: Connection, wanted: Filter) -> list[dict[str, Any]]:
+    i = schema.instances.c
+    columns = (
+        i.id,
+        i.workflow,
+        i.version,
+        i.state,
+        i.outcome,
+        i.phase,
+        i.labels,
+        i.priority,
+        i.tenant,
+        i.source,
+        i.parent_id,
+        i.error,
+        i.created_at,
+        i.started_at,
+        i.ended_at,
+    )
+    rows = _run(c, _page(_filtered(select(*columns), wanted), wanted))
+    return [{key: _plain(value) for key, value in row.items()} for row in rows]
+
+
+def ids(c: Connection, wanted: Filter) -> list[str]:
+    return [str(row["id"]) for row in _run(c, _page(_filtered(select(schema.instances.c.id), wanted), wanted))]
+
+
+def count(c: Connection, wanted: Filter) -> int:
+    return int(_run(c, _filtered(select(func.count().label("n")), wanted).select_from(schema.instances))[0]["n"])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dt.datetime):
+        return value.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
+    return str(value) if type(value).__name__ == "UUID" else value
+
+
+def _dicts(c: Connection, sql: str, arguments: Any = ()) -> list[dict[str, Any]]:
+    with c.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(sql, arguments).fetchall()  # type: ignore[arg-type]  # constants of this module
+    return [{key: _plain(value) for key, value in row.items()} for row in rows]
+
+
+def matching_ids(c: Connection, text: str) -> list[str]:
+    if len(text) < 4:
+        return []
+    rows = c.execute(
+        "select id::text from instances where id::text like %s or id::text like %s order by created_at desc limit 2",
+        (f"{text}%", f"%{text}"),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def stats(c: Connection) -> dict[str, Any]:
+    """Counts by state and workflow, average time, and what is on its way."""
+    states = c.execute("select state, count(*) from instances group by state").fetchall()
+    workflows = c.execute(
+        """
+        select workflow, count(*), count(*) filter (where outcome = 'COMPLETED'), count(*) filter (where outcome = 'FAILED'),
+            avg(extract(epoch from ended_at - started_at))::float8
+        from instances group by workflow order by workflow
+        """
+    ).fetchall()
+    waiting = c.execute("select state, count(*) from branches where state <> 'closed' group by state").fetchall()
+    average = c.execute(
+        "select avg(extract(epoch from ended_at - started_at))::float8 from instances where outcome = 'COMPLETED'"
+    ).fetchone()
+    return {
+        "total": sum(number for _, number in states),
+        "states": dict(states),
+        "workflows": [
+            {"workflow": name, "total": total, "completed": done, "failed": failed, "average_s": seconds}
+            for name, total, done, failed, seconds in workflows
+        ],
+        "branches": dict(waiting),
+        "average_s": average[0] if average else None,
+        "timers": _number(c, "select count(*) from timers"),
+        "dead_letters": _number(c, "select count(*) from dead_letters where resolved_at is null"),
+        "outbox": _number(c, "select count(*) from outbox"),
+    }
+
+
+def _number(c: Connection, sql: str) -> int:
+    row = c.execute(sql).fetchone()  # type: ignore[arg-type]
+    return int(row[0]) if row else 0
+
+
+def history(c: Connection, instance_id: str) -> list[dict[str, Any]]:
+    return _dicts(
+        c,
+        """
+        select b.position as branch, k.seq, k.position, k.kind, k.attempt, k.data, k.at
+        from branches b join checkpoints k on k.branch_id = b.id where b.instance_id = %s order by k.at, k.branch_id, k.seq
+        """,
+        (instance_id,),
+    )
+
+
+def audit(c: Connection, instance_id: str | None, limit: int) -> list[dict[str, Any]]:
+    return _dicts(
+        c,
+        "select * from audit where (%s::uuid is null or instance_id = %s) order by id desc limit %s",
+        (instance_id, instance_id, limit),
+    )
+
+
+def dead_letters(c: Connection) -> list[dict[str, Any]]:
+    return _dicts(
+        c,
+        """
+        select d.id, d.instance_id, i.workflow, d.position, d.reason, d.error, d.at
+        from dead_letters d join instances i on i.id = d.instance_id where d.resolved_at is null order by d.id
+        """,
+    )
+
+
+def timers(c: Connection, limit: int) -> list[dict[str, Any]]:
+    return _dicts(
+        c,
+        """
+        select t.due_at, t.kind, b.instance_id, b.position, i.workflow, i.state
+        from timers t join branches b on b.id = t.branch_id join instances i on i.id = b.instance_id order by t.due_at limit %s
+        """,
+        (limit,),
+    )
+
+
+def workers(c: Connection) -> list[dict[str, Any]]:
+    return _dicts(
+        c,
+        """
+        select w.*, extract(epoch from now() - w.seen_at)::float8 as silent_s,
+            (select count(*) from branches b where b.state = 'running' and b.owner like w.hostname || '/' || w.id || '/%%') as holds,
+            exists (select 1 from leadership l where l.owner = w.id and l.until > now()) as leads
+        from workers w order by started_at
+        """,
+        {},
+    )
+
+
+def without_progress(c: Connection, older_than_s: float) -> list[dict[str, Any]]:
+    """Instances that run and have not moved for so long, and what each of their branches does."""
+    return _dicts(
+        c,
+        """
+        select i.id, i.workflow, b.position, b.state, b.doing, extract(epoch from now() - b.queued_at)::float8 as since_s
+        from instances i join branches b on b.instance_id = i.id
+        where i.state = 'RUNNING' and b.state in ('queued', 'running') and b.queued_at < now() - make_interval(secs => %s)
+        order by b.queued_at limit 50
+        """,
+        (older_than_s,),
+    )

@@ -1,0 +1,233 @@
+"""The tables as SQLAlchemy knows them, for queries with changing filters. The protocol's statements are written out.
+
+`migrations/` makes the tables; a test holds that both say the same.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Identity,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+metadata = MetaData()
+
+
+def _id() -> Column[int]:
+    return Column("id", BigInteger, Identity(always=True), primary_key=True)
+
+
+def _at(name: str, *, nullable: bool = True) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+definitions = Table(
+    "definitions",
+    metadata,
+    _id(),
+    Column("namespace", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("major", Integer, nullable=False),
+    Column("minor", Integer, nullable=False),
+    Column("patch", Integer, nullable=False),
+    Column("tree", JSONB, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("source", Text),
+    _at("created_at", nullable=False),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", UUID(as_uuid=False), primary_key=True),
+    Column("definition_id", BigInteger, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("namespace", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("outcome", Text),
+    Column("phase", Text, nullable=False),
+    Column("ending", Text),
+    Column("compensation", JSONB),
+    Column("input", JSONB),
+    Column("output", JSONB),
+    Column("error", JSONB),
+    Column("labels", JSONB, nullable=False),
+    Column("metadata", JSONB),
+    Column("priority", SmallInteger, nullable=False),
+    Column("idempotency_key", Text),
+    Column("parent_id", UUID(as_uuid=False)),
+    Column("parent_branch", BigInteger),
+    Column("forked_from", UUID(as_uuid=False)),
+    Column("trace_id", Text),
+    Column("source", Text, nullable=False),
+    Column("step_events", Boolean, nullable=False),
+    Column("slots", SmallInteger, nullable=False),
+    _at("created_at", nullable=False),
+    _at("started_at"),
+    _at("ended_at"),
+)
+
+branches = Table(
+    "branches",
+    metadata,
+    _id(),
+    Column("instance_id", UUID(as_uuid=False), nullable=False),
+    Column("parent_id", BigInteger),
+    Column("position", Text, nullable=False),
+    Column("join_position", Text),
+    Column("mode", Text),
+    Column("state", Text, nullable=False),
+    Column("outcome", Text),
+    Column("generation", Integer, nullable=False),
+    Column("claims", Integer, nullable=False),
+    Column("owner", Text),
+    _at("lease_until"),
+    Column("doing", Text),
+    Column("stopping", Boolean, nullable=False),
+    Column("crashes", SmallInteger, nullable=False),
+    Column("crash_seq", Integer),
+    Column("queue", Text, nullable=False),
+    _at("queued_at", nullable=False),
+    Column("after", ARRAY(BigInteger)),
+    Column("input", JSONB),
+    Column("vars", JSONB),
+    Column("context", JSONB),
+    Column("output", JSONB),
+    Column("error", JSONB),
+    Column("snapshot", JSONB),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("branch_id", BigInteger, primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("position", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("attempt", SmallInteger, nullable=False),
+    Column("data", JSONB),
+    _at("at", nullable=False),
+)
+
+timers = Table(
+    "timers",
+    metadata,
+    _id(),
+    Column("branch_id", BigInteger, nullable=False),
+    _at("due_at", nullable=False),
+    Column("kind", Text, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    _id(),
+    Column("source", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("instance_id", UUID(as_uuid=False)),
+    Column("tenant", Text, nullable=False),
+    Column("envelope", JSONB, nullable=False),
+    _at("at", nullable=False),
+)
+
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    _id(),
+    Column("branch_id", BigInteger, nullable=False),
+    Column("instance_id", UUID(as_uuid=False), nullable=False),
+    Column("event_type", Text),
+    Column("tenant", Text, nullable=False),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    _id(),
+    Column("type", Text, nullable=False),
+    Column("instance_id", UUID(as_uuid=False)),
+    Column("data", JSONB, nullable=False),
+    _at("at", nullable=False),
+)
+
+slots = Table(
+    "slots",
+    metadata,
+    _id(),
+    Column("scope", Text, nullable=False),
+    Column("capacity", Integer, nullable=False),
+    Column("instance_id", UUID(as_uuid=False), nullable=False),
+    Column("granted", Boolean, nullable=False),
+)
+
+dependencies = Table(
+    "dependencies",
+    metadata,
+    _id(),
+    Column("instance_id", UUID(as_uuid=False), nullable=False),
+    Column("on_workflow", Text),
+    Column("on_instance", UUID(as_uuid=False)),
+    Column("condition", Text, nullable=False),
+    Column("met", Boolean, nullable=False),
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    _id(),
+    Column("instance_id", UUID(as_uuid=False), nullable=False),
+    Column("position", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("error", JSONB),
+    _at("at", nullable=False),
+    _at("resolved_at"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    _id(),
+    _at("at", nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("instance_id", UUID(as_uuid=False)),
+    Column("workflow", Text),
+    Column("from_state", Text),
+    Column("to_state", Text),
+    Column("detail", JSONB),
+)
+
+leadership = Table(
+    "leadership",
+    metadata,
+    Column("role", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    _at("until", nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("hostname", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    Column("queues", ARRAY(Text), nullable=False),
+    _at("started_at", nullable=False),
+    _at("seen_at", nullable=False),
+)

@@ -1,0 +1,78 @@
+"""Timers: what is due, and when the next thing is. A due timer is deleted and its branch queued in one statement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.store.branches import Published
+from orchestrator.store.connection import Connection
+
+# A paused instance does not wake: its timer goes, and resuming walks the branch again, which sets a new one. Its
+# deadline is looked at again a little later instead.
+_FIRE = """
+with due as (
+    select t.id, t.branch_id, t.kind, t.due_at, i.state as instance_state from timers t
+    join branches b on b.id = t.branch_id join instances i on i.id = b.instance_id
+    where t.due_at <= now() order by t.due_at limit %s for update of t skip locked
+), later as (
+    update timers set due_at = now() + interval '5 seconds'
+    where id in (select id from due where instance_state = 'PAUSED' and kind <> 'wake')
+), gone as (
+    delete from timers where id in (select id from due where instance_state <> 'PAUSED' or kind = 'wake')
+)
+update branches b
+set state = 'queued', generation = b.generation + 1, queued_at = now(), owner = null, lease_until = null
+from due
+where b.id = due.branch_id and due.instance_state in ('PENDING', 'RUNNING')
+  and (b.state = 'parked' or (due.kind = 'deadline' and b.state in ('running', 'joining', 'queued', 'blocked')))
+returning b.instance_id::text, b.position, b.generation, b.queue,
+    extract(epoch from due.due_at)::float8, extract(epoch from clock_timestamp())::float8
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    published: Published
+    lateness_s: float
+
+
+def fire(c: Connection, limit: int) -> list[Fired]:
+    """Queue the branches whose timers are due. A deadline fences whoever still works past it."""
+    rows = c.execute(_FIRE, (limit,)).fetchall()
+    return [Fired(row[:4], row[5] - row[4]) for row in rows]
+
+
+def set_deadline(c: Connection, branch_id: int, due: float) -> None:
+    c.execute("insert into timers (branch_id, due_at, kind) values (%s, to_timestamp(%s), 'deadline')", (branch_id, due))
+
+
+def drop_all(c: Connection, branch_id: int) -> None:
+    c.execute("delete from timers where branch_id = %s", (branch_id,))
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What there is to do, in one question that an idle system can afford to ask."""
+
+    now: float
+    next_timer: float | None
+    has_outbox: bool
+    has_expired: bool
+    has_overdue: bool
+    has_waiting: bool
+
+
+def probe(c: Connection, queue_grace_s: float) -> Probe:
+    row = c.execute(
+        """
+        select extract(epoch from clock_timestamp())::float8,
+            (select extract(epoch from min(due_at))::float8 from timers),
+            exists (select 1 from outbox),
+            exists (select 1 from branches where state = 'running' and lease_until < now()),
+            exists (select 1 from branches where state = 'queued' and queued_at < now() - make_interval(secs => %s)),
+            exists (select 1 from branches where state in ('joining', 'blocked') and queued_at < now() - make_interval(secs => %s))
+        """,
+        (queue_grace_s, queue_grace_s),
+    ).fetchone()
+    assert row is not None
+    return Probe(*row)

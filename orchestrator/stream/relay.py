@@ -1,0 +1,43 @@
+"""Out: from the outbox to the Redis stream. An event leaves the outbox only after Redis took it."""
+
+from __future__ import annotations
+
+import logging
+
+import redis
+
+from orchestrator.config.settings import Settings
+from orchestrator.store import outbox
+from orchestrator.store.connection import Connection, dumps
+from orchestrator.telemetry import metrics
+from orchestrator.telemetry.events import fields
+
+logger = logging.getLogger("orchestrator.relay")
+
+
+class Relay:
+    def __init__(self, settings: Settings) -> None:
+        self.stream = settings.event_stream
+        self.length = settings.event_stream_length
+        self._redis = redis.Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=2, decode_responses=True)
+
+    def drain(self, c: Connection, limit: int = 500) -> int:
+        """Send the oldest events; gives how many. Redis away: they stay, and zero is given."""
+        try:
+            with c.transaction():
+                told = outbox.take(c, limit)
+                if not told:
+                    return 0
+                about = outbox.about(c, {event.instance_id for event in told if event.instance_id})
+                pipeline = self._redis.pipeline(transaction=False)
+                for event in told:
+                    entry = fields(event.id, event.type, event.instance_id, event.data, event.at, about.get(event.instance_id or ""))
+                    entry["data"] = dumps(entry["data"])
+                    pipeline.xadd(self.stream, entry, maxlen=self.length, approximate=True)
+                # If the process dies between this and the commit, the same ids are sent again.
+                pipeline.execute()
+        except redis.RedisError as error:
+            logger.warning("events stay in the outbox, Redis is away: %s", error)
+            return 0
+        metrics.relayed(len(told))
+        return len(told)

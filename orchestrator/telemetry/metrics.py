@@ -1,0 +1,78 @@
+"""Prometheus counters and histograms of the engine, kept only when a port asks for them.
+
+Counters live in memory-mapped files when `PROMETHEUS_MULTIPROC_DIR` is set, so that the children of a prefork worker
+are seen together on the one port of their parent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_enabled: list[bool] = [False]
+_known: dict[str, Any] = {}
+
+BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+def enable() -> None:
+    """Begin to count. Call before the first step; importing the client earlier would fix its storage."""
+    from prometheus_client import Counter, Histogram
+
+    if _known:
+        return
+    _known.update(
+        steps=Counter("orchestrator_steps_total", "Attempts of steps by outcome", ["type", "outcome"]),
+        step_seconds=Histogram("orchestrator_step_seconds", "Time inside a step", ["type"], buckets=BUCKETS_S),
+        instances=Counter("orchestrator_instances_total", "Instances that ended, by workflow and state", ["workflow", "state"]),
+        instance_seconds=Histogram("orchestrator_instance_seconds", "From start to end", ["workflow"], buckets=BUCKETS_S),
+        claims=Counter("orchestrator_claims_total", "Messages by what became of them", ["result"]),
+        fenced=Counter("orchestrator_fenced_total", "Writers that were found to hold a branch no longer"),
+        recoveries=Counter("orchestrator_recoveries_total", "Branches published again", ["reason"]),
+        timer_lateness=Histogram("orchestrator_timer_lateness_seconds", "How late a timer fired", buckets=BUCKETS_S),
+        relayed=Counter("orchestrator_events_relayed_total", "Events sent to the stream"),
+    )
+    _enabled[0] = True
+
+
+def _count(name: str, amount: float = 1, **labels: str) -> None:
+    if _enabled[0]:
+        metric = _known[name]
+        (metric.labels(**labels) if labels else metric).inc(amount)
+
+
+def step_ended(step: Any, verdict: Any, took_s: float) -> None:
+    if _enabled[0]:
+        type = getattr(step, "type", None) or f"undo:{step.step_type}"
+        _known["steps"].labels(type=type, outcome=_OUTCOMES.get(verdict.__class__.__name__, "failed")).inc()
+        _known["step_seconds"].labels(type=type).observe(took_s)
+
+
+_OUTCOMES = {"Completed": "completed", "Later": "completed", "Again": "retried", "GaveUp": "failed"}
+
+
+def instance_ended(workflow: str, state: str, took_s: float) -> None:
+    if _enabled[0]:
+        _known["instances"].labels(workflow=workflow, state=state).inc()
+        _known["instance_seconds"].labels(workflow=workflow).observe(took_s)
+
+
+def claimed(*, void: bool) -> None:
+    _count("claims", result="void" if void else "claimed")
+
+
+def fenced() -> None:
+    _count("fenced")
+
+
+def recovered(reason: str, number: int) -> None:
+    if number:
+        _count("recoveries", number, reason=reason)
+
+
+def timer_fired(lateness_s: float) -> None:
+    if _enabled[0]:
+        _known["timer_lateness"].observe(max(0.0, lateness_s))
+
+
+def relayed(number: int) -> None:
+    _count("relayed", number)

@@ -1,0 +1,169 @@
+"""Real worker processes under a test's control: started, killed, frozen and ended by their ids."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import redis
+
+from orchestrator.app import app
+from orchestrator.config.settings import Settings
+from orchestrator.dev.servers import Redis
+from orchestrator.engine.publish import Publisher
+from orchestrator.engine.runner import WorkflowRunner
+from orchestrator.engine.runtime import Runtime
+from orchestrator.store.connection import Database
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], timeout_s: float = 30.0, what: str = "") -> T:
+    """Wait for a condition, with a deadline; gives what the condition gave."""
+    deadline = time.monotonic() + timeout_s
+    pause = 0.005
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s} s: {what or condition}")
+        time.sleep(pause)  # between two looks at a condition
+        pause = min(pause * 1.5, 0.1)
+
+
+@dataclass
+class Worker:
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def children(self) -> list[int]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [child.pid for child in psutil.Process(self.pid).children()]
+        return []
+
+    def kill(self) -> None:
+        """As a host that is lost: parent and children at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def freeze(self) -> None:
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.killpg(self.pid, signal.SIGCONT)
+
+    def terminate(self, timeout_s: float = 30) -> int:
+        self.process.terminate()
+        return self.process.wait(timeout_s)
+
+
+@dataclass
+class Stack:
+    database_url: str
+    redis_server: Redis
+    folder: Path
+    workflows: str = "tests.workflows"
+    environment: dict[str, str] = field(default_factory=dict)
+    workers: list[Worker] = field(default_factory=list)
+    _runner: WorkflowRunner | None = None
+
+    def __post_init__(self) -> None:
+        # Every test begins with an empty Redis; the app's connections to it are those of the whole session.
+        self.redis_url = self.redis_server.url
+        self.redis = redis.Redis.from_url(self.redis_url, decode_responses=True)
+        self.redis.flushall()
+        app.conf.update(broker_url=self.redis_url, result_backend=self.redis_url)
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(
+            database_url=self.database_url,
+            redis_url=self.redis_url,
+            workflows=tuple(self.workflows.split(",")),
+        )
+
+    @property
+    def runner(self) -> WorkflowRunner:
+        if self._runner is None:
+            runtime = Runtime(self.settings, Database(self.database_url), Publisher(app, helpers=64))
+            self._runner = WorkflowRunner(runtime)
+            self._runner.initialize()
+        return self._runner
+
+    def variables(self, **more: str) -> dict[str, str]:
+        return {
+            **os.environ,
+            "DATABASE_URL": self.database_url,
+            "REDIS_URL": self.redis_url,
+            "ORCHESTRATOR_WORKFLOWS": self.workflows,
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONWARNINGS": "default",
+            **self.environment,
+            **more,
+        }
+
+    def worker(self, *arguments: str, concurrency: int = 2, wait: bool = True, **variables: str) -> Worker:
+        log = self.folder / f"worker-{len(self.workers)}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [
+                    sys.executable, "-m", "celery", "-A", "orchestrator.app", "worker", "-c", str(concurrency), "--loglevel", "INFO",
+                    "-n", f"w{len(self.workers)}-{os.getpid()}@%h", "--without-gossip", "--without-mingle", "--without-heartbeat",
+                    *arguments,
+                ],
+                stdout=out, stderr=out, env=self.variables(**variables), start_new_session=True,
+            )  # fmt: skip
+        worker = Worker(process, log)
+        self.workers.append(worker)
+        if wait:
+            until(lambda: "ready." in log.read_text() or process.poll() is not None, 60, f"worker ready: {log}")
+            assert process.poll() is None, log.read_text()
+        return worker
+
+    def run(self, workflow: str, input: Any = None, timeout_s: float = 30.0, **options: Any) -> dict[str, Any]:
+        """Start and wait for the end."""
+        return self.ended(self.runner.start_workflow(workflow, input=input, **options), timeout_s)
+
+    def state(self, instance_id: str) -> str:
+        row = self.runner.database.connection().execute("select state from instances where id = %s", (instance_id,)).fetchone()
+        assert row is not None
+        return str(row[0])
+
+    def ended(self, instance_id: str, timeout_s: float = 30.0) -> dict[str, Any]:
+        until(lambda: self.state(instance_id) in ("COMPLETED", "FAILED", "CANCELLED"), timeout_s, f"{instance_id} ends; {self.logs()}")
+        return self.runner.get_workflow_status(instance_id)
+
+    def logs(self) -> str:
+        return "\n".join(f"--- {worker.log}\n{worker.log.read_text()[-3000:]}" for worker in self.workers)
+
+    def sql(self, text: str, *arguments: Any) -> list[Any]:
+        return self.runner.database.connection().execute(text, arguments).fetchall()
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.thaw()
+                worker.process.terminate()
+        for worker in self.workers:
+            try:
+                worker.process.wait(10)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+        if self._runner is not None:
+            self._runner.database.drop()
+        self.redis.close()

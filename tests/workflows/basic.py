@@ -1,0 +1,169 @@
+"""Sequences, forks, graphs, loops and sagas whose steps leave a line in a table for every time they really ran."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import psycopg
+
+from orchestrator import Retryable, StepContext, Terminal, Workflow, step
+
+_connections: dict[int, psycopg.Connection[Any]] = {}
+
+
+def ledger(context: StepContext, what: str) -> None:
+    """An effect, written outside of the engine's transactions, as a payment would be."""
+    connection = _connections.get(os.getpid())
+    if connection is None or connection.closed:
+        connection = _connections[os.getpid()] = psycopg.connect(os.environ["DATABASE_URL"], autocommit=True)
+        connection.execute(
+            "create table if not exists ledger (id serial, instance text, position text, what text, pid int, at timestamptz default clock_timestamp())"
+        )
+    try:
+        connection.execute(
+            "insert into ledger (instance, position, what, pid) values (%s, %s, %s, %s)",
+            (context.instance_id, context.position, what, os.getpid()),
+        )
+    except psycopg.OperationalError:
+        connection.close()
+        raise
+
+
+@step
+def note(context: StepContext) -> dict[str, Any]:
+    ledger(context, context.name)
+    return {context.name: True}
+
+
+@step
+def slow(context: StepContext, seconds: float = 0.3) -> None:
+    ledger(context, "begin")
+    time.sleep(seconds)
+    ledger(context, "end")
+
+
+@step(retries=3)
+def flaky(context: StepContext, failures: int = 2) -> dict[str, int]:
+    ledger(context, f"attempt {context.attempt}")
+    if context.attempt <= failures:
+        raise Retryable("not yet", after=0.01)
+    return {"attempts": context.attempt}
+
+
+@step
+def broken(context: StepContext, message: str = "broken for good") -> None:
+    ledger(context, "broken")
+    raise Terminal(message)
+
+
+@step(retries=0)
+def fails_when_asked(context: StepContext, fail: bool = False) -> dict[str, bool]:
+    ledger(context, "asked")
+    if fail:
+        raise Terminal("asked to fail")
+    return {"passed": True}
+
+
+@step
+def charge(context: StepContext) -> dict[str, str]:
+    ledger(context, f"do {context.name}")
+    return {f"{context.name}_receipt": context.idempotency_key}
+
+
+@charge.undo
+def refund(context: StepContext, output: Any) -> None:
+    ledger(context, f"undo {context.name}")
+
+
+@step
+def charge_stubborn(context: StepContext) -> None:
+    ledger(context, f"do {context.name}")
+
+
+@charge_stubborn.undo(retries=1)
+def refund_fails(context: StepContext) -> None:
+    ledger(context, f"undo {context.name} fails")
+    raise Retryable("the bank says no", after=0.01)
+
+
+@step
+def segfault(context: StepContext) -> None:
+    ledger(context, "about to crash")
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@step(once=True)
+def only_once(context: StepContext) -> None:
+    ledger(context, "once")
+    if context.input.get("die"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@step
+async def in_a_loop(name: str = "async") -> dict[str, str]:
+    return {"said": f"hello from {name}"}
+
+
+sequence = Workflow("sequence")
+for name in "abcde":
+    sequence.then(note, name)
+
+fork = (
+    Workflow("fork")
+    .start_with(note, "first")
+    .parallel()
+    .do(lambda b: b.then(note, "left"))
+    .do(lambda b: b.then(note, "right").then(note, "right2"))
+    .join_with(note, "last")
+)
+
+diamond = (
+    Workflow("diamond")
+    .graph()
+    .step("a", note)
+    .step("b", note)
+    .step("c", note, after=["a"])
+    .step("d", note, after=["a", "b"])
+    .step("e", note, after=["c", "d"])
+    .done()
+)
+
+wide = Workflow("wide").foreach(".items", parallel=True, gather="input").do(lambda b: b.then(note)).then(note, "after")
+
+naps = Workflow("naps").then(note, "before").wait("1.2s").then(note, "after")
+
+slowly = Workflow("slowly").then(slow, "one").then(slow, "two").then(slow, "three")
+
+shaky = Workflow("shaky").then(flaky).then(note)
+
+saga = Workflow("saga", saga=True).then(charge, "hotel").then(charge, "flight").then(broken)
+
+saga_fork = (
+    Workflow("saga-fork", saga=True)
+    .then(charge, "hotel")
+    .parallel()
+    .do(lambda b: b.then(charge, "car"))
+    .do(lambda b: b.then(charge, "flight"))
+    .join_with(broken)
+)
+
+saga_stubborn = Workflow("saga-stubborn", saga=True).then(charge, "hotel").then(charge_stubborn, "visa").then(charge, "flight").then(broken)
+
+asked = Workflow("asked").then(note, "before").then(fails_when_asked).then(note, "after")
+
+poison = Workflow("poison").then(note).then(segfault).then(note, "never")
+
+once = Workflow("once").then(only_once).then(note, "after")
+
+asynchronous = Workflow("asynchronous").then(in_a_loop)
+
+waits_for_yes = Workflow("waits-for-yes").then(note, "before").approval("manager").then(note, "after")
+
+timed = Workflow("timed", timeout=1).then(slow, parameters={"seconds": 20}).then(note)
+
+stubborn_step = Workflow("stubborn-step").then(slow, parameters={"seconds": 20}, timeout=0.3, retries=1)
+
+parent = Workflow("parent").then(note, "before").run("sequence").then(note, "after")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+import psycopg
 import redis
 
 from orchestrator.app import app
@@ -25,6 +26,10 @@ from orchestrator.engine.runtime import Runtime
 from orchestrator.store.connection import Database
 
 T = TypeVar("T")
+LEDGER = (
+    "create table if not exists ledger (id bigserial primary key, instance text, position text, what text, pid int,"
+    " at timestamptz default clock_timestamp())"
+)
 
 
 def until(condition: Callable[[], T], timeout_s: float = 30.0, what: str = "") -> T:
@@ -87,6 +92,8 @@ class Stack:
         self.redis_url = self.redis_server.url
         self.redis = redis.Redis.from_url(self.redis_url, decode_responses=True)
         self.redis.flushall()
+        with psycopg.connect(self.database_url, autocommit=True) as c:
+            c.execute(LEDGER)
         app.conf.update(broker_url=self.redis_url, result_backend=self.redis_url)
 
     @property

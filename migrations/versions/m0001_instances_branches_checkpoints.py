@@ -212,7 +212,22 @@ create table workers (
 );
 """
 
-TABLES = ["workers", "leadership", "audit", "dead_letters", "dependencies", "slots", "outbox", "subscriptions", "events", "timers", "checkpoints", "branches", "instances", "definitions"]
+TABLES = [
+    "workers",
+    "leadership",
+    "audit",
+    "dead_letters",
+    "dependencies",
+    "slots",
+    "outbox",
+    "subscriptions",
+    "events",
+    "timers",
+    "checkpoints",
+    "branches",
+    "instances",
+    "definitions",
+]
 
 
 def upgrade() -> None:

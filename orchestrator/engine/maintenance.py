@@ -34,8 +34,8 @@ logger = logging.getLogger("orchestrator.maintenance")
 TICK_S = 0.25
 PROBE_EVERY_S = 0.5
 OFFICE_S = 6.0
-RENEW_EVERY_S = 2.0
 SWEEP_EVERY_S = 5.0
+REQUEUE_EVERY_S = 1.0
 CLEAN_EVERY_S = 300.0
 BATCH = 500
 
@@ -83,7 +83,10 @@ class Maintenance(threading.Thread):
         self._known_children: set[int] = set()
         self._next_timer: float | None = None
         self._listening: Connection | None = None
-        self._renew, self._probe, self._sweep = Every(RENEW_EVERY_S), Every(PROBE_EVERY_S), Every(SWEEP_EVERY_S)
+        # Shorter than a branch's lease: a host that is lost may have been the keeper, too.
+        self.office_s = min(OFFICE_S, runtime.settings.lease_s * 0.5)
+        self._renew, self._probe = Every(self.office_s / 3), Every(PROBE_EVERY_S)
+        self._sweep, self._overdue = Every(SWEEP_EVERY_S), Every(REQUEUE_EVERY_S)
         self._sign, self._clean = Every(runtime.settings.heartbeat_s), Every(CLEAN_EVERY_S)
         self._clean.next = time.monotonic() + CLEAN_EVERY_S
 
@@ -117,7 +120,7 @@ class Maintenance(threading.Thread):
         if self._sign.is_due():
             workers.sign(c, self.runtime.worker_id, self.settings.host_name, os.getpid(), self.concurrency, self.queues)
         if self._renew.is_due():
-            was, self.is_keeper = self.is_keeper, workers.lead(c, self.runtime.worker_id, OFFICE_S)
+            was, self.is_keeper = self.is_keeper, workers.lead(c, self.runtime.worker_id, self.office_s)
             if self.is_keeper and not was:
                 logger.info("this worker keeps timers, recovery and the outbox now")
         if self.is_keeper:
@@ -171,9 +174,9 @@ class Maintenance(threading.Thread):
             self._relay(c)
         if probe.has_expired:
             self._publish("lease expired", branches.recover_expired(c, BATCH))
+        if probe.has_overdue and self._overdue.is_due():
+            self._requeue(c)
         if self._sweep.is_due():
-            if probe.has_overdue:
-                self._requeue(c)
             if probe.has_waiting:
                 self._unblock(c)
             self._publish("event missed", events.wake_forgotten(c, BATCH))

@@ -14,14 +14,16 @@ from orchestrator import Retryable, StepContext, Terminal, Workflow, step
 _connections: dict[int, psycopg.Connection[Any]] = {}
 
 
+PAUSE_S = float(os.environ.get("STEP_PAUSE_S", "0"))
+
+
 def ledger(context: StepContext, what: str) -> None:
     """An effect, written outside of the engine's transactions, as a payment would be."""
+    # Steps that take their time are hit by more of what is thrown at them.
+    time.sleep(PAUSE_S)
     connection = _connections.get(os.getpid())
     if connection is None or connection.closed:
         connection = _connections[os.getpid()] = psycopg.connect(os.environ["DATABASE_URL"], autocommit=True)
-        connection.execute(
-            "create table if not exists ledger (id serial, instance text, position text, what text, pid int, at timestamptz default clock_timestamp())"
-        )
     try:
         connection.execute(
             "insert into ledger (instance, position, what, pid) values (%s, %s, %s, %s)",

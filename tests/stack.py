@@ -107,7 +107,7 @@ class Stack:
     @property
     def runner(self) -> WorkflowRunner:
         if self._runner is None:
-            runtime = Runtime(self.settings, Database(self.database_url), Publisher(app, helpers=64))
+            runtime = Runtime(self.settings, Database(self.database_url), Publisher(app, helpers=256))
             self._runner = WorkflowRunner(runtime)
             self._runner.initialize()
         return self._runner

@@ -77,7 +77,7 @@ create table branches (
     queue text not null,
     queued_at timestamptz not null default now(),
     after bigint[],
-    input jsonb,
+    shared jsonb,
     vars jsonb,
     context jsonb,
     output jsonb,

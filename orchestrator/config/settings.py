@@ -54,7 +54,7 @@ class Settings:
     )
     inline_wait_s: float = _setting(1.0, "waits up to this long are slept through; longer ones park", seconds, env="INLINE_WAIT")
     crash_limit: int = _setting(3, "a step that kills so many workers in a row fails", _count)
-    fanout_helpers: int = _setting(64, "messages published at most for one fan-out", _count)
+    fanout_helpers: int = _setting(256, "messages published at most for one fan-out; else twice the processes there are", _count)
     snapshot_every: int = _setting(100, "a parking branch writes a snapshot after so many checkpoints", _count)
     payload_limit_bytes: int = _setting(2 * 1024 * 1024, "largest input, output or signal, in bytes", _count)
     max_concurrent_instances: int = _setting(0, "instances running at once in the whole engine; 0: no limit", _count)

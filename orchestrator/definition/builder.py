@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from orchestrator.definition.approval import approval
 from orchestrator.definition.durations import seconds
-from orchestrator.definition.expressions import FUNCTIONS, Expression, Function, Jq, Merge, Template
+from orchestrator.definition.expressions import FUNCTIONS, Bind, Expression, Function, Jq, Merge, Template
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.tree import (
     AnyTask,
@@ -167,14 +167,15 @@ class Flow:
 
         def loop(inner: tuple[AnyTask, ...]) -> AnyTask:
             own = self._free(name)
-            body = (Set(name="next", value=Jq(f". + {{{each}: ${each}, {at}: ${at}}}")), *inner)
-            output: Expression = (Merge(own) if gather == "list" else Jq("$input")) if parallel else Jq(f"del(.{each}, .{at})")
+            output: Expression | None = Jq(f"del(.{each}, .{at})")
+            if parallel:
+                output = Merge(own) if gather == "list" else None
             return For(
                 name=own,
                 items=expression,
                 each=each,
                 at=at,
-                do=Do(tasks=body),
+                do=Do(tasks=inner, around=Around(input_from=Bind((each, at)))),
                 parallel=parallel,
                 gather=gather,
                 around=Around(output_as=output),

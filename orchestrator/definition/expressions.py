@@ -133,7 +133,16 @@ class Merge:
     is_stable = True
 
 
-Expression = Jq | Function | Template | Merge
+@tagged("bind")
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """The data with some named values of the scope laid into it: a loop's item, for steps that take it by name."""
+
+    names: tuple[str, ...]
+    is_stable = True
+
+
+Expression = Jq | Function | Template | Merge | Bind
 
 _WHOLE = re.compile(r"\s*\$\{(.+)\}\s*", re.DOTALL)
 
@@ -167,6 +176,9 @@ def evaluate(expression: Expression, data: Any, scope: Scope) -> Any:
             return _call(name, data, scope)
         case Merge(key):
             return merged(scope.get("input"), data, key)
+        case Bind(names):
+            under = data if isinstance(data, dict) else {}
+            return {**under, **{name: scope[name] for name in names if name in scope}}
 
 
 def is_true(value: Any) -> bool:

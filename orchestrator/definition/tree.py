@@ -346,5 +346,18 @@ def find(root: AnyTask, position: str) -> AnyTask:
     return task
 
 
+def in_order(nodes: tuple[Node, ...]) -> list[Node]:
+    """A graph's nodes with dependencies before what depends on them, else as they were written."""
+    left, done, ordered = list(nodes), set[str](), list[Node]()
+    while left:
+        ready = [node for node in left if done.issuperset(node.after)]
+        if not ready:
+            raise ValueError("the graph has a cycle")
+        ordered += ready
+        done |= {node.task.name for node in ready}
+        left = [node for node in left if node.task.name not in done]
+    return ordered
+
+
 def default_retry(definition: Definition) -> RetryPolicy:
     return definition.retry or RetryPolicy()

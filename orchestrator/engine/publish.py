@@ -27,9 +27,9 @@ class Publisher:
         app.set_default()
         self.helpers = helpers
 
-    def plan(self, plan: Plan, address: Address) -> bool:
-        """Send what a plan renders to."""
-        return self._send(canvas.render(plan, address, self.helpers))
+    def plan(self, plan: Plan, address: Address, helpers: int | None = None) -> bool:
+        """Send what a plan renders to; `helpers` is how many can run at once, as far as is known."""
+        return self._send(canvas.render(plan, address, min(helpers or self.helpers, self.helpers)))
 
     def branches(self, published: Iterable[Published], name: str = "") -> int:
         """Send one walk for each branch that was queued."""

@@ -8,13 +8,13 @@ from typing import Any, Protocol
 from orchestrator.definition.tree import AnyTask, Definition, find
 from orchestrator.engine.runtime import is_undo
 from orchestrator.ids import Position
-from orchestrator.plan.forward import Forward, merge_all
+from orchestrator.plan.forward import Forward
+from orchestrator.plan.gathering import laid_over
 
 
 class BranchLike(Protocol):
     instance_id: str
     position: Position
-    input: Any
     vars: Any
     context: Any
     instance_input: Any
@@ -25,17 +25,18 @@ class ClosedLike(Protocol):
 
 
 def forward_of(
-    definition: Definition, root: AnyTask, branch: BranchLike, before: Sequence[ClosedLike] | Iterable[ClosedLike] = ()
+    definition: Definition, root: AnyTask, branch: BranchLike, shared: Any = None, before: Sequence[ClosedLike] | Iterable[ClosedLike] = ()
 ) -> Forward:
-    """The fold of a branch at its beginning; `before` are the graph branches whose outputs flow into it."""
+    """The fold of a branch at its beginning. `shared` flows into all branches of its fan-out, `before` are the graph
+    branches whose outputs flow into this one."""
     undoing = is_undo(branch.position)
     relative = branch.position.removeprefix("/undo") if undoing else branch.position
-    given = branch.instance_input if branch.position == "" else branch.input
+    given = branch.instance_input if branch.position == "" else shared
     outputs = [closed.output for closed in before]
     return Forward(
         find(root, relative),
         branch.position,
-        merge_all(given, outputs) if outputs else given,
+        laid_over(given, outputs) if outputs else given,
         variables=branch.vars or {},
         context=branch.context,
         facts_of_instance={

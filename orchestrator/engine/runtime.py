@@ -8,6 +8,7 @@ import time
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Any
 
 from orchestrator.config.settings import Settings
 from orchestrator.definition.codec import from_json
@@ -16,10 +17,11 @@ from orchestrator.engine.publish import Publisher
 from orchestrator.errors import NotFound
 from orchestrator.ids import Position
 from orchestrator.steps.registry import REGISTRY, Registry
-from orchestrator.store import definitions
+from orchestrator.store import definitions, workers
 from orchestrator.store.connection import Database
 
 PRIORITIES = ("low", "normal", "high", "critical")
+CAPACITY_FOR_S = 5.0
 WORKER_ID = uuid.uuid4().hex[:12]
 
 
@@ -42,6 +44,8 @@ class Runtime:
     registry: Registry = REGISTRY
     holdings: dict[int, Holding] = field(default_factory=dict)
     worker_id: str = WORKER_ID
+    shared: dict[tuple[int, str | None], Any] = field(default_factory=dict)
+    _capacity: tuple[int, float] = (0, 0.0)
     _definitions: OrderedDict[int, Definition] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -63,6 +67,14 @@ class Runtime:
                 while len(self._definitions) > 512:
                     self._definitions.popitem(last=False)
         return held
+
+    def helpers(self) -> int:
+        """Twice as many as there are processes to run them, so that one more worker finds work, too."""
+        now = time.monotonic()
+        if now > self._capacity[1]:
+            processes = self.database.patiently(workers.processes)
+            self._capacity = (max(4, 2 * processes), now + CAPACITY_FOR_S)
+        return self._capacity[0]
 
     def hold(self, branch_id: int, generation: int, instance_id: str) -> Holding:
         holding = Holding(branch_id, generation, "", time.monotonic(), instance_id)

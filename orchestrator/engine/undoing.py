@@ -21,8 +21,7 @@ def completed_steps(c: Connection, instance_id: str, definition: Definition) -> 
     for branch in told.branches:
         if branch.position.startswith("/undo"):
             continue
-        before = [told.by_id[id] for id in branch.after or []]
-        forward = forward_of(definition, definition.do, branch, before)
+        forward = forward_of(definition, definition.do, branch, *told.flows_into(branch))
         for seq, fact in numbered([row.fact for row in told.of_branch(branch.id)]):
             need = forward.need
             if fact.kind == Kind.TASK_SKIPPED:

@@ -207,7 +207,7 @@ class _Found:
 
     def _branch(self, branch: history.BranchRow, told: history.Told, *, looks_back: bool) -> None:
         rows = told.of_branch(branch.id)
-        forward = forward_of(self.definition, self.definition.do, branch, [told.by_id[id] for id in branch.after or []])
+        forward = forward_of(self.definition, self.definition.do, branch, *told.flows_into(branch))
         at = {row.seq: row.at for row in rows}
         last = self.instance["began"] if branch.parent_id is None else branch.queued_at
         for seq, fact in numbered([row.fact for row in rows]):

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 
 from orchestrator.definition.expressions import ExpressionError
-from orchestrator.definition.tree import Definition, Step, Undo, default_retry
+from orchestrator.definition.tree import Definition, Step, Undo, default_retry, find
 from orchestrator.engine import heartbeat, perform
 from orchestrator.engine.rebuild import forward_of
 from orchestrator.engine.runtime import Runtime, is_undo, queue_of
@@ -29,6 +29,7 @@ from orchestrator.ids import Position
 from orchestrator.plan import listening, remaining
 from orchestrator.plan.canvas import Address
 from orchestrator.plan.forward import Forward
+from orchestrator.plan.gathering import handed_over
 from orchestrator.plan.needs import (
     AwaitChild,
     Deadline,
@@ -147,12 +148,13 @@ class Walk:
 
     def _rebuild(self) -> None:
         held = self.held
-        root = self._root()
+        root = self.root = self._root()
         if root is None:
             self._close_or_finish_undone()
             return
         before = self.database.patiently(lambda c: branches.by_ids(c, held.after or [])) if held.after else []
-        self.forward = forward_of(self.definition, root, held, before)
+        self.shared = self._shared()
+        self.forward = forward_of(self.definition, root, held, self.shared, before)
         if held.snapshot and not is_undo(held.position):
             self.forward.restore(held.snapshot, root)
             self.snapshot_seq = self.forward.seq
@@ -161,6 +163,19 @@ class Walk:
         skipped = any(branch.outcome != "completed" for branch in before)
         if skipped and self.forward.seq == 0:
             self._close(Closing("skipped"), [Fact(held.position, Kind.TASK_SKIPPED, {"because": "a dependency did not complete"})])
+
+    def _shared(self) -> Any:
+        """What flows into all branches of this one's fan-out; read once per process, however many branches there are."""
+        held = self.held
+        if held.parent_id is None:
+            return None
+        key = (held.parent_id, held.join_position)
+        if key not in self.runtime.shared:
+            parent_id = held.parent_id
+            value = self.database.patiently(lambda c: branches.shared_input(c, parent_id))
+            self.runtime.shared.clear()
+            self.runtime.shared[key] = value
+        return self.runtime.shared[key]
 
     def _facts(self, after: int) -> list[Fact]:
         return self.database.patiently(lambda c: branches.facts_after(c, self.held.id, after))
@@ -521,27 +536,16 @@ class Walk:
 
     def _fan_out(self, need: FanOut) -> None:
         held = self.held
-        rows = [
-            {
-                "position": opening.position,
-                "queue": held.queue,
-                "input": opening.input,
-                "vars": opening.vars,
-                "after": opening.after,
-            }
-            for opening in need.openings
-        ]
-        self._record(Fact(need.position, Kind.OPENED, {"count": len(rows)}))
+        self._record(Fact(need.position, Kind.OPENED, {"count": len(need.openings)}))
         context = self.forward.context
 
         def opening(c: Connection) -> None:
-            branches.open_children(c, held, need.position, need.mode, rows, context)
-            branches.join(c, held.id)
+            branches.open_children(c, held, need.position, need.mode, held.queue, need.shared, need.openings, context)
 
         self._transact(opening)
-        ready = sum(1 for row in rows if not row["after"])
+        ready = sum(not opening.after for opening in need.openings)
         address = Address(held.instance_id, held.position, held.generation, self.held_queue, self.definition.name)
-        self.runtime.publisher.plan(remaining.Parallel(ready, need.mode), address)
+        self.runtime.publisher.plan(remaining.Parallel(ready, need.mode), address, self.runtime.helpers())
         raise Stopped
 
     def _join(self, need: Join) -> None:
@@ -624,10 +628,15 @@ class Walk:
     def _end(self, need: Finished) -> None:
         if self.held.parent_id is not None:
             outcome = "ended" if need.ended else "completed"
-            self._close(Closing(outcome, need.output, context=need.context if need.context != self.held.context else None))
+            output = need.output if need.ended else self._handed_over(need.output)
+            self._close(Closing(outcome, output, context=need.context if need.context != self.held.context else None))
         if self.held.position == "/undo":
             self._end_undone()
         self._end_instance(End("COMPLETED", need.output))
+
+    def _handed_over(self, output: Any) -> Any:
+        join_position = (self.held.join_position or "").removeprefix("/undo") if is_undo(self.held.position) else self.held.join_position
+        return handed_over(find(self.root, join_position or ""), output, self.shared)
 
     def _end_failed(self, failure: Failure) -> None:
         if self.held.parent_id is not None:

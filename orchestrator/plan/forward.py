@@ -12,7 +12,7 @@ time are not computed here: they are needs of their own (`Decide`), recorded, an
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.definition.durations import BadDuration, seconds
@@ -45,12 +45,14 @@ from orchestrator.definition.tree import (
     Try,
     Undo,
     Wait,
+    in_order,
 )
 from orchestrator.errors import BrokenHistory
 from orchestrator.history import Fact, Failure, Kind, effective
 from orchestrator.ids import Position
 from orchestrator.plan import catching, listening
-from orchestrator.plan.frames import EMPTY, Frame, Phase
+from orchestrator.plan.frames import EMPTY, Frame, Phase, Pool
+from orchestrator.plan.gathering import laid_over
 from orchestrator.plan.needs import (
     AwaitChild,
     Deadline,
@@ -138,18 +140,15 @@ class Forward:
     # ── snapshots ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def snapshot(self) -> dict[str, Any]:
-        return {
-            "seq": self.seq,
-            "context": self.context,
-            "ending": self.ending,
-            "frames": [frame.to_json() for frame in self.frames],
-        }
+        pool = Pool()
+        frames = [frame.to_json(pool) for frame in self.frames]
+        return {"seq": self.seq, "context": self.context, "ending": self.ending, "frames": frames, "values": pool.values}
 
     def restore(self, snapshot: dict[str, Any], root: AnyTask) -> Forward:
         self.seq = snapshot["seq"]
         self.context = snapshot["context"]
         self.ending = snapshot["ending"]
-        self.frames = [Frame.from_json(root, data) for data in snapshot["frames"]]
+        self.frames = [Frame.from_json(root, data, snapshot["values"]) for data in snapshot["frames"]]
         self._need = None
         return self
 
@@ -399,26 +398,27 @@ class Forward:
             self._done(frame, frame.input if task.gather == "merge" else [])
             return None
         openings = tuple(
-            Opening(Position(f"{frame.position}/fork/{i}/{branch.name}"), frame.input, frame.vars or None)
+            Opening(Position(f"{frame.position}/fork/{i}/{branch.name}"), frame.vars or None)
             for i, branch in enumerate(task.branches)
         )
-        return FanOut(Position(frame.position), mode, openings)
+        return FanOut(Position(frame.position), mode, frame.input, openings)
 
     def _graph(self, frame: Frame) -> Need | None:
         task: Graph = frame.task  # type: ignore[assignment]
         if "opened" in frame.note:
             return Join(Position(frame.position), "graph")
-        number = {node.task.name: i for i, node in enumerate(task.nodes)}
+        # Dependencies first, so that the outputs are laid over one another in an order that respects them.
+        nodes = in_order(task.nodes)
+        number = {node.task.name: i for i, node in enumerate(nodes)}
         openings = tuple(
             Opening(
                 Position(f"{frame.position}/graph/{node.task.name}"),
-                frame.input,
                 frame.vars or None,
                 tuple(number[name] for name in node.after),
             )
-            for node in task.nodes
+            for node in nodes
         )
-        return FanOut(Position(frame.position), "graph", openings)
+        return FanOut(Position(frame.position), "graph", frame.input, openings)
 
     def _for(self, frame: Frame) -> Need | None:
         task: For = frame.task  # type: ignore[assignment]
@@ -458,10 +458,10 @@ class Forward:
             self._done(frame, [] if task.gather == "list" else frame.input)
             return None
         openings = tuple(
-            Opening(Position(f"{frame.position}/for/{i}"), frame.input, {**frame.vars, task.each: item, task.at: i})
+            Opening(Position(f"{frame.position}/for/{i}"), {**frame.vars, task.each: item, task.at: i})
             for i, item in enumerate(items)
         )
-        return FanOut(Position(frame.position), "fork", openings)
+        return FanOut(Position(frame.position), "fork", frame.input, openings)
 
     def _for_receives(self, frame: Frame, output: Any, then: str | None) -> None:
         frame.data = output
@@ -599,7 +599,7 @@ class Forward:
             case For(gather="input"):
                 self._done(frame, frame.input)
             case _:
-                self._done(frame, merge_all(frame.input, outputs))
+                self._done(frame, laid_over(frame.input, outputs))
         return None
 
     def _child_started(self, frame: Frame, fact: Fact) -> None:
@@ -625,15 +625,6 @@ class Forward:
             frame.note = {**frame.note, "fresh": False}
             variables = {**frame.vars, task.each: frame.note["outputs"][-1], task.at: index}
             self._push(task.do, f"{frame.position}/foreach/{index}", frame.note["outputs"][-1], variables)
-
-
-def merge_all(under: Any, outputs: Iterable[Any]) -> Any:
-    """Objects laid over one another in order; what is no object is left aside, unless nothing else is there."""
-    base = dict(under) if isinstance(under, dict) else {}
-    for output in outputs:
-        if isinstance(output, dict):
-            base.update(output)
-    return base
 
 
 def _choose(cases: tuple[Case, ...], data: Any, scope: dict[str, Any]) -> str | None:

@@ -16,6 +16,24 @@ class Phase(IntEnum):
     LEAVE = 2
 
 
+SHARED = ("raw", "input", "data", "output")
+
+
+class Pool:
+    """Values of frames, each kept once: what flows through a task untouched is one object in many places."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._at: dict[int, int] = {}
+
+    def add(self, value: Any) -> int:
+        at = self._at.get(id(value))
+        if at is None:
+            at = self._at[id(value)] = len(self.values)
+            self.values.append(value)
+        return at
+
+
 class Frame:
     """A task in progress.
 
@@ -44,15 +62,16 @@ class Frame:
     def decide(self, slot: str, value: Any) -> None:
         self.decided = {**self.decided, slot: value}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, pool: Pool) -> dict[str, Any]:
         held = {name: getattr(self, name) for name in self.__slots__ if name not in ("task", "visits")}
+        held.update({name: pool.add(held[name]) for name in SHARED})
         return {**held, "phase": int(self.phase), "visits": list(self.visits.items())}
 
     @staticmethod
-    def from_json(root: AnyTask, data: dict[str, Any]) -> Frame:
-        frame = Frame(find(root, data["position"]), data["position"], data["raw"], data["vars"])
+    def from_json(root: AnyTask, data: dict[str, Any], values: list[Any]) -> Frame:
+        frame = Frame(find(root, data["position"]), data["position"], None, data["vars"])
         for name, value in data.items():
-            setattr(frame, name, value)
+            setattr(frame, name, values[value] if name in SHARED else value)
         frame.phase = Phase(data["phase"])
         frame.visits = {index: count for index, count in data["visits"]}
         return frame

@@ -60,16 +60,17 @@ class Opening:
     """A branch to be opened: its task is found at its position."""
 
     position: Position
-    input: Any
     vars: dict[str, Any] | None = None
     after: tuple[int, ...] = ()
-    queue: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FanOut:
+    """`shared` flows into every branch."""
+
     position: Position
     mode: Literal["fork", "compete", "graph"]
+    shared: Any
     openings: tuple[Opening, ...]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.history import Fact
 from orchestrator.ids import Position
+from orchestrator.plan.needs import Opening
 from orchestrator.store.connection import Connection, dumps
 
 
@@ -31,7 +32,6 @@ class Held:
     join_position: str | None
     mode: str | None
     after: list[int] | None
-    input: Any
     vars: Any
     context: Any
     snapshot: Any
@@ -53,7 +53,7 @@ class Held:
 
 _HELD = """
     b.id, b.instance_id::text, b.position, b.generation, b.claims, b.crashes, b.crash_seq, b.queue, b.parent_id,
-    b.join_position, b.mode, b.after, b.input, b.vars, b.context, b.snapshot, b.stopping,
+    b.join_position, b.mode, b.after, b.vars, b.context, b.snapshot, b.stopping,
     i.definition_id, i.input, i.phase, i.priority, i.trace_id, i.step_events, i.slots, i.tenant, i.parent_branch,
     extract(epoch from i.created_at)::float8, extract(epoch from clock_timestamp())::float8
 """
@@ -268,15 +268,16 @@ def join(c: Connection, branch_id: int) -> None:
     c.execute(f"update branches set state = 'joining', {_FREE} where id = %s", (branch_id,))
 
 
-def open_children(c: Connection, held: Held, join_position: str, mode: str, rows: Sequence[dict[str, Any]], context: Any) -> list[int]:
-    """Bulk insert; a row's `after` holds numbers of rows in this same list and becomes branch ids."""
-    shared = None if context is None else dumps(context)
+def open_children(
+    c: Connection, held: Held, join_position: str, mode: str, queue: str, shared: Any, openings: Sequence[Opening], context: Any
+) -> None:
+    """Bulk insert. What flows into all of them is kept once, with the branch that opens them."""
+    c.execute(f"update branches set state = 'joining', shared = %s::jsonb, {_FREE} where id = %s", (dumps(shared), held.id))
     inserted = c.execute(
         """
-        insert into branches (instance_id, parent_id, join_position, mode, position, queue, input, vars, context, state)
-        select %s, %s, %s, %s, o.position, o.queue, o.input::jsonb, o.vars::jsonb, %s::jsonb, o.state
-        from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[]) with ordinality
-             as o (position, queue, input, vars, state, n)
+        insert into branches (instance_id, parent_id, join_position, mode, queue, context, position, vars, state)
+        select %s, %s, %s, %s, %s, %s::jsonb, o.position, o.vars::jsonb, o.state
+        from unnest(%s::text[], %s::text[], %s::text[]) with ordinality as o (position, vars, state, n)
         order by n returning id
         """,
         (
@@ -284,20 +285,23 @@ def open_children(c: Connection, held: Held, join_position: str, mode: str, rows
             held.id,
             join_position,
             mode,
-            shared,
-            [row["position"] for row in rows],
-            [row["queue"] for row in rows],
-            [dumps(row["input"]) for row in rows],
-            [None if row["vars"] is None else dumps(row["vars"]) for row in rows],
-            ["blocked" if row["after"] else "queued" for row in rows],
+            queue,
+            None if context is None else dumps(context),
+            [opening.position for opening in openings],
+            [None if opening.vars is None else dumps(opening.vars) for opening in openings],
+            ["blocked" if opening.after else "queued" for opening in openings],
         ),
     ).fetchall()
     ids = sorted(row[0] for row in inserted)
-    edges = [(ids[n], [ids[k] for k in row["after"]]) for n, row in enumerate(rows) if row["after"]]
+    edges = [([ids[k] for k in opening.after], ids[n]) for n, opening in enumerate(openings) if opening.after]
     if edges:
         with c.cursor() as cursor:
-            cursor.executemany("update branches set after = %s where id = %s", [(after, branch) for branch, after in edges])
-    return ids
+            cursor.executemany("update branches set after = %s where id = %s", edges)
+
+
+def shared_input(c: Connection, parent_id: int) -> Any:
+    row = c.execute("select shared from branches where id = %s", (parent_id,)).fetchone()
+    return row[0] if row else None
 
 
 # One statement closes the branch with its last facts and takes the next one of the same join.
@@ -321,7 +325,7 @@ with closed as (
     set state = 'running', owner = %(owner)s, lease_until = now() + make_interval(secs => %(lease)s), claims = b.claims + 1
     from next, closed, instances i
     where b.id = next.id and i.id = b.instance_id and i.state = 'RUNNING'
-    returning b.id, b.position, b.generation, b.claims, b.crashes, b.crash_seq, b.queue, b.after, b.input, b.vars, b.snapshot,
+    returning b.id, b.position, b.generation, b.claims, b.crashes, b.crash_seq, b.queue, b.after, b.vars, b.snapshot,
         b.stopping
 )
 select closed.id, claimed.*, extract(epoch from clock_timestamp())::float8 from closed left join claimed on true
@@ -375,7 +379,7 @@ def close(
     ).fetchone()
     if row is None:
         return False, None
-    _, id, position, generation, claims, crashes, crash_seq, queue, after, input, variables, snapshot, stopping, now = row
+    _, id, position, generation, claims, crashes, crash_seq, queue, after, variables, snapshot, stopping, now = row
     if id is None:
         return True, None
     return True, Held(
@@ -391,7 +395,6 @@ def close(
         join_position=held.join_position,
         mode=held.mode,
         after=after,
-        input=input,
         vars=variables,
         context=held.context,
         snapshot=snapshot,

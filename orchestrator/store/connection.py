@@ -54,7 +54,7 @@ class Database:
     def connection(self) -> Connection:
         held: Connection | None = getattr(self._local, "connection", None)
         if held is None or self._local.pid != os.getpid() or held.closed:
-            held = psycopg.connect(self.url, autocommit=True, prepare_threshold=1, connect_timeout=5, application_name="orchestrator")
+            held = psycopg.connect(self.url, autocommit=True, prepare_threshold=1, connect_timeout=5, application_name=os.environ.get("PGAPPNAME", "orchestrator"))
             self._local.connection = held
             self._local.pid = os.getpid()
         return held

@@ -24,7 +24,7 @@ class BranchRow:
     owner: str | None
     doing: str | None
     after: list[int] | None
-    input: Any
+    shared: Any
     vars: Any
     context: Any
     output: Any
@@ -55,6 +55,11 @@ class Told:
         for row in self.facts:
             self._by_branch.setdefault(row.branch_id, []).append(row)
 
+    def flows_into(self, branch: BranchRow) -> tuple[Any, list[BranchRow]]:
+        """What a branch began with: what its fan-out shares, and the branches it waited for."""
+        parent = self.by_id.get(branch.parent_id or 0)
+        return (parent.shared if parent else None), [self.by_id[id] for id in branch.after or []]
+
     def of_branch(self, branch_id: int) -> list[FactRow]:
         return self._by_branch.get(branch_id, [])
 
@@ -63,7 +68,7 @@ def of_instance(c: Connection, instance_id: str) -> Told:
     rows = c.execute(
         """
         select b.id, b.instance_id::text, b.parent_id, b.position, b.join_position, b.mode, b.state, b.outcome, b.generation,
-            b.owner, b.doing, b.after, b.input, b.vars, b.context, b.output, b.error, extract(epoch from b.queued_at)::float8, i.input
+            b.owner, b.doing, b.after, b.shared, b.vars, b.context, b.output, b.error, extract(epoch from b.queued_at)::float8, i.input
         from branches b join instances i on i.id = b.instance_id where b.instance_id = %s order by b.id
         """,
         (instance_id,),

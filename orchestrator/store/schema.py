@@ -102,7 +102,7 @@ branches = Table(
     Column("queue", Text, nullable=False),
     _at("queued_at", nullable=False),
     Column("after", ARRAY(BigInteger)),
-    Column("input", JSONB),
+    Column("shared", JSONB),
     Column("vars", JSONB),
     Column("context", JSONB),
     Column("output", JSONB),

@@ -17,6 +17,12 @@ def sign(c: Connection, worker_id: str, hostname: str, pid: int, concurrency: in
     )
 
 
+def processes(c: Connection) -> int:
+    """How many processes all living workers have together."""
+    row = c.execute("select coalesce(sum(concurrency), 0) from workers where seen_at > now() - interval '30 seconds'").fetchone()
+    return int(row[0]) if row else 0
+
+
 def lead(c: Connection, worker_id: str, seconds: float) -> bool:
     """Take or renew the keeper's office; False while another holds it."""
     row = c.execute(

@@ -116,7 +116,7 @@ class Crowd:
             if branch.position.startswith("/undo"):
                 continue
             facts = [row.fact for row in told.of_branch(branch.id)]
-            forward = forward_of(definition, definition.do, branch, [told.by_id[i] for i in branch.after or []])
+            forward = forward_of(definition, definition.do, branch, *told.flows_into(branch))
             forward.apply_all(effective(facts))
             assert isinstance(forward.need, Finished | Failed), (shape, branch.position, forward.need)
         if shape in UNDONE:

@@ -1,0 +1,51 @@
+"""`make bench`, or `make bench M=sequence`: prints a table and writes benchmarks/latest.json."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measures import MEASURES, Measure
+from benchmarks.rig import Rig
+
+LATEST = Path(__file__).parent / "latest.json"
+
+
+def main(names: list[str]) -> int:
+    unknown = [name for name in names if name not in MEASURES]
+    if unknown:
+        print(f"no measure {', '.join(unknown)}; there are {', '.join(MEASURES)}")
+        return 2
+    rig = Rig()
+    done: list[Measure] = []
+    try:
+        rig.start()
+        for name in names or list(MEASURES):
+            print(f"measuring {name} …", flush=True)
+            done.append(MEASURES[name](rig))
+            print(f"  {done[-1].ours:.2f} {done[-1].unit}  {done[-1].peers or ''} {done[-1].detail}", flush=True)
+    finally:
+        rig.stop()
+    show(done)
+    if not names:
+        facts = {"machine": f"{platform.machine()}, Python {platform.python_version()}", "measures": [m.to_json() for m in done]}
+        LATEST.write_text(json.dumps(facts["measures"], indent=2, ensure_ascii=False) + "\n")
+    return 0 if all(m.met for m in done) else 1
+
+
+def show(done: list[Measure]) -> None:
+    table = Table("measure", "ours", "peers in the same run", "goal", "met")
+    for m in done:
+        peers = ", ".join(f"{name} {figure:,.0f}" for name, figure in m.peers.items())
+        detail = ", ".join(f"{key} {value}" for key, value in m.detail.items())
+        table.add_row(m.measure, f"{m.ours:,.2f} {m.unit}", "\n".join(filter(None, (peers, detail))), m.goal, "yes" if m.met else "NO")
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,394 @@
+"""The measures. Each gives a figure for us, figures of peers from the same run, and says whether its goal is met."""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import psutil
+
+from benchmarks.rig import Rig, wait_for
+
+MEASURES: dict[str, Callable[[Rig], Measure]] = {}
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
+
+
+@dataclass
+class Measure:
+    measure: str
+    unit: str
+    ours: float
+    goal: str
+    met: bool
+    peers: dict[str, float] = field(default_factory=dict)
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(name: str) -> Callable[[Callable[[Rig], Measure]], Callable[[Rig], Measure]]:
+    def register(body: Callable[[Rig], Measure]) -> Callable[[Rig], Measure]:
+        MEASURES[name] = body
+        return body
+
+    return register
+
+
+def timed(act: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
+def percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+# ── the peers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _floor(rig: Rig, instances: int, steps: int) -> float:
+    variables = rig.environment("floor", 2)
+    code = (
+        "import time, sys; from benchmarks import floor; floor.setup(); floor.start(40, 5)\n"
+        "while floor.open_instances(): time.sleep(0.01)\n"
+        f"b = time.perf_counter(); floor.start({instances}, {steps})\n"
+        "while floor.open_instances(): time.sleep(0.01)\n"
+        "print(time.perf_counter() - b)"
+    )
+    with rig.worker("benchmarks.floor", "floor", 2):
+        return float(_output([sys.executable, "-c", code], variables))
+
+
+def _bare(rig: Rig, start: str, finished: int) -> float:
+    variables = rig.environment("floor", 3)
+    code = (
+        "import time; from benchmarks import bare; r = bare.counter(); r.delete(bare.DONE); bare.start_chains(20, 5)\n"
+        "while int(r.get(bare.DONE) or 0) < 20: time.sleep(0.01)\n"
+        f"r.delete(bare.DONE); b = time.perf_counter(); bare.{start}\n"
+        f"while int(r.get(bare.DONE) or 0) < {finished}: time.sleep(0.005)\n"
+        "print(time.perf_counter() - b)"
+    )
+    with rig.worker("benchmarks.bare", "floor", 3):
+        return float(_output([sys.executable, "-c", code], variables))
+
+
+def _dbos(rig: Rig, instances: int, steps: int) -> float:
+    out = _output([sys.executable, "-m", "benchmarks.dbos_peer", str(instances), str(steps)], dict(os.environ))
+    return float(out.split("took", 1)[1].split()[0])
+
+
+def _output(command: list[str], variables: dict[str, str]) -> str:
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return done.stdout.strip()
+
+
+# ── throughput ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@measure("sequence")
+def sequence(rig: Rig) -> Measure:
+    """Durable sequences of ten steps that do nothing, many instances."""
+    instances, steps = 600, 10
+    ours, floor, bare, dbos = [], [], [], []
+    for _ in range(ROUNDS):
+        with rig.ours() as runner:
+
+            def run(runner: Any = runner) -> None:
+                for _ in range(instances):
+                    runner.start_workflow("ten", input={})
+                rig.all_done()
+
+            ours.append(instances * steps / timed(run))
+        floor.append(instances * steps / _floor(rig, instances, steps))
+        bare.append(instances * steps / _bare(rig, f"start_chains({instances}, {steps})", instances))
+        dbos.append(100 * steps / _dbos(rig, 100, steps))
+    peers = {"bare Celery chain": median(bare), "DBOS": median(dbos), "floor": median(floor)}
+    value = median(ours)
+    ratios = {name: round(value / figure, 2) for name, figure in peers.items()}
+    met = ratios["bare Celery chain"] >= 2.2 and ratios["DBOS"] >= 5 and ratios["floor"] >= 0.75
+    return Measure("durable sequence, 10 steps", "steps/s", value, "≥ 2.2 × chain, ≥ 5 × DBOS, ≥ 0.75 × floor", met, peers, {"ratios": ratios})
+
+
+@measure("fanout")
+def fanout(rig: Rig) -> Measure:
+    """A fan-out of 1,000 and its join; and of 10,000."""
+    ours, bare, large = [], [], []
+    for _ in range(ROUNDS):
+        with rig.ours() as runner:
+            ours.append(1000 / timed(lambda r=runner: (r.start_workflow("wide", input={"items": list(range(1000))}), rig.all_done())))
+            large.append(10_000 / timed(lambda r=runner: (r.start_workflow("wide", input={"items": list(range(10_000))}), rig.all_done())))
+        bare.append(1000 / _bare(rig, "start_chord(1000)", 1))
+    value, peer = median(ours), median(bare)
+    ratio, kept = value / peer, median(large) / value
+    detail = {"ratios": {"bare Celery chord": round(ratio, 2)}, "10,000 wide": round(median(large)), "10,000 : 1,000": round(kept, 2)}
+    return Measure("fan-out of 1,000 and join", "branches/s", value, "≥ 2 × chord; 10,000 at the same rate", ratio >= 2 and kept >= 0.9, {"bare Celery chord": peer}, detail)
+
+
+# ── latency ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _end_to_end(rig: Rig, workflow: str, times: int) -> list[float]:
+    took = []
+    with rig.ours() as runner:
+        for _ in range(times + 3):
+
+            def run(runner: Any = runner) -> None:
+                instance_id = runner.start_workflow(workflow, input={})
+                wait_for(lambda: rig.sql("select 1 from instances where id = %s and state = 'COMPLETED'", instance_id), 60, pause_s=0.001)
+
+            took.append(timed(run))
+    return took[3:]
+
+
+@measure("fifty")
+def fifty(rig: Rig) -> Measure:
+    """One instance of fifty steps, end to end."""
+    took = median(_end_to_end(rig, "fifty", 20)) * 1000
+    chain = median([_bare(rig, "start_chains(1, 50)", 1) for _ in range(2)]) * 1000
+    dbos = _dbos(rig, 1, 50) * 1000
+    return Measure("one instance of 50 steps", "ms", took, "≤ 40 ms", took <= 40, {"bare Celery chain": chain, "DBOS": dbos})
+
+
+@measure("busy")
+def busy(rig: Rig) -> Measure:
+    """Forty steps of ten milliseconds, one after another."""
+    took = median(_end_to_end(rig, "forty-busy", 8))
+    return Measure("40 sequential steps of 10 ms", "s", took, "≤ 0.55 s", took <= 0.55)
+
+
+@measure("trigger")
+def trigger(rig: Rig) -> Measure:
+    """From the call that starts an instance to the first line of its first step, on an idle system."""
+    delays = []
+    with rig.ours() as runner:
+        for _ in range(300):
+            began = time.time()
+            instance_id = runner.start_workflow("stamped", input={})
+            wait_for(lambda i=instance_id: rig.sql("select 1 from instances where id = %s and state = 'COMPLETED'", i), 30, pause_s=0.002)
+            output = rig.sql("select output from instances where id = %s", instance_id)[0][0]
+            delays.append((output["began"] - began) * 1000)
+            time.sleep(0.01)  # idle again
+    p50, p99 = percentile(delays, 0.5), percentile(delays, 0.99)
+    return Measure("trigger → first step, p50", "ms", p50, "p50 ≤ 10 ms, p99 ≤ 40 ms", p50 <= 10 and p99 <= 40, {}, {"p99": round(p99, 1)})
+
+
+@measure("timers")
+def timers(rig: Rig) -> Measure:
+    """Ten thousand timers due over sixty seconds."""
+    count, span = 10_000, 60
+    with rig.ours() as runner:
+        first = time.monotonic() + 60
+        for _ in range(count):
+            runner.start_workflow("nap", input={"seconds": first - time.monotonic() + random.random() * span})
+        assert time.monotonic() < first, "starting took so long that timers fell due meanwhile"
+        rig.all_done("nap", span + 180)
+        late = rig.sql(
+            "select extract(epoch from d.at)::float8 * 1000 - (b.data->>'until')::float8 * 1000 from checkpoints b"
+            " join checkpoints d on d.branch_id = b.branch_id and d.kind = 'wait.completed'"
+            " join branches r on r.id = b.branch_id join instances i on i.id = r.instance_id and i.workflow = 'nap'"
+            " where b.kind = 'wait.began'"
+        )
+    lateness = [row[0] for row in late]
+    assert len(lateness) == count, f"{len(lateness)} of {count} waits were counted"
+    p99 = percentile(lateness, 0.99)
+    detail = {"p50": round(percentile(lateness, 0.5), 1), "from": "due time to the fact that the wait is over, committed"}
+    return Measure("10,000 timers over 60 s, p99 lateness", "ms", p99, "≤ 100 ms", p99 <= 100, {}, detail)
+
+
+# ── what grows ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _step_cost(rig: Rig, items: int, instances: int) -> float:
+    """Microseconds per step of a loop with so many rounds."""
+    began = time.perf_counter()
+    for _ in range(instances):
+        rig.runner.start_workflow("loop", input={"items": list(range(items))})
+    rig.all_done("loop")
+    span = rig.sql(
+        "select sum(extract(epoch from i.ended_at - i.started_at))::float8 from instances i where i.workflow = 'loop'"
+        " and i.created_at > now() - make_interval(secs => %s)",
+        time.perf_counter() - began + 0.5,
+    )[0][0]
+    return float(span) / (items * instances) * 1e6
+
+
+@measure("long")
+def long(rig: Rig) -> Measure:
+    """The cost of a step in an instance of 10 steps and in one of 10,000."""
+    short, tall = [], []
+    with rig.ours():
+        for _ in range(ROUNDS):
+            # The same loop with the same two facts a round; what begins and ends an instance is measured apart.
+            few = _range_cost(rig, 10_000, 0, 2000)
+            short.append(few[0])
+            tall.append(few[1])
+    ratio = median(tall) / median(short)
+    detail = {"first 1,000 steps, µs": round(median(short), 1), "last 1,000 steps, µs": round(median(tall), 1)}
+    return Measure("cost of the 10,000th step : of the 10th", "×", ratio, "within 10 %", ratio <= 1.1, {}, detail)
+
+
+def _range_cost(rig: Rig, items: int, first: int, width: int) -> tuple[float, float]:
+    instance_id = rig.runner.start_workflow("loop", input={"items": list(range(items))})
+    rig.all_done("loop", 120)
+    rows = rig.sql(
+        "select extract(epoch from c.at)::float8 from branches b join checkpoints c on c.branch_id = b.id"
+        " where b.instance_id = %s and c.kind = 'step.completed' order by c.seq",
+        instance_id,
+    )
+    at = [row[0] for row in rows]
+    return (at[1000] - at[0]) / 1000 * 1e6, (at[-1] - at[-1001]) / 1000 * 1e6
+
+
+@measure("parked")
+def parked(rig: Rig) -> Measure:
+    """The cost of a step with 200,000 parked instances beside it."""
+    connection = rig.runner.database.connection()
+
+    def rate() -> float:
+        def run() -> None:
+            for _ in range(300):
+                rig.runner.start_workflow("ten", input={})
+            rig.all_done("ten")
+
+        return timed(run)
+
+    with rig.ours():
+        rig.runner.start_workflow("nap", input={"seconds": 3600})
+        before = median([rate() for _ in range(ROUNDS + 2)])
+        connection.execute(
+            """
+            with made as (
+                insert into instances (id, definition_id, workflow, version, state, input)
+                select gen_random_uuid(), (select id from definitions where name = 'nap'), 'nap', '1', 'RUNNING', '{}'
+                from generate_series(1, 200000) returning id
+            ), rows as (
+                insert into branches (instance_id, position, state, queue) select id, '', 'parked', 'normal' from made returning id
+            ), facts as (
+                insert into checkpoints (branch_id, seq, position, kind, data)
+                select id, 1, '/do/1/nap', 'wait.began', '{"until": 9e9}' from rows
+            ) insert into timers (branch_id, due_at, kind) select id, now() + interval '1 day', 'wake' from rows
+            """
+        )
+        connection.execute("vacuum analyze")
+        after = median([rate() for _ in range(ROUNDS + 2)])
+        connection.execute("truncate instances cascade")
+    ratio = after / before
+    return Measure("cost of a step beside 200,000 parked : beside none", "×", ratio, "within 10 %", ratio <= 1.1, {}, {"before s": round(before, 3), "after s": round(after, 3)})
+
+
+@measure("wake")
+def wake(rig: Rig) -> Measure:
+    """Waking an instance with 10 checkpoints and one with 10,000."""
+
+    def woken(items: int) -> float:
+        instance_id = rig.runner.start_workflow("rounds", input={"rounds": items})
+        wait_for(lambda: rig.sql("select 1 from branches where instance_id = %s and state = 'parked'", instance_id), 120)
+        wait_for(lambda: rig.sql("select 1 from instances where id = %s and state = 'COMPLETED'", instance_id), 60, pause_s=0.002)
+        # From the claim of the woken branch to the first fact after it.
+        rows = rig.sql(
+            "select extract(epoch from c.at - b.queued_at)::float8 * 1000 from branches b join checkpoints c on c.branch_id = b.id"
+            " where b.instance_id = %s and c.kind = 'wait.completed'",
+            instance_id,
+        )
+        return float(rows[0][0])
+
+    with rig.ours():
+        few = median([woken(10) for _ in range(9)])
+        many = median([woken(10_000) for _ in range(5)])
+    ratio = many / few
+    return Measure("waking with 10,000 checkpoints : with 10", "×", ratio, "within 2 ×", ratio <= 2, {}, {"10, ms": round(few, 1), "10,000, ms": round(many, 1)})
+
+
+@measure("idle")
+def idle(rig: Rig) -> Measure:
+    """What a worker costs that has nothing to do."""
+    with rig.worker("orchestrator.app", PGAPPNAME="worker-asked") as pid:
+        time.sleep(5)  # until it has settled
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+        def cpu() -> float:
+            return sum(sum(p.cpu_times()[:2]) for p in family)
+
+        def queries() -> int:
+            # Every statement of the span, as PostgreSQL logged it; the rig's own connection is named otherwise.
+            return rig.postgres.log.read_text(errors="replace").count("worker-asked LOG:  execute")
+
+        seconds = 20
+        rig.log_statements(on=True)
+        began, asked = cpu(), queries()
+        time.sleep(seconds)  # the measured span
+        used, questions = (cpu() - began) / seconds * 100, (queries() - asked) / seconds
+        rig.log_statements(on=False)
+    return Measure("idle worker", "% of a core", used, "≤ 1 %, ≤ 5 queries/s", used <= 1 and questions <= 5, {}, {"queries/s": round(questions, 1)})
+
+
+@measure("recovery")
+def recovery(rig: Rig) -> Measure:
+    """A killed child's step runs again; a lost host's, likewise."""
+    import signal
+
+    def victim(instance_id: str) -> int | None:
+        rows = rig.sql("select owner from branches where instance_id = %s and state = 'running'", instance_id)
+        return int(rows[0][0].rsplit("/", 1)[1]) if rows and rows[0][0] else None
+
+    def again(kill: Callable[[int], Any]) -> float:
+        instance_id = rig.runner.start_workflow("forty-busy", input={})
+        wait_for(lambda: rig.sql("select 1 from checkpoints c join branches b on b.id = c.branch_id where b.instance_id = %s and c.seq > 5", instance_id), 20, pause_s=0.001)
+        pid = victim(instance_id)
+        if pid is None:
+            return -1.0
+        kill(pid)
+        began = time.perf_counter()
+        wait_for(lambda: (victim(instance_id) or pid) != pid or rig.sql("select 1 from instances where id = %s and state = 'COMPLETED'", instance_id), 60, pause_s=0.002)
+        took = time.perf_counter() - began
+        rig.all_done()
+        return took
+
+    with rig.ours():
+        child = [t for t in (again(lambda pid: os.kill(pid, signal.SIGKILL)) for _ in range(30)) if t >= 0]
+    lease_s = 5.0
+    host = []
+    for _ in range(3):
+        with rig.worker("orchestrator.app", LEASE=str(lease_s), HEARTBEAT="1.5") as first:
+            instance_id = rig.runner.start_workflow("forty-busy", input={})
+            wait_for(lambda i=instance_id: victim(i), 20, pause_s=0.001)
+            family = [*psutil.Process(first).children(recursive=True), psutil.Process(first)]
+            pid = victim(instance_id)
+            with rig.worker("orchestrator.app", concurrency=2, LEASE=str(lease_s), HEARTBEAT="1.5"):
+                if rig.sql("select 1 from instances where id = %s and state = 'COMPLETED'", instance_id):
+                    instance_id = rig.runner.start_workflow("forty-busy", input={})
+                    wait_for(lambda i=instance_id: victim(i), 20, pause_s=0.001)
+                    pid = victim(instance_id)
+                if pid not in [p.pid for p in family]:
+                    rig.all_done()
+                    continue
+                for process in family:
+                    process.kill()
+                began = time.perf_counter()
+                wait_for(lambda i=instance_id, p=pid: (victim(i) or p) != p or rig.sql("select 1 from instances where id = %s and state = 'COMPLETED'", i), 60)
+                host.append(time.perf_counter() - began)
+                rig.all_done()
+    p99 = percentile(child, 0.99)
+    worst = max(host, default=0.0)
+    met = p99 <= 2 and worst <= lease_s + 2
+    return Measure("child killed → step again, p99", "s", p99, "≤ 2 s; host lost ≤ lease + 2 s", met, {}, {"host lost, worst s": round(worst, 2), "lease s": lease_s, "p50": round(percentile(child, 0.5), 2)})
+
+
+__all__ = ["MEASURES", "Measure", "threading"]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from typing import Any
 
 import psycopg
@@ -29,7 +28,8 @@ from orchestrator.ids import Position
 from orchestrator.plan import listening, remaining
 from orchestrator.plan.canvas import Address
 from orchestrator.plan.forward import Forward
-from orchestrator.plan.gathering import handed_over
+from orchestrator.plan.events import envelope_of
+from orchestrator.plan.gathering import handed_over, joined
 from orchestrator.plan.needs import (
     AwaitChild,
     Deadline,
@@ -53,9 +53,6 @@ from orchestrator.store.instances import End
 from orchestrator.telemetry import metrics, tracing
 
 logger = logging.getLogger("orchestrator.walk")
-
-EVENT_NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
-
 
 class Stopped(Exception):
     """The walk is over for this worker: parked, handed over, halted, closed or fenced. Carries what is held next."""
@@ -555,7 +552,7 @@ class Walk:
             # Not yet: whoever closes the last one asks again.
             self._transact(lambda c: branches.join(c, held.id))
             raise Stopped
-        self._record(Fact(need.position, Kind.JOINED, _joined(need, children, held.position)))
+        self._record(Fact(need.position, Kind.JOINED, joined(need, children)))
 
     # ── events and children ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -711,37 +708,3 @@ class Walk:
 
 
 _FENCED = object()
-
-
-def _joined(need: Join, children: list[branches.Child], position: str) -> dict[str, Any]:
-    """What the branches came to, as one fact."""
-    ended = next((child for child in children if child.outcome == "ended"), None)
-    if ended is not None:
-        return {"ended": ended.output}
-    failed = next((child for child in children if child.outcome == "failed"), None)
-    completed = [child for child in children if child.outcome == "completed"]
-    if need.mode == "compete" and completed:
-        return {"outputs": completed[0].output, "winner": completed[0].position}
-    if failed is not None:
-        return {"error": failed.error}
-    if len(completed) < len(children) and need.mode != "graph":
-        stopped = Failure("cancelled", "a branch was stopped before its end", need.position, "Cancelled")
-        return {"error": stopped.to_json()}
-    joined: dict[str, Any] = {"outputs": [child.output for child in completed]}
-    contexts = [child.context for child in completed if isinstance(child.context, dict)]
-    if contexts:
-        joined["context"] = {key: value for context in contexts for key, value in context.items()}
-    return joined
-
-
-def envelope_of(given: Any, instance_id: str, position: str, definition: Definition) -> dict[str, Any]:
-    """A CloudEvent. Its id follows from where it was emitted, so that emitting twice is emitting once."""
-    event = dict(given) if isinstance(given, dict) else {"data": given}
-    stamped = {
-        "specversion": "1.0",
-        "id": str(uuid.uuid5(EVENT_NAMESPACE, f"{instance_id}{position}")),
-        "source": f"/{definition.namespace}/{definition.name}/{definition.version}",
-        "type": "orchestrator.event",
-        "time": None,
-    }
-    return {**{key: value for key, value in stamped.items() if value is not None}, **event}

@@ -6,10 +6,13 @@ changed: what it merely passed on must not cover what another branch wrote.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 from orchestrator.definition.tree import AnyTask, For, Fork, Graph
+from orchestrator.history import Failure
+from orchestrator.ids import Position
+from orchestrator.plan.needs import Join
 
 
 def handed_over(fan_out: AnyTask, output: Any, shared: Any) -> Any:
@@ -36,3 +39,33 @@ def laid_over(under: Any, outputs: Iterable[Any]) -> Any:
         if isinstance(output, dict):
             base.update(output)
     return base
+
+
+class Closed(Protocol):
+    """A branch at its end."""
+
+    position: Position
+    outcome: str | None
+    output: Any
+    error: Any
+    context: Any
+
+
+def joined(need: Join, children: Sequence[Closed]) -> dict[str, Any]:
+    """What the branches came to, as the one fact that their join records."""
+    ended = next((child for child in children if child.outcome == "ended"), None)
+    if ended is not None:
+        return {"ended": ended.output}
+    completed = [child for child in children if child.outcome == "completed"]
+    if need.mode == "compete" and completed:
+        return {"outputs": completed[0].output, "winner": completed[0].position}
+    failed = next((child for child in children if child.outcome == "failed"), None)
+    if failed is not None:
+        return {"error": failed.error}
+    if len(completed) < len(children) and need.mode != "graph":
+        return {"error": Failure("cancelled", "a branch was stopped before its end", need.position, "Cancelled").to_json()}
+    fact: dict[str, Any] = {"outputs": [child.output for child in completed]}
+    contexts = [child.context for child in completed if isinstance(child.context, dict)]
+    if contexts:
+        fact["context"] = {key: value for context in contexts for key, value in context.items()}
+    return fact

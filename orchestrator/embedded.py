@@ -1,0 +1,558 @@
+"""The engine in one process, without Postgres, Redis or Celery: the same tree, planner, steps and history, in memory.
+
+For tests of workflows (`orchestrator.testing`), for `orchestrator run FILE`, and for programs that need no durability.
+One thread; waits go by the clock it is given, so that a test can hold time in its hand.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from orchestrator.definition.tree import AnyTask, Definition, Step, Undo, default_retry, find
+from orchestrator.engine import perform
+from orchestrator.errors import IllegalMove, NotFound, OrchestratorError
+from orchestrator.history import Fact, Failure, Kind, effective
+from orchestrator.ids import Position, new_instance_id
+from orchestrator.plan.backward import Done, backward
+from orchestrator.plan.events import envelope_of
+from orchestrator.plan.forward import Forward
+from orchestrator.plan.gathering import handed_over, joined, laid_over
+from orchestrator.plan.needs import (
+    AwaitChild,
+    Deadline,
+    Decide,
+    Failed,
+    FanOut,
+    Finished,
+    Join,
+    Listening,
+    Perform,
+    Publish,
+    Sleep,
+    StartChild,
+)
+from orchestrator.state import TERMINAL, State, check_move
+from orchestrator.steps.registry import REGISTRY, Registry, StepContext
+
+
+class Clock(Protocol):
+    def now(self) -> float: ...
+    def wait_until(self, instant: float) -> None: ...
+
+
+class WallClock:
+    def now(self) -> float:
+        return time.time()
+
+    def wait_until(self, instant: float) -> None:
+        time.sleep(max(0.0, instant - time.time()))
+
+
+@dataclass(slots=True)
+class Branch:
+    """A line of control with its own history."""
+
+    position: Position
+    parent: Branch | None = None
+    join_position: str = ""
+    mode: str = ""
+    shared: Any = None
+    variables: dict[str, Any] | None = None
+    context: Any = None
+    after: list[Branch] = field(default_factory=list)
+    facts: list[Fact] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    opened: list[Branch] = field(default_factory=list)
+    state: str = "ready"
+    outcome: str | None = None
+    output: Any = None
+    error: Any = None
+    listens: bool = False
+
+    @property
+    def is_closed(self) -> bool:
+        return self.state == "closed"
+
+
+@dataclass(slots=True)
+class Instance:
+    """One run: its state, and the branches that hold its history."""
+
+    id: str
+    definition: Definition
+    input: Any
+    root: Branch
+    began: float
+    state: State = State.PENDING
+    phase: str = "forward"
+    output: Any = None
+    error: dict[str, Any] | None = None
+    compensation: dict[str, Any] | None = None
+    parent: tuple[Instance, Branch] | None = None
+    ending: State = State.FAILED
+    undo: Branch | None = None
+    ended: float | None = None
+    events: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    performed: list[str] = field(default_factory=list)
+
+    def branches(self) -> Iterable[Branch]:
+        todo = [self.root, *([self.undo] if self.undo else [])]
+        while todo:
+            branch = todo.pop(0)
+            yield branch
+            todo += branch.opened
+
+    @property
+    def history(self) -> list[Fact]:
+        """Every fact of every branch, in the order in which they were recorded."""
+        found = [(at, n, fact) for branch in self.branches() for n, (at, fact) in enumerate(zip(branch.times, branch.facts, strict=True))]
+        return [fact for _, _, fact in sorted(found, key=lambda item: item[0])]
+
+
+Listener = Callable[[str, Instance, Fact | None], None]
+
+
+class Embedded:
+    """Runs instances to where they wait. `listener` hears of every fact and every change of state."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock | None = None,
+        registry: Registry = REGISTRY,
+        definitions: Mapping[str, Definition] | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        self.clock = clock or WallClock()
+        self.registry = registry
+        self.definitions: dict[str, Definition] = dict(definitions or {})
+        self.listener = listener
+        self.instances: dict[str, Instance] = {}
+        self.interrupted: Callable[[Instance], bool] = lambda instance: False
+        self._ready: list[tuple[Instance, Branch]] = []
+        self._timers: list[tuple[float, int, Instance, Branch]] = []
+        self._count = itertools.count()
+        self._tick = itertools.count(1)
+
+    # ── verbs ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def register(self, definition: Definition) -> None:
+        self.definitions[definition.name] = definition
+
+    def start(self, workflow: Definition | str, input: Any = None, *, id: str | None = None) -> Instance:
+        definition = self._definition(workflow)
+        instance = Instance(id or new_instance_id(), definition, input, Branch(Position("")), self.clock.now())
+        self.instances[instance.id] = instance
+        self._tell("workflow.created", instance)
+        self._queue(instance, instance.root)
+        return instance
+
+    def _definition(self, workflow: Definition | str) -> Definition:
+        if isinstance(workflow, Definition):
+            return workflow
+        name = workflow.partition("@")[0]
+        if name not in self.definitions:
+            raise NotFound("workflow", workflow)
+        return self.definitions[name]
+
+    def settle(self, until: float | None = None) -> None:
+        """Run until nothing can go on without time or an event; with `until`, let time pass up to that instant."""
+        while True:
+            while self._ready:
+                instance, branch = self._ready.pop(0)
+                self._walk(instance, branch)
+            if not self._timers or until is None or self._timers[0][0] > until:
+                return
+            due, _, instance, branch = heapq.heappop(self._timers)
+            self.clock.wait_until(due)
+            if branch.state == "parked" and instance.state == State.RUNNING:
+                self._queue(instance, branch)
+
+    def finish(self, instance: Instance, limit_s: float = 10 * 365 * 86400.0) -> Instance:
+        """Run until the instance has ended, or waits for an event that nobody sends."""
+        horizon = self.clock.now() + limit_s
+        self.settle()
+        while instance.state not in TERMINAL and self._timers and self._timers[0][0] <= horizon:
+            self.settle(self._timers[0][0])
+        return instance
+
+    def signal(self, instance: Instance, name: str, data: Any = None) -> None:
+        if instance.state in TERMINAL:
+            raise IllegalMove("signal", instance.state)
+        number = next(self._count)
+        instance.events.append((number + 1, {"specversion": "1.0", "id": f"sig-{number}", "source": "signal", "type": name, "data": data}))
+        self._wake_listeners(instance)
+
+    def send(self, envelope: dict[str, Any]) -> None:
+        """An event for whoever listens."""
+        number = next(self._count) + 1
+        for instance in self.instances.values():
+            if instance.state not in TERMINAL:
+                instance.events.append((number, envelope))
+                self._wake_listeners(instance)
+
+    def pause(self, instance: Instance) -> None:
+        instance.state = check_move("pause", instance.state)
+        self._tell("workflow.paused", instance)
+
+    def resume(self, instance: Instance) -> None:
+        instance.state = check_move("resume", instance.state)
+        self._tell("workflow.resumed", instance)
+        for branch in instance.branches():
+            if branch.state in ("ready", "halted", "parked"):
+                self._queue(instance, branch)
+
+    def cancel(self, instance: Instance, reason: str = "Workflow was cancelled") -> None:
+        target = check_move("cancel", instance.state)
+        for branch in instance.branches():
+            if not branch.is_closed:
+                branch.state, branch.outcome = "closed", "cancelled"
+        instance.error = {"code": "cancelled", "message": reason}
+        if instance.definition.saga and instance.definition.compensate_on_cancel:
+            self._turn_round(instance, State.CANCELLED)
+            return
+        self._end(instance, target)
+
+    # ── the walk, as engine/walk.py has it ──────────────────────────────────────────────────────────────────────────
+
+    def forward_of(self, instance: Instance, branch: Branch) -> Forward | None:
+        """The fold of a branch, from its facts alone. None: there is nothing to undo."""
+        root = self._root(instance, branch)
+        if root is None:
+            return None
+        relative = branch.position.removeprefix("/undo") if self._is_undo(branch) else branch.position
+        given = instance.input if branch.position == "" else branch.shared
+        outputs = [before.output for before in branch.after]
+        forward = Forward(
+            find(root, relative),
+            branch.position,
+            laid_over(given, outputs) if outputs else given,
+            variables=branch.variables or {},
+            context=branch.context,
+            facts_of_instance={"workflow": {"id": instance.id, "input": instance.input}},
+            seed=instance.id,
+        )
+        return forward.apply_all(branch.facts)
+
+    def _is_undo(self, branch: Branch) -> bool:
+        return branch.position == "/undo" or branch.position.startswith("/undo/")
+
+    def _root(self, instance: Instance, branch: Branch) -> AnyTask | None:
+        if not self._is_undo(branch):
+            return instance.definition.do
+        return backward(instance.definition.do, self.completed_steps(instance), self.registry.has_handler)
+
+    def completed_steps(self, instance: Instance) -> dict[Position, Done]:
+        order = {id(fact): n for n, fact in enumerate(instance.history, 1)}
+        done: dict[Position, Done] = {}
+        for branch in instance.branches():
+            if self._is_undo(branch):
+                continue
+            facts, recorded, branch.facts = branch.facts, branch.facts, []
+            forward = self.forward_of(instance, branch)
+            branch.facts = recorded
+            assert forward is not None
+            for fact in effective(facts):
+                need = forward.need
+                if fact.kind == Kind.TASK_SKIPPED:
+                    break
+                if fact.kind == Kind.STEP_COMPLETED and isinstance(need, Perform):
+                    data = fact.data or {}
+                    done[need.position] = Done(order[id(fact)], need.input, need.parameters, data.get("output"), data.get("checkpoint"))
+                forward.apply(fact)
+        return done
+
+    def _walk(self, instance: Instance, branch: Branch) -> None:
+        if branch.is_closed or instance.state in (*TERMINAL, State.PAUSED):
+            return
+        if instance.state == State.PENDING:
+            instance.state = check_move("begin", instance.state)
+            self._tell("workflow.started", instance)
+        if branch.after and any(before.outcome != "completed" for before in branch.after):
+            self._record(instance, branch, None, Fact(branch.position, Kind.TASK_SKIPPED, {"because": "a dependency did not complete"}))
+            self._close(instance, branch, "skipped")
+            return
+        forward = self.forward_of(instance, branch)
+        if forward is None:
+            self._end_undone(instance)
+            return
+        while self._meet(instance, branch, forward):
+            if instance.state == State.PAUSED:
+                branch.state = "halted"
+                return
+            if branch.is_closed or instance.state in TERMINAL:
+                return
+
+    def _record(
+        self, instance: Instance, branch: Branch, forward: Forward | None, fact: Fact, also: Callable[[], None] | None = None
+    ) -> bool:
+        """A fact, and what must be true together with it."""
+        if forward is not None:
+            forward.apply(fact)
+        branch.facts.append(fact)
+        branch.times.append(next(self._tick))
+        if also is not None:
+            also()
+        self._tell("fact", instance, fact)
+        return True
+
+    def _meet(self, instance: Instance, branch: Branch, forward: Forward) -> bool:
+        """Meet one need; False when the branch waits or is over."""
+        need = forward.need
+        now = self.clock.now()
+        due = forward.due
+        if due is not None and due[0] <= now and not isinstance(need, Finished | Failed):
+            for child in branch.opened:
+                self._cut(child)
+            return self._record(instance, branch, forward, Fact(due[1], Kind.TIMED_OUT))
+
+        def record(kind: Kind, data: Any = None, also: Callable[[], None] | None = None) -> bool:
+            return self._record(instance, branch, forward, Fact(need.position, kind, data), also)  # type: ignore[union-attr]
+
+        match need:
+            case Perform():
+                return self._perform(instance, branch, forward, need)
+            case Decide():
+                try:
+                    return record(Kind.DECIDED, {"slot": need.slot, "value": need.compute()})
+                except OrchestratorError as error:
+                    failure = Failure(error.code, str(error), need.position, type(error).__name__)
+                    return record(Kind.DECIDED, {"slot": need.slot, "error": failure.to_json()})
+            case Deadline(seconds=seconds):
+                return record(Kind.DEADLINE, {"due": now + seconds})
+            case Sleep(seconds=seconds, until=until):
+                if until is None:
+                    until = now + (seconds or 0.0)
+                    record(Kind.WAITING, {"until": until})
+                return record(Kind.WAITED) if until <= now else self._park(instance, branch, forward, until)
+            case FanOut():
+                return not record(Kind.OPENED, {"count": len(need.openings)}, lambda: self._open(instance, branch, forward, need))
+            case Join():
+                children = [child for child in branch.opened if child.join_position == need.position]
+                if not all(child.is_closed for child in children):
+                    branch.state = "joining"
+                    return self._park(instance, branch, forward, None, "joining")
+                return record(Kind.JOINED, joined(need, children))
+            case Listening():
+                return self._listen(instance, branch, forward, need)
+            case Publish():
+                envelope = envelope_of(need.compute(), instance.id, need.position, instance.definition)
+                return record(Kind.EMITTED, {"event": envelope}, lambda: self.send(envelope))
+            case StartChild():
+                return self._start_child(instance, branch, forward, need)
+            case AwaitChild():
+                return self._await_child(instance, branch, forward, need)
+            case Finished():
+                self._finished(instance, branch, need)
+            case Failed(failure):
+                self._failed(instance, branch, failure)
+        return False
+
+    def _perform(self, instance: Instance, branch: Branch, forward: Forward, need: Perform) -> bool:
+        now = self.clock.now()
+        policy = perform.policy_of(need, default_retry(instance.definition))
+        if need.not_before is not None and need.not_before > now and need.pending is None:
+            return self._park(instance, branch, forward, need.not_before)
+        if need.pending is not None:
+            if need.pending["until"] > now:
+                return self._park(instance, branch, forward, need.pending["until"])
+            verdict = (
+                perform.timed_out(need, policy, forward.luck)
+                if need.pending["times_out"]
+                else perform.Completed(need.pending["output"], need.pending["checkpoint"])
+            )
+            return self._judge(instance, branch, forward, need, verdict)
+        if isinstance(need.step, Step) and need.step.once:
+            if need.intended:
+                unknown = Failure("outcome_unknown", "this at-most-once step began before a crash", need.position, "OutcomeUnknown")
+                return self._record(instance, branch, forward, Fact(need.position, Kind.STEP_FAILED, {"error": unknown.to_json()}))
+            self._record(instance, branch, forward, Fact(need.position, Kind.INTENDED))
+        undo = need.step if isinstance(need.step, Undo) else None
+        instance.performed.append(need.position)
+        context = StepContext(
+            instance_id=instance.id,
+            workflow=instance.definition.name,
+            position=need.position,
+            name=need.step.name,
+            type=undo.compensation.type if undo else need.step.type,  # type: ignore[union-attr]
+            input=need.input,
+            parameters=need.parameters,
+            attempt=need.attempt,
+            output=undo.output if undo else None,
+            checkpoint=undo.checkpoint if undo else None,
+            input_of_instance=instance.input,
+        )
+        verdict = perform.attempt(need, context, self.registry, policy, forward.luck)
+        if branch.is_closed:
+            return False
+        return self._judge(instance, branch, forward, need, verdict)
+
+    def _judge(self, instance: Instance, branch: Branch, forward: Forward, need: Perform, verdict: perform.Verdict) -> bool:
+        def record(kind: Kind, data: Any) -> bool:
+            return self._record(instance, branch, forward, Fact(need.position, kind, data, need.attempt))
+
+        undo = need.step if isinstance(need.step, Undo) else None
+        match verdict:
+            case perform.Completed(output, checkpoint):
+                if undo:
+                    return record(Kind.UNDONE, {"origin": undo.origin})
+                return record(Kind.STEP_COMPLETED, {"output": output, "checkpoint": checkpoint})
+            case perform.Later(seconds, output, checkpoint, times_out):
+                until = self.clock.now() + seconds
+                return record(Kind.WAITING, {"until": until, "output": output, "checkpoint": checkpoint, "times_out": times_out})
+            case perform.Again(failure, delay_s):
+                return record(Kind.RETRIED, {"error": failure.to_json(), "not_before": self.clock.now() + delay_s})
+            case perform.GaveUp(failure):
+                if undo:
+                    return record(Kind.UNDO_FAILED, {"origin": undo.origin, "error": failure.to_json()})
+                return record(Kind.STEP_FAILED, {"error": failure.to_json()})
+
+    def _park(self, instance: Instance, branch: Branch, forward: Forward, until: float | None, state: str = "parked") -> bool:
+        branch.state = state
+        wakes = [instant for instant in (until, forward.due[0] if forward.due else None) if instant is not None]
+        if wakes:
+            heapq.heappush(self._timers, (min(wakes), next(self._count), instance, branch))
+        return False
+
+    def _queue(self, instance: Instance, branch: Branch) -> None:
+        branch.state = "ready"
+        branch.listens = False
+        self._ready.append((instance, branch))
+
+    # ── branches ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _open(self, instance: Instance, branch: Branch, forward: Forward, need: FanOut) -> None:
+        fresh = [
+            Branch(o.position, branch, need.position, need.mode, need.shared, o.vars, forward.context) for o in need.openings
+        ]
+        for child, opening in zip(fresh, need.openings, strict=True):
+            child.after = [fresh[k] for k in opening.after]
+        branch.opened += fresh
+        self._park(instance, branch, forward, None, "joining")
+        for child in fresh:
+            if child.after:
+                child.state = "blocked"
+            else:
+                self._queue(instance, child)
+
+    def _close(self, instance: Instance, branch: Branch, outcome: str, output: Any = None, error: Any = None, context: Any = None) -> None:
+        parent = branch.parent
+        assert parent is not None
+        branch.state, branch.outcome, branch.output, branch.error, branch.context = "closed", outcome, output, error, context
+        siblings = [child for child in parent.opened if child.join_position == branch.join_position]
+        if outcome == "ended" or (branch.mode == "compete" and outcome == "completed") or (branch.mode == "fork" and outcome == "failed"):
+            for sibling in siblings:
+                self._cut(sibling)
+        for sibling in siblings:
+            if sibling.state == "blocked" and all(before.is_closed for before in sibling.after):
+                self._queue(instance, sibling)
+        if all(sibling.is_closed for sibling in siblings):
+            self._queue(instance, parent)
+
+    def _cut(self, branch: Branch) -> None:
+        if not branch.is_closed:
+            branch.state, branch.outcome = "closed", "cancelled"
+        for child in branch.opened:
+            self._cut(child)
+
+    # ── events and children ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _listen(self, instance: Instance, branch: Branch, forward: Forward, need: Listening) -> bool:
+        for number, envelope in instance.events:
+            if number <= need.after_event:
+                continue
+            taken = forward.matching(envelope)
+            if taken is not None:
+                data = {"id": number, "event": envelope, **taken}
+                return self._record(instance, branch, forward, Fact(need.position, Kind.RECEIVED, data, need.received + 1))
+        self._park(instance, branch, forward, None)
+        branch.listens = True
+        return False
+
+    def _wake_listeners(self, instance: Instance) -> None:
+        for branch in instance.branches():
+            if branch.listens and branch.state == "parked" and instance.state == State.RUNNING:
+                self._queue(instance, branch)
+
+    def _start_child(self, instance: Instance, branch: Branch, forward: Forward, need: StartChild) -> bool:
+        try:
+            child = self.start(need.workflow, need.compute())
+        except OrchestratorError as error:
+            failure = Failure(error.code, str(error), need.position, type(error).__name__)
+            return self._record(instance, branch, forward, Fact(need.position, Kind.STEP_FAILED, {"error": failure.to_json()}))
+        if need.awaited:
+            child.parent = (instance, branch)
+        return self._record(instance, branch, forward, Fact(need.position, Kind.CHILD_STARTED, {"instance_id": child.id}))
+
+    def _await_child(self, instance: Instance, branch: Branch, forward: Forward, need: AwaitChild) -> bool:
+        child = self.instances[need.instance_id]
+        if child.state not in TERMINAL:
+            return self._park(instance, branch, forward, None)
+        data: dict[str, Any] = {"output": child.output} if child.state == State.COMPLETED else {"error": child.error}
+        return self._record(instance, branch, forward, Fact(need.position, Kind.CHILD_ENDED, {**data, "instance_id": child.id}))
+
+    # ── ends ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _finished(self, instance: Instance, branch: Branch, need: Finished) -> None:
+        if branch.parent is not None:
+            root = self._root(instance, branch)
+            assert root is not None
+            relative = branch.join_position.removeprefix("/undo") if self._is_undo(branch) else branch.join_position
+            output = need.output if need.ended else handed_over(find(root, relative), need.output, branch.shared)
+            context = need.context if need.context != branch.context else None
+            self._close(instance, branch, "ended" if need.ended else "completed", output, context=context)
+        elif branch.position == "/undo":
+            self._end_undone(instance)
+        else:
+            branch.state, branch.outcome = "closed", "completed"
+            instance.output = need.output
+            self._end(instance, State.COMPLETED)
+
+    def _failed(self, instance: Instance, branch: Branch, failure: Failure) -> None:
+        if branch.parent is not None:
+            self._close(instance, branch, "failed", error=failure.to_json())
+            return
+        branch.state, branch.outcome = "closed", "failed"
+        if branch.position == "/undo":
+            self._end_undone(instance)
+            return
+        instance.error = failure.to_json()
+        if instance.definition.saga:
+            self._turn_round(instance, State.FAILED)
+        else:
+            self._end(instance, State.FAILED)
+
+    def _turn_round(self, instance: Instance, ending: State) -> None:
+        instance.phase, instance.ending = "compensating", ending
+        instance.state = State.RUNNING
+        self._tell("workflow.compensating", instance)
+        instance.undo = Branch(Position("/undo"))
+        self._queue(instance, instance.undo)
+
+    def _end_undone(self, instance: Instance) -> None:
+        facts = instance.history
+        undone = [fact.data["origin"] for fact in facts if fact.kind == Kind.UNDONE]
+        failed = [{"position": fact.data["origin"], "error": fact.data["error"]} for fact in facts if fact.kind == Kind.UNDO_FAILED]
+        result = "partially compensated" if failed else "compensated" if undone else "none"
+        instance.compensation = {"result": result, "compensated": undone, "failed": failed}
+        if instance.undo:
+            instance.undo.state = "closed"
+        self._end(instance, instance.ending)
+
+    def _end(self, instance: Instance, state: State) -> None:
+        instance.state = state
+        instance.ended = self.clock.now()
+        self._tell(f"workflow.{state.lower()}", instance)
+        if instance.parent is not None:
+            parent, branch = instance.parent
+            if branch.state == "parked":
+                self._queue(parent, branch)
+
+    def _tell(self, what: str, instance: Instance, fact: Fact | None = None) -> None:
+        if self.listener is not None:
+            self.listener(what, instance, fact)

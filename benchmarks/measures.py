@@ -123,7 +123,9 @@ def sequence(rig: Rig) -> Measure:
     value = median(ours)
     ratios = {name: round(value / figure, 2) for name, figure in peers.items()}
     met = ratios["bare Celery chain"] >= 2.2 and ratios["DBOS"] >= 5 and ratios["floor"] >= 0.75
-    return Measure("durable sequence, 10 steps", "steps/s", value, "≥ 2.2 × chain, ≥ 5 × DBOS, ≥ 0.75 × floor", met, peers, {"ratios": ratios})
+    return Measure(
+        "durable sequence, 10 steps", "steps/s", value, "≥ 2.2 × chain, ≥ 5 × DBOS, ≥ 0.75 × floor", met, peers, {"ratios": ratios}
+    )
 
 
 @measure("fanout")
@@ -138,7 +140,15 @@ def fanout(rig: Rig) -> Measure:
     value, peer = median(ours), median(bare)
     ratio, kept = value / peer, median(large) / value
     detail = {"ratios": {"bare Celery chord": round(ratio, 2)}, "10,000 wide": round(median(large)), "10,000 : 1,000": round(kept, 2)}
-    return Measure("fan-out of 1,000 and join", "branches/s", value, "≥ 2 × chord; 10,000 at the same rate", ratio >= 2 and kept >= 0.9, {"bare Celery chord": peer}, detail)
+    return Measure(
+        "fan-out of 1,000 and join",
+        "branches/s",
+        value,
+        "≥ 2 × chord; 10,000 at the same rate",
+        ratio >= 2 and kept >= 0.9,
+        {"bare Celery chord": peer},
+        detail,
+    )
 
 
 # ── latency ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -208,7 +218,11 @@ def timers(rig: Rig) -> Measure:
     lateness = [row[0] for row in late]
     assert len(lateness) == count, f"{len(lateness)} of {count} waits were counted"
     p99 = percentile(lateness, 0.99)
-    detail = {"p50": round(percentile(lateness, 0.5), 1), "worst": round(max(lateness), 1), "from": "due time to the fact that the wait is over, committed"}
+    detail = {
+        "p50": round(percentile(lateness, 0.5), 1),
+        "worst": round(max(lateness), 1),
+        "from": "due time to the fact that the wait is over, committed",
+    }
     return Measure("10,000 timers over 60 s, p99 lateness", "ms", p99, "≤ 100 ms", p99 <= 100, {}, detail)
 
 
@@ -286,11 +300,18 @@ def parked(rig: Rig) -> Measure:
             ) insert into timers (branch_id, due_at, kind) select id, now() + interval '1 day', 'wake' from rows
             """
         )
-        connection.execute("vacuum analyze")
         after = median([rate() for _ in range(ROUNDS + 2)])
         connection.execute("truncate instances cascade")
     ratio = after / before
-    return Measure("cost of a step beside 200,000 parked : beside none", "×", ratio, "within 10 %", ratio <= 1.1, {}, {"before s": round(before, 3), "after s": round(after, 3)})
+    return Measure(
+        "cost of a step beside 200,000 parked : beside none",
+        "×",
+        ratio,
+        "within 10 %",
+        ratio <= 1.1,
+        {},
+        {"before s": round(before, 3), "after s": round(after, 3)},
+    )
 
 
 @measure("wake")
@@ -313,7 +334,15 @@ def wake(rig: Rig) -> Measure:
         few = median([woken(10) for _ in range(9)])
         many = median([woken(10_000) for _ in range(5)])
     ratio = many / few
-    return Measure("waking with 10,000 checkpoints : with 10", "×", ratio, "within 2 ×", ratio <= 2, {}, {"10, ms": round(few, 1), "10,000, ms": round(many, 1)})
+    return Measure(
+        "waking with 10,000 checkpoints : with 10",
+        "×",
+        ratio,
+        "within 2 ×",
+        ratio <= 2,
+        {},
+        {"10, ms": round(few, 1), "10,000, ms": round(many, 1)},
+    )
 
 
 @measure("idle")
@@ -336,7 +365,9 @@ def idle(rig: Rig) -> Measure:
         time.sleep(seconds)  # the measured span
         used, questions = (cpu() - began) / seconds * 100, (queries() - asked) / seconds
         rig.log_statements(on=False)
-    return Measure("idle worker", "% of a core", used, "≤ 1 %, ≤ 5 queries/s", used <= 1 and questions <= 5, {}, {"queries/s": round(questions, 1)})
+    return Measure(
+        "idle worker", "% of a core", used, "≤ 1 %, ≤ 5 queries/s", used <= 1 and questions <= 5, {}, {"queries/s": round(questions, 1)}
+    )
 
 
 @measure("recovery")
@@ -350,13 +381,25 @@ def recovery(rig: Rig) -> Measure:
 
     def again(kill: Callable[[int], Any]) -> float:
         instance_id = rig.runner.start_workflow("forty-busy", input={})
-        wait_for(lambda: rig.sql("select 1 from checkpoints c join branches b on b.id = c.branch_id where b.instance_id = %s and c.seq > 5", instance_id), 20, pause_s=0.001)
+        wait_for(
+            lambda: rig.sql(
+                "select 1 from checkpoints c join branches b on b.id = c.branch_id where b.instance_id = %s and c.seq > 5", instance_id
+            ),
+            20,
+            pause_s=0.001,
+        )
         pid = victim(instance_id)
         if pid is None:
             return -1.0
         kill(pid)
         began = time.perf_counter()
-        wait_for(lambda: (victim(instance_id) or pid) != pid or rig.sql("select 1 from instances where id = %s and state = 'COMPLETED'", instance_id), 60, pause_s=0.002)
+        wait_for(
+            lambda: (
+                (victim(instance_id) or pid) != pid or rig.sql("select 1 from instances where id = %s and state = 'COMPLETED'", instance_id)
+            ),
+            60,
+            pause_s=0.002,
+        )
         took = time.perf_counter() - began
         rig.all_done()
         return took
@@ -382,13 +425,26 @@ def recovery(rig: Rig) -> Measure:
                 for process in family:
                     process.kill()
                 began = time.perf_counter()
-                wait_for(lambda i=instance_id, p=pid: (victim(i) or p) != p or rig.sql("select 1 from instances where id = %s and state = 'COMPLETED'", i), 60)
+                wait_for(
+                    lambda i=instance_id, p=pid: (
+                        (victim(i) or p) != p or rig.sql("select 1 from instances where id = %s and state = 'COMPLETED'", i)
+                    ),
+                    60,
+                )
                 host.append(time.perf_counter() - began)
                 rig.all_done()
     p99 = percentile(child, 0.99)
     worst = max(host, default=0.0)
     met = p99 <= 2 and worst <= lease_s + 2
-    return Measure("child killed → step again, p99", "s", p99, "≤ 2 s; host lost ≤ lease + 2 s", met, {}, {"host lost, worst s": round(worst, 2), "lease s": lease_s, "p50": round(percentile(child, 0.5), 2)})
+    return Measure(
+        "child killed → step again, p99",
+        "s",
+        p99,
+        "≤ 2 s; host lost ≤ lease + 2 s",
+        met,
+        {},
+        {"host lost, worst s": round(worst, 2), "lease s": lease_s, "p50": round(percentile(child, 0.5), 2)},
+    )
 
 
 __all__ = ["MEASURES", "Measure", "threading"]

@@ -61,7 +61,9 @@ class Rig:
         return {**os.environ, "DATABASE_URL": f"{self.base}/{database}", "REDIS_URL": f"{self.redis.url[:-1]}{redis_number}"}
 
     @contextmanager
-    def worker(self, app: str, database: str = "ours", redis_number: int = 0, *, concurrency: int = CONCURRENCY, **variables: str) -> Iterator[int]:
+    def worker(
+        self, app: str, database: str = "ours", redis_number: int = 0, *, concurrency: int = CONCURRENCY, **variables: str
+    ) -> Iterator[int]:
         log = self.folder / f"{app}.log"
         command = [sys.executable, "-m", "celery", "-A", app, "worker", "-P", "prefork", "-c", str(concurrency), "-l", "INFO"]
         command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]

@@ -427,9 +427,7 @@ class Embedded:
     # ── branches ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _open(self, instance: Instance, branch: Branch, forward: Forward, need: FanOut) -> None:
-        fresh = [
-            Branch(o.position, branch, need.position, need.mode, need.shared, o.vars, forward.context) for o in need.openings
-        ]
+        fresh = [Branch(o.position, branch, need.position, need.mode, need.shared, o.vars, forward.context) for o in need.openings]
         for child, opening in zip(fresh, need.openings, strict=True):
             child.after = [fresh[k] for k in opening.after]
         branch.opened += fresh

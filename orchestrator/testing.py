@@ -1,13 +1,13 @@
 """For authors: run a workflow in-process, without services, with a clock you hold and executors you replace.
 
-    from orchestrator.testing import Lab
+from orchestrator.testing import Lab
 
-    def test_an_order_that_cannot_be_paid_is_refunded():
-        lab = Lab(stubs={"charge": Terminal("card declined")})
-        run = lab.run(order, {"id": 7})
-        assert run.state == "FAILED"
-        assert run.steps == ["reserve", "charge"]
-        run.assert_compensated("reserve")
+def test_an_order_that_cannot_be_paid_is_refunded():
+    lab = Lab(stubs={"charge": Terminal("card declined")})
+    run = lab.run(order, {"id": 7})
+    assert run.state == "FAILED"
+    assert run.steps == ["reserve", "charge"]
+    run.assert_compensated("reserve")
 """
 
 from __future__ import annotations

@@ -54,6 +54,7 @@ from orchestrator.telemetry import metrics, tracing
 
 logger = logging.getLogger("orchestrator.walk")
 
+
 class Stopped(Exception):
     """The walk is over for this worker: parked, handed over, halted, closed or fenced. Carries what is held next."""
 

@@ -398,8 +398,7 @@ class Forward:
             self._done(frame, frame.input if task.gather == "merge" else [])
             return None
         openings = tuple(
-            Opening(Position(f"{frame.position}/fork/{i}/{branch.name}"), frame.vars or None)
-            for i, branch in enumerate(task.branches)
+            Opening(Position(f"{frame.position}/fork/{i}/{branch.name}"), frame.vars or None) for i, branch in enumerate(task.branches)
         )
         return FanOut(Position(frame.position), mode, frame.input, openings)
 
@@ -458,8 +457,7 @@ class Forward:
             self._done(frame, [] if task.gather == "list" else frame.input)
             return None
         openings = tuple(
-            Opening(Position(f"{frame.position}/for/{i}"), {**frame.vars, task.each: item, task.at: i})
-            for i, item in enumerate(items)
+            Opening(Position(f"{frame.position}/for/{i}"), {**frame.vars, task.each: item, task.at: i}) for i, item in enumerate(items)
         )
         return FanOut(Position(frame.position), "fork", frame.input, openings)
 

@@ -22,6 +22,10 @@ from orchestrator.errors import TooLarge
 T = TypeVar("T")
 Connection = psycopg.Connection[Any]
 
+# A statement is planned once per connection, perhaps while the tables are still empty; a plan that reads whole tables
+# would then stay when they are full. Every statement of the protocol has an index to go by.
+OPTIONS = "-c enable_seqscan=off -c jit=off -c idle_in_transaction_session_timeout=60s"
+
 # What a restart, a failover or a cut line looks like. A statement that broke so may or may not have been committed.
 BROKEN = (psycopg.OperationalError, psycopg.InterfaceError)
 
@@ -54,7 +58,14 @@ class Database:
     def connection(self) -> Connection:
         held: Connection | None = getattr(self._local, "connection", None)
         if held is None or self._local.pid != os.getpid() or held.closed:
-            held = psycopg.connect(self.url, autocommit=True, prepare_threshold=1, connect_timeout=5, application_name=os.environ.get("PGAPPNAME", "orchestrator"))
+            held = psycopg.connect(
+                self.url,
+                autocommit=True,
+                prepare_threshold=1,
+                connect_timeout=5,
+                options=OPTIONS,
+                application_name=os.environ.get("PGAPPNAME", "orchestrator"),
+            )
             self._local.connection = held
             self._local.pid = os.getpid()
         return held

@@ -109,7 +109,7 @@ with done as (
         compensation = coalesce(%(compensation)s::jsonb, i.compensation), ended_at = now(), ending = null
     from branches b
     where b.id = %(id)s and b.generation = %(generation)s and b.owner = %(owner)s and b.state = 'running'
-      and i.id = b.instance_id and i.state = 'RUNNING'
+      and i.id = %(instance)s::uuid and i.state || '' = 'RUNNING'
     returning i.id, i.workflow
 ), closed as (
     update branches b
@@ -143,6 +143,7 @@ def finish(c: Connection, held: Held, seq: int, facts: Sequence[Fact], end: End,
         _FINISH,
         {
             "id": held.id,
+            "instance": held.instance_id,
             "generation": held.generation,
             "owner": held.owner,
             "state": end.state,

@@ -45,7 +45,11 @@ def folds(instance: Instance) -> list[tuple[Forward, list[Fact]]]:
 
 def settled(instance: Instance) -> Counter[tuple[str, str]]:
     kinds = (Kind.STEP_COMPLETED, Kind.STEP_FAILED, Kind.UNDONE, Kind.UNDO_FAILED)
-    return Counter((fact.kind, fact.data.get("origin", fact.position) if fact.data else fact.position) for fact in instance.history if fact.kind in kinds)
+    return Counter(
+        (fact.kind, fact.data.get("origin", fact.position) if fact.data else fact.position)
+        for fact in instance.history
+        if fact.kind in kinds
+    )
 
 
 @LAWS
@@ -59,7 +63,15 @@ def test_planning_is_total_every_definition_comes_to_an_end(definition: Definiti
 def test_planning_is_deterministic_the_same_facts_give_the_same_need(definition: Definition) -> None:
     instance = run(definition)
     for one, facts in folds(instance):
-        other = Forward(one.task, one.frames[0].position, one.frames[0].raw, variables=one.frames[0].vars, context=one.context, facts_of_instance=one.instance, seed=one.seed)
+        other = Forward(
+            one.task,
+            one.frames[0].position,
+            one.frames[0].raw,
+            variables=one.frames[0].vars,
+            context=one.context,
+            facts_of_instance=one.instance,
+            seed=one.seed,
+        )
         for fact in facts:
             if fact.kind == Kind.TASK_SKIPPED:
                 break

@@ -89,7 +89,10 @@ def tasks(draw: st.DrawFn, name: str, depth: int) -> AnyTask:
     if kind == "switch":
         inner = draw(lists(depth - 1))
         target = draw(st.sampled_from([*[task.name for task in inner], "continue", "exit"]))
-        return Do(name=name, tasks=(Switch(name="sw", cases=(Case(name="c", when=Jq(draw(st.sampled_from(["true", "false"]))), then=target),)), *inner))
+        return Do(
+            name=name,
+            tasks=(Switch(name="sw", cases=(Case(name="c", when=Jq(draw(st.sampled_from(["true", "false"]))), then=target),)), *inner),
+        )
     if kind == "fork":
         gather = draw(st.sampled_from(["list", "merge"]))
         return Fork(name=name, branches=draw(lists(depth - 1)), gather=gather)

@@ -1,0 +1,57 @@
+"""The `orchestrator` command, put together: one module per group of verbs."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import psycopg
+
+from orchestrator.cli import acting, documents, looking, running
+from orchestrator.errors import Invalid, NotFound, OrchestratorError, Refused
+
+EXIT_REFUSED, EXIT_NOT_FOUND, EXIT_AWAY = 2, 3, 4
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="celery-orchestrator")
+def cli() -> None:
+    """Durable workflows on Celery, Redis and Postgres.
+
+    Exit codes: 0 done, 1 the workflow failed, 2 refused, 3 not found, 4 a server is away.
+    """
+
+
+for module in (running, acting, looking, documents):
+    for command in module.COMMANDS:
+        cli.add_command(command)
+
+
+def main() -> None:
+    """The console script: errors become a sentence and an exit code."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except NotFound as error:
+        _say(str(error))
+        sys.exit(EXIT_NOT_FOUND)
+    except (Invalid, Refused) as error:
+        _say(str(error))
+        sys.exit(EXIT_REFUSED)
+    except OrchestratorError as error:
+        _say(str(error))
+        sys.exit(1)
+    except psycopg.errors.UndefinedTable:
+        _say("the database has no tables yet; run `orchestrator migrate`, or `make up`")
+        sys.exit(EXIT_AWAY)
+    except psycopg.OperationalError as error:
+        _say(f"the database does not answer: {str(error).strip().splitlines()[-1]}\nIs a stack running here (`make up`), or is DATABASE_URL wrong?")
+        sys.exit(EXIT_AWAY)
+
+
+def _say(text: str) -> None:
+    click.secho(text, fg="red", err=True)

@@ -9,7 +9,9 @@ from typing import Any
 
 import psycopg
 
-from orchestrator import Retryable, StepContext, Terminal, Workflow, step
+from orchestrator import Limits, Retryable, StepContext, Terminal, Workflow, step
+from orchestrator.definition.expressions import Jq
+from orchestrator.definition.tree import EventFilter, Listen
 
 _connections: dict[int, psycopg.Connection[Any]] = {}
 
@@ -169,3 +171,82 @@ timed = Workflow("timed", timeout=1).then(slow, parameters={"seconds": 20}).then
 stubborn_step = Workflow("stubborn-step").then(slow, parameters={"seconds": 20}, timeout=0.3, retries=1)
 
 parent = Workflow("parent").then(note, "before").run("sequence").then(note, "after")
+
+
+@step(retries=0)
+def fails_first(context: StepContext) -> dict[str, bool]:
+    """Fails for good the first time it ever runs in an instance."""
+    ledger(context, "tried")
+    row = _connections[os.getpid()].execute("select count(*) from ledger where instance = %s and what = 'tried'", (context.instance_id,)).fetchone()
+    if row and row[0] == 1:
+        raise Terminal("the first time it fails")
+    return {"second_time": True}
+
+
+@step
+def refund_dies_once(context: StepContext) -> None:
+    ledger(context, f"do {context.name}")
+
+
+@refund_dies_once.undo
+def _dies_once(context: StepContext) -> None:
+    ledger(context, f"undo {context.name}")
+    row = _connections[os.getpid()].execute("select count(*) from ledger where instance = %s and what = %s", (context.instance_id, f"undo {context.name}")).fetchone()
+    if row and row[0] == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@step(queue="gpu")
+def on_gpu(context: StepContext) -> None:
+    ledger(context, "gpu")
+
+
+@step(isolate=True)
+def alone(context: StepContext) -> None:
+    ledger(context, "alone")
+
+
+@step
+def big() -> dict[str, str]:
+    return {"big": "x" * 3_000_000}
+
+
+@step(retries=5)
+def always_shaky(context: StepContext) -> None:
+    ledger(context, f"attempt {context.attempt}")
+    raise Retryable("try later", after=30)
+
+
+second_time = Workflow("second-time").then(note, "before").then(fails_first).then(note, "after")
+second_time_fork = Workflow("second-time-fork").parallel().do(lambda b: b.then(note, "left").then(fails_first)).do(lambda b: b.then(note, "right")).join_with(note, "after")
+second_time_graph = Workflow("second-time-graph").graph().step("a", note).step("b", fails_first, after="a").step("c", note, after="b").step("d", note, after="a").done()
+refundable = Workflow("refundable").then(charge, "hotel").then(charge, "flight")
+saga_crash = Workflow("saga-crash", saga=True).then(charge, "hotel").then(refund_dies_once, "visa").then(broken)
+saga_cancel = Workflow("saga-cancel", saga=True, compensate_on_cancel=True).then(charge, "hotel").wait(60).then(note)
+over_queues = Workflow("over-queues").then(note, "here").then(on_gpu).then(alone).then(note, "there")
+too_big = Workflow("too-big").then(big)
+waits_long = Workflow("waits-long").then(note, "before").wait(3600).then(note, "after")
+retries_later = Workflow("retries-later").then(always_shaky)
+limited = Workflow("limited", limits=Limits(workflow=3)).then(slow, parameters={"seconds": 0.2})
+per_key = Workflow("per-key", limits=Limits(key=Jq(".customer"), per_key=1)).then(slow, parameters={"seconds": 0.05})
+depends = Workflow("depends", dependencies=["sequence"], dependency_timeout=20).then(note)
+depends_never = Workflow("depends-never", dependencies=["never-started"], dependency_timeout=1).then(note)
+parent_of_long = Workflow("parent-of-long").run("waits-long")
+parent_of_broken = Workflow("parent-of-broken").run("asked", input={"fail": True})
+compete = Workflow("compete").parallel(compete=True).do(lambda b: b.then(slow, parameters={"seconds": 5})).do(lambda b: b.then(note, "quick")).join().then(note, "after")
+emitter = Workflow("emitter").emit("news.published", {"headline": "${ .headline }"})
+listener = Workflow("listener").then(note, "before").then(Listen(name="news", filters=(EventFilter(attributes={"type": "news.published"}),))).then(note, "after")
+rounds = Workflow("rounds").set({"n": 0}).while_(".n < 5").do(lambda b: b.set({"n": "${ .n + 1 }"}))
+
+
+@step
+def notices_interruption(context: StepContext) -> None:
+    ledger(context, "begin")
+    try:
+        time.sleep(30)
+    except BaseException:
+        ledger(context, "interrupted")
+        raise
+
+
+stubborn_step_long = Workflow("stubborn-step-long").then(notices_interruption)

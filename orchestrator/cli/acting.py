@@ -1,0 +1,201 @@
+"""Starting and moving instances: start, pause, resume, cancel, retry, rerun, rollback, signal, approve, label, cleanup."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from orchestrator.cli.console import as_json, by_me, out, parse_json, print_json, print_summary, runner, tree_of
+from orchestrator.cli.looking import filtered
+from orchestrator.definition.durations import BadDuration, seconds
+from orchestrator.state import TERMINAL
+from orchestrator.store.queries import Filter
+
+
+def _pairs(given: tuple[str, ...]) -> dict[str, Any]:
+    pairs = {}
+    for item in given:
+        key, found, value = item.partition("=")
+        if not found:
+            raise click.BadParameter(f"write key=value, not {item!r}")
+        pairs[key] = value
+    return pairs
+
+
+@click.command()
+@click.argument("workflow")
+@click.option("-i", "--input", "input_text", help="The input as JSON; `-` reads standard input.")
+@click.option("--version", "version", help="A version, or a major for its newest.")
+@click.option("--priority", type=click.Choice(["low", "normal", "high", "critical"]))
+@click.option("--key", "idempotency_key", help="Idempotency key: the same key starts one instance.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE")
+@click.option("--after", "after", multiple=True, metavar="WORKFLOW[:CONDITION]", help="Wait for another workflow first (completed, failed, any).")
+@click.option("--wait", is_flag=True, help="Wait for the end; exit code 1 when it fails.")
+@click.option("--watch", "watching", is_flag=True, help="Follow it live.")
+@as_json
+def start(
+    workflow: str,
+    input_text: str | None,
+    version: str | None,
+    priority: str | None,
+    idempotency_key: str | None,
+    labels: tuple[str, ...],
+    after: tuple[str, ...],
+    wait: bool,
+    watching: bool,
+    as_json: bool,
+) -> None:
+    """Start an instance of WORKFLOW and print its id."""
+    text = sys.stdin.read() if input_text == "-" else input_text
+    dependencies = [{"workflow": name, "condition": condition or "completed"} for name, _, condition in (item.partition(":") for item in after)]
+    instance_id = runner().start_workflow(
+        workflow,
+        version,
+        parse_json(text, "--input"),
+        priority=priority,
+        idempotency_key=idempotency_key,
+        labels=_pairs(labels) or None,
+        dependencies=dependencies or None,
+        **by_me(),
+    )
+    if watching:
+        from orchestrator.cli.looking import follow
+
+        sys.exit(follow(instance_id))
+    if wait:
+        _wait(instance_id)
+    status = runner().get_workflow_status(instance_id)
+    if as_json:
+        print_json(status if wait else {"id": instance_id, "workflow": status["workflow"], "version": status["version"], "status": status["status"]})
+    elif wait:
+        seen = runner().show(instance_id)
+        out.print(tree_of(seen))
+        print_summary(seen)
+    else:
+        click.echo(instance_id)
+    sys.exit(0 if not wait or status["outcome"] == "COMPLETED" else 1)
+
+
+def _wait(instance_id: str) -> None:
+    pause = 0.02
+    while str(runner().show(instance_id).instance["state"]) not in (*TERMINAL, "CLEANING_UP"):
+        time.sleep(pause)  # a person waits; the engine tells nobody who does not listen
+        pause = min(pause * 1.3, 0.5)
+
+
+Act = Callable[..., Any]
+
+
+def _verb(name: str, done: str, help: str, act: Callable[[str, dict[str, Any]], Any], options: list[Any] | None = None) -> click.Command:
+    """A command that moves one instance, several, or all that a filter finds."""
+
+    @click.command(name, help=help)
+    @click.argument("ids", nargs=-1)
+    @filtered
+    @as_json
+    def command(ids: tuple[str, ...], wanted: Filter | None, as_json: bool, **options: Any) -> None:
+        if not ids and wanted is None:
+            raise click.UsageError("name instances, or give a filter such as --workflow order --state FAILED")
+        current = runner()
+        given = {key: value for key, value in options.items() if value is not None}
+        if ids:
+            outcome = {}
+            for text in ids:
+                instance_id = current.resolve_id(text)
+                act(instance_id, {**given, **by_me()})
+                outcome[instance_id] = done
+        else:
+            assert wanted is not None
+            outcome = current.bulk(name, wanted, **given, **by_me())
+        if as_json:
+            print_json(outcome)
+        else:
+            for instance_id, said in outcome.items():
+                click.echo(f"{instance_id} {done if said == 'ok' else said}")
+            if not outcome:
+                click.echo("no instance matches")
+        sys.exit(0 if all(said in ("ok", done) for said in outcome.values()) else 2)
+
+    for option in options or []:
+        command = option(command)
+    return command
+
+
+pause = _verb("pause", "paused", "Let the step in progress end, and begin no other.", lambda i, o: runner().pause_workflow(i, **o))
+resume = _verb("resume", "resumed", "Go on at the next step.", lambda i, o: runner().resume_workflow(i, **o))
+retry = _verb("retry", "retried", "Continue a failed instance at its failed step.", lambda i, o: runner().retry_workflow(i, **o))
+rollback = _verb("rollback", "rolling back", "Compensate the completed steps of an ended instance.", lambda i, o: runner().rollback_workflow(i, **o))
+cancel = _verb(
+    "cancel",
+    "cancelled",
+    "Stop an instance, its branches and its children.",
+    lambda i, o: runner().cancel_workflow(i, **o),
+    [
+        click.option("--reason", help="Kept with the instance and in the audit."),
+        click.option("--compensate/--no-compensate", default=None, help="Undo completed steps of a saga first."),
+    ],
+)
+
+
+@click.command()
+@click.argument("instance_id")
+@click.argument("step")
+@click.option("-i", "--input", "input_text", help="Another input, as JSON.")
+def rerun(instance_id: str, step: str, input_text: str | None) -> None:
+    """Fork a new instance with the history up to STEP (a name or a position), and go on from there."""
+    current = runner()
+    click.echo(current.rerun_workflow(current.resolve_id(instance_id), step, input=parse_json(input_text, "--input"), **by_me()))
+
+
+@click.command()
+@click.argument("instance_id")
+@click.argument("name")
+@click.option("-d", "--data", help="The signal's data as JSON.")
+@click.option("--id", "signal_id", help="The same id is delivered once.")
+def signal(instance_id: str, name: str, data: str | None, signal_id: str | None) -> None:
+    """Send a signal. It is kept until a listener takes it."""
+    current = runner()
+    current.signal_workflow(current.resolve_id(instance_id), name, parse_json(data, "--data"), id=signal_id, **by_me())
+    click.echo("delivered")
+
+
+@click.command()
+@click.argument("instance_id")
+@click.argument("step", required=False)
+@click.option("--refuse", is_flag=True, help="Say no.")
+@click.option("-d", "--data", help="More to be said, as JSON.")
+def approve(instance_id: str, step: str | None, refuse: bool, data: str | None) -> None:
+    """Answer the approval an instance waits for."""
+    current = runner()
+    name = current.approve(current.resolve_id(instance_id), step, approved=not refuse, data=parse_json(data, "--data"), actor=by_me()["actor"], source="cli")
+    click.echo(f"{name} {'refused' if refuse else 'approved'}")
+
+
+@click.command()
+@click.argument("instance_id")
+@click.argument("labels", nargs=-1, required=True, metavar="KEY=VALUE...")
+def label(instance_id: str, labels: tuple[str, ...]) -> None:
+    """Add or change labels; `KEY=` removes one."""
+    current = runner()
+    pairs = {key: value or None for key, value in _pairs(labels).items()}
+    current.label_workflow(current.resolve_id(instance_id), pairs, **by_me())
+    click.echo("labelled")
+
+
+@click.command()
+@click.option("--older-than", default=None, help="Only those that ended so long ago, e.g. 30d; else RETENTION.")
+@click.option("--delete", "delete", is_flag=True, help="Delete the record, too; else only the history goes.")
+def cleanup(older_than: str | None, delete: bool) -> None:
+    """Remove the histories of instances that ended long ago."""
+    try:
+        age = None if older_than is None else seconds(older_than)
+    except BadDuration as error:
+        raise click.BadParameter(str(error)) from None
+    click.echo(f"{len(runner().cleanup(age, archive=not delete))} cleaned up")
+
+
+COMMANDS = [start, pause, resume, cancel, retry, rerun, rollback, signal, approve, label, cleanup]

@@ -1,0 +1,89 @@
+"""Documents: validate and register them, run them without services; and the shell's completion."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from orchestrator.cli.console import as_json, out, parse_json, print_json, runner
+from orchestrator.definition.documents import read_document
+from orchestrator.definition.tree import Definition
+from orchestrator.definition.validate import check
+from orchestrator.steps.registry import REGISTRY
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def _read(path: Path) -> tuple[Definition, str]:
+    text = path.read_text(encoding="utf-8")
+    definition = read_document(text, path.name)
+    check(definition, REGISTRY.knows)
+    return definition, text
+
+
+def _discover() -> None:
+    """Step types of the project's own modules count as known."""
+    from orchestrator.config.settings import load
+    from orchestrator.engine.catalog import discover
+
+    discover(load().workflows)
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=FILE)
+def validate(files: tuple[Path, ...]) -> None:
+    """Check workflow documents; every fault with its place. Exit code 2 when there is one."""
+    _discover()
+    for path in files:
+        definition, _ = _read(path)
+        click.echo(f"{path}: {definition.ref} is valid")
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=FILE)
+def register(files: tuple[Path, ...]) -> None:
+    """Register workflow documents with the running engine; nothing needs a restart."""
+    current = runner()
+    for path in files:
+        definition, text = _read(path)
+        current.register_workflow(definition, text)
+        click.echo(f"registered {definition.ref}")
+
+
+@click.command("run")
+@click.argument("file", type=FILE)
+@click.option("-i", "--input", "input_text", help="The input as JSON.")
+@as_json
+def run_file(file: Path, input_text: str | None, as_json: bool) -> None:
+    """Run a document in this process, without any service, and print what happened."""
+    from orchestrator.embedded import Embedded
+
+    _discover()
+    definition, _ = _read(file)
+    engine = Embedded()
+    instance = engine.finish(engine.start(definition, parse_json(input_text, "--input")))
+    if as_json:
+        print_json({"state": instance.state, "output": instance.output, "error": instance.error})
+    else:
+        for fact in instance.history:
+            out.print(f"[dim]{fact.kind:<20}[/] {fact.position}")
+        out.print(f"{instance.state} {instance.output if instance.error is None else instance.error['message']}")
+    sys.exit(0 if instance.state == "COMPLETED" else 1)
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the shell's completion script: `eval "$(orchestrator completion bash)"`."""
+    from click.shell_completion import get_completion_class
+
+    from orchestrator.cli import cli
+
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(cli, {}, "orchestrator", "_ORCHESTRATOR_COMPLETE").source())
+
+
+COMMANDS = [validate, register, run_file, completion]

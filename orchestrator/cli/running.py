@@ -1,0 +1,101 @@
+"""Bringing things up and looking after them: up, doctor, migrate, bench."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import click
+import psycopg
+import redis
+
+from orchestrator.cli.console import as_json, out, print_json
+from orchestrator.config.settings import load
+from orchestrator.config.stack import running_stack
+from orchestrator.store import migrate as migrations
+from orchestrator.store import queries
+
+
+@click.command()
+def up() -> None:
+    """Everything in one terminal: Postgres, Redis, web, worker, beat, Flower."""
+    from orchestrator.dev.supervisor import Supervisor, home_folder
+
+    sys.exit(Supervisor(home_folder(), echo=click.echo).run())
+
+
+@click.command()
+def migrate() -> None:
+    """Bring the database to the schema of this version."""
+    url = load().database_url
+    before = migrations.current_revision(url)
+    migrations.upgrade(url)
+    after = migrations.current_revision(url)
+    click.echo(f"schema {after}" + (" (nothing to do)" if before == after else f" (was {before or 'empty'})"))
+
+
+@click.command()
+@as_json
+@click.option("--stuck-after", default=300.0, show_default=True, help="Seconds without progress that count as stuck.")
+def doctor(as_json: bool, stuck_after: float) -> None:
+    """Is all well? Servers, schema, workers, stuck instances; each fault with its remedy."""
+    checks = list(_checks(stuck_after))
+    if as_json:
+        print_json([{"check": name, "ok": ok, "detail": detail, "remedy": remedy} for name, ok, detail, remedy in checks])
+    else:
+        for name, ok, detail, remedy in checks:
+            out.print(f"{'[green]✔[/]' if ok else '[red]✖[/]'} {name:<12} {detail}")
+            if not ok and remedy:
+                out.print(f"  [yellow]{remedy}[/]")
+    sys.exit(0 if all(ok for _, ok, _, _ in checks) else 1)
+
+
+def _checks(stuck_after: float) -> Any:
+    settings = load()
+    where = "the stack that runs here" if running_stack() else "environment and defaults"
+    yield "settings", True, f"from {where}", ""
+    try:
+        with psycopg.connect(settings.database_url, connect_timeout=3, autocommit=True) as c:
+            version = c.info.server_version // 10000
+            yield "postgres", True, f"PostgreSQL {version}", ""
+            revision = migrations.current_revision(settings.database_url)
+            yield "schema", revision is not None, f"revision {revision}", "run `orchestrator migrate`"
+            if revision is None:
+                return
+            workers = queries.workers(c)
+            alive = [w for w in workers if w["silent_s"] < 3 * settings.heartbeat_s]
+            keeper = any(w["leads"] for w in workers)
+            detail = ", ".join(f"{w['hostname']} ({w['concurrency']} processes, holds {w['holds']})" for w in alive) or "none"
+            yield "workers", bool(alive), detail, "start one: `celery -A orchestrator.app worker`, or `make up`"
+            if alive:
+                yield "keeper", keeper, "timers and recovery are kept" if keeper else "nobody keeps timers", "it is taken over within seconds; look again"
+            stuck = queries.without_progress(c, stuck_after)
+            detail = f"{len(stuck)} branches without progress for {stuck_after:g} s" + "".join(f"\n    {s['workflow']} {s['id']} {s['position'] or '/'} {s['state']} {s['doing'] or ''}" for s in stuck[:5])
+            yield "progress", not stuck, detail, "`orchestrator show ID` says what each does; give long steps a timeout"
+            statistics = queries.stats(c)
+            yield "outbox", statistics["outbox"] < 10_000, f"{statistics['outbox']} events to be relayed", "is Redis there? the keeper relays them when it is back"
+            letters = statistics["dead_letters"]
+            yield "dead letters", letters == 0, f"{letters}", "`orchestrator dead-letters` lists them; `orchestrator retry ID` tries again"
+    except psycopg.OperationalError as error:
+        yield "postgres", False, str(error).strip().splitlines()[-1], "start it (`make up`), or set DATABASE_URL"
+    try:
+        server = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2)
+        server.ping()
+        policy = server.config_get("maxmemory-policy").get("maxmemory-policy", "")
+        yield "redis", policy in ("noeviction", ""), f"answers, {policy}", "set maxmemory-policy noeviction: evicted messages and schedules are lost time"
+    except redis.RedisError as error:
+        yield "redis", False, str(error), "start it (`make up`), or set REDIS_URL; starts are accepted meanwhile"
+    free = shutil.disk_usage(".").free // 2**20
+    yield "disk", free > 500, f"{free:,} MiB free", "make room"
+
+
+@click.command()
+@click.argument("measures", nargs=-1)
+def bench(measures: tuple[str, ...]) -> None:
+    """Measure, beside bare Celery, DBOS and a floor. From a checkout: see benchmarks/."""
+    sys.exit(subprocess.run([sys.executable, "-m", "benchmarks", *measures], check=False).returncode)
+
+
+COMMANDS = [up, migrate, doctor, bench]

@@ -1,0 +1,143 @@
+"""Rerun from a step: a new instance that shares the old one's history up to there.
+
+Before the step everything is kept: facts, closed branches. The step itself, and what came after it, is not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.engine.runtime import Runtime
+from orchestrator.errors import NotFound
+from orchestrator.history import Kind
+from orchestrator.store import history, instances
+from orchestrator.store.branches import Published
+from orchestrator.store.connection import Connection, sized
+from orchestrator.store.history import BranchRow, Told
+from orchestrator.store.instances import Locked
+
+
+def fork_history(
+    c: Connection, runtime: Runtime, instance: Locked, new_id: str, position: str, actor: str, source: str, input: Any
+) -> list[Published]:
+    """Create the instance and copy what stays; gives the branches to be published."""
+    told = history.of_instance(c, instance.id)
+    branch, seq = _cut(told, position)
+    _create(c, instance, new_id, actor, source, None if input is None else sized("input", input, runtime.settings.payload_limit_bytes))
+    reset = _reset(told, branch)
+    ids: dict[int, int] = {}
+    published: list[Published] = []
+    ancestors = _ancestors(told, branch)
+    for row in told.branches:
+        if row.position.startswith("/undo") or (row.parent_id is not None and row.parent_id not in ids):
+            continue
+        limit = seq - 1 if row.id == branch.id else _opened_at(told, row, ancestors) if row.id in ancestors else None
+        if row.id in reset and row.id != branch.id and row.id not in ancestors:
+            limit = 0
+        elif row.parent_id is not None and row.id not in ancestors and row.id != branch.id and _opened_later(told, row, branch, seq, ancestors):
+            continue
+        state = _state_of(row, branch, reset, ancestors, limit)
+        created = c.execute(
+            """
+            insert into branches (instance_id, parent_id, join_position, mode, position, state, outcome, queue, after, shared, vars,
+                context, output, error, claims)
+            select %s, %s, join_position, mode, position, %s, case when %s = 'closed' then outcome end, queue, %s, shared, vars, context,
+                case when %s = 'closed' then output end, case when %s = 'closed' then error end, 1
+            from branches where id = %s
+            returning id, instance_id::text, position, generation, queue
+            """,
+            (
+                new_id,
+                ids.get(row.parent_id or 0),
+                state,
+                state,
+                [ids[a] for a in row.after or []] or None,
+                state,
+                state,
+                row.id,
+            ),
+        ).fetchone()
+        assert created is not None
+        ids[row.id] = created[0]
+        c.execute(
+            "insert into checkpoints (branch_id, seq, position, kind, attempt, data, at) select %s, seq, position, kind, attempt, data, at"
+            " from checkpoints where branch_id = %s and (%s::int is null or seq <= %s)",
+            (created[0], row.id, limit, limit),
+        )
+        if state == "queued":
+            published.append(created[1:])
+    instances.tell(c, "workflow.created", new_id, {"forked_from": instance.id, "from": position})
+    return published
+
+
+def _cut(told: Told, position: str) -> tuple[BranchRow, int]:
+    """The branch in which the step stands, and the number of the first fact about it (or inside of it)."""
+    found = [
+        (row.at, row.branch_id, row.seq)
+        for row in told.facts
+        if row.fact.position == position or row.fact.position.startswith(position + "/")
+    ]
+    if not found:
+        raise NotFound("step", position, "it has no fact in this instance's history; `orchestrator history` lists them")
+    at_branch = min(found, key=lambda item: (len(told.by_id[item[1]].position), item[2]))
+    return told.by_id[at_branch[1]], at_branch[2]
+
+
+def _ancestors(told: Told, branch: BranchRow) -> dict[int, str]:
+    """The branches above, each with the join position through which the branch came to be."""
+    found: dict[int, str] = {}
+    while branch.parent_id is not None:
+        found[branch.parent_id] = branch.join_position or ""
+        branch = told.by_id[branch.parent_id]
+    return found
+
+
+def _opened_at(told: Told, row: BranchRow, ancestors: dict[int, str]) -> int:
+    return next(f.seq for f in told.of_branch(row.id) if f.fact.kind == Kind.OPENED and f.fact.position == ancestors[row.id])
+
+
+def _opened_later(told: Told, row: BranchRow, branch: BranchRow, seq: int, ancestors: dict[int, str]) -> bool:
+    """Does this branch belong to a fan-out that the new history does not hold?"""
+    assert row.parent_id is not None
+    opened = next((f.seq for f in told.of_branch(row.parent_id) if f.fact.kind == Kind.OPENED and f.fact.position == row.join_position), 0)
+    if row.parent_id == branch.id:
+        return opened >= seq
+    if row.parent_id in ancestors:
+        return opened > _opened_at(told, told.by_id[row.parent_id], ancestors)
+    return False
+
+
+def _reset(told: Told, branch: BranchRow) -> set[int]:
+    """In a graph: what depended on this branch, directly or not, is done anew, too."""
+    reset = {branch.id}
+    for row in told.branches:
+        if any(before in reset for before in row.after or []):
+            reset.add(row.id)
+    return reset
+
+
+def _state_of(row: BranchRow, branch: BranchRow, reset: set[int], ancestors: dict[int, str], limit: int | None) -> str:
+    if row.id == branch.id:
+        return "queued"
+    if row.id in ancestors:
+        return "joining"
+    if row.id in reset:
+        return "blocked"
+    return "closed" if row.outcome in ("completed", "ended") else "queued" if limit is None else "closed"
+
+
+def _create(c: Connection, instance: Locked, new_id: str, actor: str, source: str, input: str | None) -> None:
+    c.execute(
+        """
+        insert into instances (id, definition_id, workflow, version, namespace, tenant, state, input, labels, metadata, priority,
+            forked_from, trace_id, source, step_events, started_at)
+        select %s, definition_id, workflow, version, namespace, tenant, 'RUNNING', coalesce(%s::jsonb, input), labels, metadata, priority,
+            id, trace_id, %s, step_events, now()
+        from instances where id = %s
+        """,
+        (new_id, input, source, instance.id),
+    )
+    c.execute(
+        "insert into audit (actor, action, source, instance_id, workflow, to_state, detail) values (%s, 'start', %s, %s, %s, 'RUNNING', %s::jsonb)",
+        (actor, source, new_id, instance.workflow, f'{{"forked_from": "{instance.id}"}}'),
+    )

@@ -61,8 +61,8 @@ def celery_settings() -> dict[str, Any]:
         # the claim makes repetition harmless and recovery makes loss harmless.
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
-        # Few in reserve, so that a long step does not sit on messages which an idle worker could take.
-        "worker_prefetch_multiplier": 4,
+        # Nothing in reserve beyond what runs: what waits stays in the broker, where higher priorities overtake it.
+        "worker_prefetch_multiplier": 1,
         "worker_concurrency": held.worker_concurrency or max(2, os.cpu_count() or 2),
         "task_default_queue": "normal",
         "task_queues": [

@@ -172,7 +172,7 @@ def record_start(c: Connection, runtime: Runtime, new: New, definition: Definiti
         if new.dependencies:
             patience = definition.dependency_timeout_s or runtime.settings.dependency_timeout_s
             c.execute(
-                "insert into timers (branch_id, due_at, kind) values (%s, now() + make_interval(secs => %s), 'deadline')",
+                "insert into timers (branch_id, due_at, kind) values (%s, now() + make_interval(secs => %s), 'dependency')",
                 (branch, patience),
             )
             admission.meet(c)

@@ -224,9 +224,10 @@ class _Found:
                 return
         if branch.state == "closed" and not looks_back:
             return
+        need = forward.need
         for frame in forward.frames:
             self._at(frame.position).state = StepState.RUNNING
-        self._current(forward.need, branch)
+        self._current(need, branch)
 
     def _current(self, need: Any, branch: history.BranchRow) -> None:
         if isinstance(need, Finished | Failed) or not self.is_live:

@@ -46,7 +46,7 @@ from orchestrator.plan.needs import (
     StartChild,
 )
 from orchestrator.steps.registry import StepContext
-from orchestrator.store import branches, events, instances, timers
+from orchestrator.store import admission, branches, events, instances, timers
 from orchestrator.store.branches import Closing, Held
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.instances import End
@@ -91,6 +91,7 @@ class Walk:
             if self.held.stopping:
                 self._close(Closing("cancelled"))
             self._rebuild()
+            self._check_dependencies()
             self._check_poison()
             while True:
                 self._meet(self.forward.need)
@@ -161,6 +162,15 @@ class Walk:
         skipped = any(branch.outcome != "completed" for branch in before)
         if skipped and self.forward.seq == 0:
             self._close(Closing("skipped"), [Fact(held.position, Kind.TASK_SKIPPED, {"because": "a dependency did not complete"})])
+
+    def _check_dependencies(self) -> None:
+        """Woken before its first step by the patience with what it depends on: then that is why it fails."""
+        if self.held.position != "" or self.forward.seq or self.held.generation == 1:
+            return
+        unmet = self.database.patiently(lambda c: admission.unmet(c, self.held.instance_id))
+        if unmet:
+            message = f"dependency timeout: waited for {'; '.join(unmet)}"
+            self._end_failed(Failure("dependency_timeout", message, self.held.position, "DependencyTimeout"))
 
     def _shared(self) -> Any:
         """What flows into all branches of this one's fan-out; read once per process, however many branches there are."""
@@ -688,7 +698,7 @@ class Walk:
         def whole(c: Connection) -> bool:
             with c.transaction():
                 if stops:
-                    branches.stop_siblings(c, held, gently=self.definition.saga and not wins)
+                    branches.stop_siblings(c, held, gently=not wins)
                 closed, _ = branches.close(c, held, seq, facts, closing, told, next_of=None, lease_s=self.settings.lease_s)
                 if not closed:
                     raise Fenced(held.position, held.generation)

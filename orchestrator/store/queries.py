@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 from sqlalchemy import Select, func, select
 from sqlalchemy.dialects import postgresql
 
@@ -36,8 +37,9 @@ class Filter:
 
 def _run(c: Connection, query: Select[Any]) -> list[dict[str, Any]]:
     compiled = query.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+    values = {key: Jsonb(value) if isinstance(value, dict) else value for key, value in compiled.params.items()}
     with c.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(str(compiled), compiled.params).fetchall()  # type: ignore[arg-type]  # SQLAlchemy's own text
+        return cursor.execute(str(compiled), values).fetchall()  # type: ignore[arg-type]  # SQLAlchemy's own text
 
 
 def _filtered(query: Select[Any], wanted: Filter) -> Select[Any]:

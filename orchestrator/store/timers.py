@@ -24,7 +24,10 @@ update branches b
 set state = 'queued', generation = b.generation + 1, queued_at = now(), owner = null, lease_until = null
 from due
 where b.id = due.branch_id and due.instance_state in ('PENDING', 'RUNNING')
-  and (b.state = 'parked' or (due.kind = 'deadline' and b.state in ('running', 'joining', 'queued', 'blocked')))
+  and (b.state = 'parked'
+       or (due.kind = 'deadline' and b.state in ('running', 'joining', 'queued'))
+       or (due.kind = 'dependency' and b.state = 'blocked'
+           and exists (select 1 from dependencies d where d.instance_id = b.instance_id and not d.met)))
 returning b.instance_id::text, b.position, b.generation, b.queue,
     extract(epoch from due.due_at)::float8, extract(epoch from clock_timestamp())::float8
 """

@@ -70,7 +70,7 @@ def listing() -> Response:
         limit=min(request.args.get("limit", 100, int), 1000),
         offset=request.args.get("offset", 0, int),
     )
-    return jsonify({"instances": runner().list(wanted)})
+    return jsonify({"instances": runner().instances(wanted)})
 
 
 @blueprint.get("/instance/<instance_id>")

@@ -107,14 +107,14 @@ MaintenanceStep.runtime_of = staticmethod(runtime)
 MaintenanceStep.relay_of = staticmethod(lambda held: Relay(held.settings))
 
 
-@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+@signals.setup_logging.connect
 def _logging(loglevel: Any = None, **_: Any) -> None:
     held = settings()
     level = loglevel if isinstance(loglevel, int) else held.log_level
     logs.configure(held.log_format, level)
 
 
-@signals.worker_init.connect  # type: ignore[untyped-decorator]
+@signals.worker_init.connect
 def _worker(**_: Any) -> None:
     """Before the pool forks: what all children share is loaded once, in the parent."""
     held = settings()
@@ -129,7 +129,7 @@ def _worker(**_: Any) -> None:
     gc.freeze()
 
 
-@signals.worker_process_init.connect  # type: ignore[untyped-decorator]
+@signals.worker_process_init.connect
 def _child(**_: Any) -> None:
     interrupt.install()
 

@@ -49,7 +49,9 @@ def main() -> None:
         _say("the database has no tables yet; run `orchestrator migrate`, or `make up`")
         sys.exit(EXIT_AWAY)
     except psycopg.OperationalError as error:
-        _say(f"the database does not answer: {str(error).strip().splitlines()[-1]}\nIs a stack running here (`make up`), or is DATABASE_URL wrong?")
+        _say(
+            f"the database does not answer: {str(error).strip().splitlines()[-1]}\nIs a stack running here (`make up`), or is DATABASE_URL wrong?"
+        )
         sys.exit(EXIT_AWAY)
 
 

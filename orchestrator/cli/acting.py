@@ -33,7 +33,9 @@ def _pairs(given: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--priority", type=click.Choice(["low", "normal", "high", "critical"]))
 @click.option("--key", "idempotency_key", help="Idempotency key: the same key starts one instance.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE")
-@click.option("--after", "after", multiple=True, metavar="WORKFLOW[:CONDITION]", help="Wait for another workflow first (completed, failed, any).")
+@click.option(
+    "--after", "after", multiple=True, metavar="WORKFLOW[:CONDITION]", help="Wait for another workflow first (completed, failed, any)."
+)
 @click.option("--wait", is_flag=True, help="Wait for the end; exit code 1 when it fails.")
 @click.option("--watch", "watching", is_flag=True, help="Follow it live.")
 @as_json
@@ -51,7 +53,9 @@ def start(
 ) -> None:
     """Start an instance of WORKFLOW and print its id."""
     text = sys.stdin.read() if input_text == "-" else input_text
-    dependencies = [{"workflow": name, "condition": condition or "completed"} for name, _, condition in (item.partition(":") for item in after)]
+    dependencies = [
+        {"workflow": name, "condition": condition or "completed"} for name, _, condition in (item.partition(":") for item in after)
+    ]
     instance_id = runner().start_workflow(
         workflow,
         version,
@@ -70,7 +74,11 @@ def start(
         _wait(instance_id)
     status = runner().get_workflow_status(instance_id)
     if as_json:
-        print_json(status if wait else {"id": instance_id, "workflow": status["workflow"], "version": status["version"], "status": status["status"]})
+        print_json(
+            status
+            if wait
+            else {"id": instance_id, "workflow": status["workflow"], "version": status["version"], "status": status["status"]}
+        )
     elif wait:
         seen = runner().show(instance_id)
         out.print(tree_of(seen))
@@ -128,7 +136,9 @@ def _verb(name: str, done: str, help: str, act: Callable[[str, dict[str, Any]], 
 pause = _verb("pause", "paused", "Let the step in progress end, and begin no other.", lambda i, o: runner().pause_workflow(i, **o))
 resume = _verb("resume", "resumed", "Go on at the next step.", lambda i, o: runner().resume_workflow(i, **o))
 retry = _verb("retry", "retried", "Continue a failed instance at its failed step.", lambda i, o: runner().retry_workflow(i, **o))
-rollback = _verb("rollback", "rolling back", "Compensate the completed steps of an ended instance.", lambda i, o: runner().rollback_workflow(i, **o))
+rollback = _verb(
+    "rollback", "rolling back", "Compensate the completed steps of an ended instance.", lambda i, o: runner().rollback_workflow(i, **o)
+)
 cancel = _verb(
     "cancel",
     "cancelled",
@@ -171,7 +181,9 @@ def signal(instance_id: str, name: str, data: str | None, signal_id: str | None)
 def approve(instance_id: str, step: str | None, refuse: bool, data: str | None) -> None:
     """Answer the approval an instance waits for."""
     current = runner()
-    name = current.approve(current.resolve_id(instance_id), step, approved=not refuse, data=parse_json(data, "--data"), actor=by_me()["actor"], source="cli")
+    name = current.approve(
+        current.resolve_id(instance_id), step, approved=not refuse, data=parse_json(data, "--data"), actor=by_me()["actor"], source="cli"
+    )
     click.echo(f"{name} {'refused' if refuse else 'approved'}")
 
 

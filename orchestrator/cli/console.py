@@ -69,7 +69,9 @@ def parse_json(text: str | None, what: str) -> Any:
         raise click.BadParameter(f"{what} is no JSON: {error.msg} at character {error.pos + 1}: {text[:60]}") from None
 
 
-def print_table(rows: list[dict[str, Any]], columns: dict[str, str], *, empty: str, cells: dict[str, Callable[[Any], str]] | None = None) -> None:
+def print_table(
+    rows: list[dict[str, Any]], columns: dict[str, str], *, empty: str, cells: dict[str, Callable[[Any], str]] | None = None
+) -> None:
     """`columns` maps keys to headings."""
     if not rows:
         out.print(f"[dim]{empty}[/]")
@@ -128,4 +130,16 @@ def print_summary(seen: Seen) -> None:
         out.print_json(json.dumps(i["output"], ensure_ascii=False))
 
 
-__all__ = ["as_json", "by_me", "coloured", "explained", "out", "parse_json", "print_json", "print_summary", "print_table", "runner", "tree_of"]
+__all__ = [
+    "as_json",
+    "by_me",
+    "coloured",
+    "explained",
+    "out",
+    "parse_json",
+    "print_json",
+    "print_summary",
+    "print_table",
+    "runner",
+    "tree_of",
+]

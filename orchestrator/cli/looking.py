@@ -30,7 +30,15 @@ def filtered(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--search", help="Text in the workflow's name, input or error.")
     @click.option("--limit", default=None, type=click.IntRange(1, 10_000))
     @functools.wraps(command)
-    def wrapper(*args: Any, states: tuple[str, ...], workflow: str | None, labels: tuple[str, ...], search: str | None, limit: int | None, **kwargs: Any) -> Any:
+    def wrapper(
+        *args: Any,
+        states: tuple[str, ...],
+        workflow: str | None,
+        labels: tuple[str, ...],
+        search: str | None,
+        limit: int | None,
+        **kwargs: Any,
+    ) -> Any:
         pairs = dict(item.split("=", 1) for item in labels if "=" in item)
         given = bool(states or workflow or labels or search)
         wanted = Filter(state=states, workflow=workflow, labels=pairs, search=search, limit=limit or 50)
@@ -44,7 +52,14 @@ def filtered(command: Callable[..., Any]) -> Callable[..., Any]:
 def workflows(as_json: bool) -> None:
     """The registered workflows."""
     rows = [
-        {"workflow": s.name, "version": s.version, "namespace": s.namespace, "title": s.tree.get("title", ""), "saga": bool(s.tree.get("saga")), "form": "document" if s.source else "python"}
+        {
+            "workflow": s.name,
+            "version": s.version,
+            "namespace": s.namespace,
+            "title": s.tree.get("title", ""),
+            "saga": bool(s.tree.get("saga")),
+            "form": "document" if s.source else "python",
+        }
         for s in runner().workflows()
     ]
     if as_json:
@@ -59,14 +74,22 @@ def workflows(as_json: bool) -> None:
 @as_json
 def ls(wanted: Filter | None, as_json: bool) -> None:
     """The newest instances; with filters, those that match."""
-    rows = runner().list(wanted or Filter(limit=20))
+    rows = runner().instances(wanted or Filter(limit=20))
     if as_json:
         print_json(rows)
         return
     for row in rows:
         row["said"] = (row["error"] or {}).get("message", "") if row["state"] != "RUNNING" else ""
         row["labels"] = " ".join(f"{key}={value}" for key, value in row["labels"].items())
-    columns = {"id": "ID", "workflow": "WORKFLOW", "version": "V", "state": "STATE", "created_at": "CREATED", "labels": "LABELS", "said": "ERROR"}
+    columns = {
+        "id": "ID",
+        "workflow": "WORKFLOW",
+        "version": "V",
+        "state": "STATE",
+        "created_at": "CREATED",
+        "labels": "LABELS",
+        "said": "ERROR",
+    }
     print_table(rows, columns, empty="no instance", cells={"state": coloured, "created_at": lambda v: str(v)[:19].replace("T", " ")})
 
 
@@ -154,7 +177,14 @@ def dead_letters(as_json: bool) -> None:
         return
     for row in rows:
         row["message"] = (row["error"] or {}).get("message", "")
-    columns = {"id": "#", "instance_id": "INSTANCE", "workflow": "WORKFLOW", "position": "POSITION", "reason": "REASON", "message": "MESSAGE"}
+    columns = {
+        "id": "#",
+        "instance_id": "INSTANCE",
+        "workflow": "WORKFLOW",
+        "position": "POSITION",
+        "reason": "REASON",
+        "message": "MESSAGE",
+    }
     print_table(rows, columns, empty="no dead letters")
 
 
@@ -184,7 +214,9 @@ def stats(as_json: bool) -> None:
     columns = {"workflow": "WORKFLOW", "total": "TOTAL", "completed": "COMPLETED", "failed": "FAILED", "average_s": "AVERAGE"}
     print_table(found["workflows"], columns, empty="", cells={"average_s": lambda v: "" if v is None else shown(v)})
     open_branches = ", ".join(f"{number} {state}" for state, number in found["branches"].items()) or "none open"
-    out.print(f"[dim]branches: {open_branches}; timers: {found['timers']}; dead letters: {found['dead_letters']}; outbox: {found['outbox']}[/]")
+    out.print(
+        f"[dim]branches: {open_branches}; timers: {found['timers']}; dead letters: {found['dead_letters']}; outbox: {found['outbox']}[/]"
+    )
 
 
 @click.command()
@@ -201,7 +233,15 @@ def audit(instance_id: str | None, limit: int, as_json: bool) -> None:
     for row in rows:
         row["moved"] = f"{row['from_state'] or '·'} → {row['to_state']}" if row["to_state"] else ""
         row["detail"] = _short(row["detail"])
-    columns = {"at": "AT", "actor": "ACTOR", "source": "SOURCE", "action": "ACTION", "moved": "MOVE", "instance_id": "INSTANCE", "detail": "DETAIL"}
+    columns = {
+        "at": "AT",
+        "actor": "ACTOR",
+        "source": "SOURCE",
+        "action": "ACTION",
+        "moved": "MOVE",
+        "instance_id": "INSTANCE",
+        "detail": "DETAIL",
+    }
     print_table(rows, columns, empty="nothing yet", cells={"at": lambda v: str(v)[:19].replace("T", " ")})
 
 

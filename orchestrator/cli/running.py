@@ -70,12 +70,24 @@ def _checks(stuck_after: float) -> Any:
             detail = ", ".join(f"{w['hostname']} ({w['concurrency']} processes, holds {w['holds']})" for w in alive) or "none"
             yield "workers", bool(alive), detail, "start one: `celery -A orchestrator.app worker`, or `make up`"
             if alive:
-                yield "keeper", keeper, "timers and recovery are kept" if keeper else "nobody keeps timers", "it is taken over within seconds; look again"
+                yield (
+                    "keeper",
+                    keeper,
+                    "timers and recovery are kept" if keeper else "nobody keeps timers",
+                    "it is taken over within seconds; look again",
+                )
             stuck = queries.without_progress(c, stuck_after)
-            detail = f"{len(stuck)} branches without progress for {stuck_after:g} s" + "".join(f"\n    {s['workflow']} {s['id']} {s['position'] or '/'} {s['state']} {s['doing'] or ''}" for s in stuck[:5])
+            detail = f"{len(stuck)} branches without progress for {stuck_after:g} s" + "".join(
+                f"\n    {s['workflow']} {s['id']} {s['position'] or '/'} {s['state']} {s['doing'] or ''}" for s in stuck[:5]
+            )
             yield "progress", not stuck, detail, "`orchestrator show ID` says what each does; give long steps a timeout"
             statistics = queries.stats(c)
-            yield "outbox", statistics["outbox"] < 10_000, f"{statistics['outbox']} events to be relayed", "is Redis there? the keeper relays them when it is back"
+            yield (
+                "outbox",
+                statistics["outbox"] < 10_000,
+                f"{statistics['outbox']} events to be relayed",
+                "is Redis there? the keeper relays them when it is back",
+            )
             letters = statistics["dead_letters"]
             yield "dead letters", letters == 0, f"{letters}", "`orchestrator dead-letters` lists them; `orchestrator retry ID` tries again"
     except psycopg.OperationalError as error:
@@ -84,7 +96,12 @@ def _checks(stuck_after: float) -> Any:
         server = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2)
         server.ping()
         policy = server.config_get("maxmemory-policy").get("maxmemory-policy", "")
-        yield "redis", policy in ("noeviction", ""), f"answers, {policy}", "set maxmemory-policy noeviction: evicted messages and schedules are lost time"
+        yield (
+            "redis",
+            policy in ("noeviction", ""),
+            f"answers, {policy}",
+            "set maxmemory-policy noeviction: evicted messages and schedules are lost time",
+        )
     except redis.RedisError as error:
         yield "redis", False, str(error), "start it (`make up`), or set REDIS_URL; starts are accepted meanwhile"
     free = shutil.disk_usage(".").free // 2**20

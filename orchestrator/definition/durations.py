@@ -46,7 +46,7 @@ def _fields(value: dict[str, Any]) -> float:
         raise BadDuration(value)
     if any(isinstance(n, bool) or not isinstance(n, int | float) or n < 0 for n in value.values()):
         raise BadDuration(value)
-    return sum(FIELDS_S[unit] * number for unit, number in value.items())
+    return float(sum(FIELDS_S[unit] * number for unit, number in value.items()))
 
 
 def _text(text: str) -> float:

@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from orchestrator.engine import branching
 from orchestrator.engine.admission import after_end
 from orchestrator.engine.runtime import queue_of
+from orchestrator.engine.stopped import Stopped
 from orchestrator.errors import Fenced
 from orchestrator.history import Failure, Kind
-from orchestrator.store import admission, branches, history, instances, timers
+from orchestrator.plan.needs import Finished
+from orchestrator.store import admission, branches, history, instances, outbox, timers
+from orchestrator.store.branches import Closing
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.instances import End
 from orchestrator.telemetry import metrics
@@ -23,8 +27,6 @@ EVENT_OF = {"COMPLETED": "workflow.completed", "FAILED": "workflow.failed", "CAN
 
 def end_instance(walk: Walk, end: End, dead_letters: list[tuple[str, str, Any]] | None = None) -> None:
     """The last facts, the state, the event, the slots and the parent's wake in one transaction; then what it releases."""
-    from orchestrator.engine.walk import Stopped
-
     held, facts = walk.held, walk.pending
     seq = walk.forward.seq - len(facts)
     told = [*walk.events, (EVENT_OF[end.state], dumps(_shown(end)))]
@@ -38,7 +40,7 @@ def end_instance(walk: Walk, end: End, dead_letters: list[tuple[str, str, Any]] 
             depends = instances.finish(c, held, seq, facts, end, told)
             if depends is None:
                 return None, [], []
-            c.execute("delete from timers t using branches b where b.id = t.branch_id and b.instance_id = %s", (held.instance_id,))
+            timers.drop_of_instance(c, held.instance_id)
             for position, reason, error in dead_letters or ():
                 instances.dead_letter(c, held.instance_id, position, reason, error)
             scopes = admission.give_back(c, held.instance_id) if held.slots else []
@@ -51,8 +53,8 @@ def end_instance(walk: Walk, end: End, dead_letters: list[tuple[str, str, Any]] 
         raise Fenced(held.position, held.generation) from None
     if depends is None:
         # Paused, cancelled or fenced: keep the facts if they are still ours to keep, and stand as the state says.
-        walk._flush()  # noqa: SLF001  # this module is the walk's own end, apart for its size
-        walk._look_again()  # noqa: SLF001
+        walk.flush()
+        walk.look_again()
         raise Fenced(held.position, held.generation)
     metrics.instance_ended(walk.definition.name, end.state, walk.now() - held.created_at)
     walk.runtime.publisher.branches(woken)
@@ -66,10 +68,24 @@ def _shown(end: End) -> dict[str, Any]:
     return {key: value for key, value in shown.items() if value is not None}
 
 
+def end(walk: Walk, need: Finished) -> None:
+    """Nothing remains of this branch."""
+    held = walk.held
+    if held.parent_id is not None:
+        outcome = "ended" if need.ended else "completed"
+        output = need.output if need.ended else branching.handed_over_output(walk, need.output)
+        branching.close(walk, Closing(outcome, output, context=need.context if need.context != held.context else None))
+    if held.position == "/undo":
+        end_undone(walk)
+    end_instance(walk, End("COMPLETED", need.output))
+
+
 def end_failed(walk: Walk, failure: Failure) -> None:
     """A saga goes backwards first; anything else has failed."""
     held = walk.held
     error = failure.to_json()
+    if held.parent_id is not None:
+        branching.close(walk, Closing("failed", error=error))
     if held.position == "/undo":
         end_undone(walk, failure)
     if walk.definition.saga and held.position == "":
@@ -81,8 +97,6 @@ def end_failed(walk: Walk, failure: Failure) -> None:
 
 def _turn_round(walk: Walk, error: dict[str, Any]) -> None:
     """From forward to compensating: the failure is kept, and the way back is a branch of its own."""
-    from orchestrator.engine.walk import Stopped
-
     held, facts, told = walk.held, walk.pending, walk.events
     seq = walk.forward.seq - len(facts)
 
@@ -93,17 +107,17 @@ def _turn_round(walk: Walk, error: dict[str, Any]) -> None:
                 return None
             branches.write(c, held.id, seq, facts)
             for type, data in told:
-                c.execute("insert into outbox (type, instance_id, data) values (%s, %s, %s::jsonb)", (type, held.instance_id, data))
+                outbox.put(c, type, held.instance_id, data)
             instances.close_root(c, held, "failed")
             timers.drop_all(c, held.id)
             instances.move(c, held.instance_id, "RUNNING", phase="compensating", ending="FAILED", error=dumps(error))
-            instances.tell(c, "workflow.compensating", held.instance_id, {"error": error})
+            outbox.tell(c, "workflow.compensating", held.instance_id, {"error": error})
             return instances.open_undo(c, held.instance_id, queue_of(held.priority))
 
     published = walk.database.patiently(turn)
     if published is None:
-        walk._flush()  # noqa: SLF001
-        walk._look_again()  # noqa: SLF001
+        walk.flush()
+        walk.look_again()
         raise Fenced(held.position, held.generation)
     walk.runtime.publisher.branches(published, walk.definition.name)
     raise Stopped
@@ -114,9 +128,7 @@ def end_undone(walk: Walk, failure: Failure | None = None) -> None:
     held = walk.held
 
     def read(c: Connection) -> tuple[str, Any, history.Told]:
-        row = c.execute("select coalesce(ending, 'FAILED'), error from instances where id = %s", (held.instance_id,)).fetchone()
-        assert row is not None
-        return row[0], row[1], history.of_instance(c, held.instance_id)
+        return (*instances.heading_for(c, held.instance_id), history.of_instance(c, held.instance_id))
 
     ending, error, told = walk.database.patiently(read)
     facts = [row.fact for row in told.facts if row.fact.kind in (Kind.UNDONE, Kind.UNDO_FAILED)]

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import NotFound
 from orchestrator.history import Kind
-from orchestrator.store import history, instances
+from orchestrator.store import forks, history, outbox
 from orchestrator.store.branches import Published
 from orchestrator.store.connection import Connection, sized
 from orchestrator.store.history import BranchRow, Told
@@ -23,7 +23,9 @@ def fork_history(
     """Create the instance and copy what stays; gives the branches to be published."""
     told = history.of_instance(c, instance.id)
     branch, seq = _cut(told, position)
-    _create(c, instance, new_id, actor, source, None if input is None else sized("input", input, runtime.settings.payload_limit_bytes))
+    forks.copy_instance(
+        c, instance, new_id, actor, source, None if input is None else sized("input", input, runtime.settings.payload_limit_bytes)
+    )
     reset = _reset(told, branch)
     ids: dict[int, int] = {}
     published: list[Published] = []
@@ -34,39 +36,20 @@ def fork_history(
         limit = seq - 1 if row.id == branch.id else _opened_at(told, row, ancestors) if row.id in ancestors else None
         if row.id in reset and row.id != branch.id and row.id not in ancestors:
             limit = 0
-        elif row.parent_id is not None and row.id not in ancestors and row.id != branch.id and _opened_later(told, row, branch, seq, ancestors):
+        elif (
+            row.parent_id is not None
+            and row.id not in ancestors
+            and row.id != branch.id
+            and _opened_later(told, row, branch, seq, ancestors)
+        ):
             continue
         state = _state_of(row, branch, reset, ancestors, limit)
-        created = c.execute(
-            """
-            insert into branches (instance_id, parent_id, join_position, mode, position, state, outcome, queue, after, shared, vars,
-                context, output, error, claims)
-            select %s, %s, join_position, mode, position, %s, case when %s = 'closed' then outcome end, queue, %s, shared, vars, context,
-                case when %s = 'closed' then output end, case when %s = 'closed' then error end, 1
-            from branches where id = %s
-            returning id, instance_id::text, position, generation, queue
-            """,
-            (
-                new_id,
-                ids.get(row.parent_id or 0),
-                state,
-                state,
-                [ids[a] for a in row.after or []] or None,
-                state,
-                state,
-                row.id,
-            ),
-        ).fetchone()
-        assert created is not None
+        created = forks.copy_branch(c, row.id, new_id, ids.get(row.parent_id or 0), state, [ids[before] for before in row.after or []])
         ids[row.id] = created[0]
-        c.execute(
-            "insert into checkpoints (branch_id, seq, position, kind, attempt, data, at) select %s, seq, position, kind, attempt, data, at"
-            " from checkpoints where branch_id = %s and (%s::int is null or seq <= %s)",
-            (created[0], row.id, limit, limit),
-        )
+        forks.copy_facts(c, row.id, created[0], limit)
         if state == "queued":
             published.append(created[1:])
-    instances.tell(c, "workflow.created", new_id, {"forked_from": instance.id, "from": position})
+    outbox.tell(c, "workflow.created", new_id, {"forked_from": instance.id, "from": position})
     return published
 
 
@@ -124,20 +107,3 @@ def _state_of(row: BranchRow, branch: BranchRow, reset: set[int], ancestors: dic
     if row.id in reset:
         return "blocked"
     return "closed" if row.outcome in ("completed", "ended") else "queued" if limit is None else "closed"
-
-
-def _create(c: Connection, instance: Locked, new_id: str, actor: str, source: str, input: str | None) -> None:
-    c.execute(
-        """
-        insert into instances (id, definition_id, workflow, version, namespace, tenant, state, input, labels, metadata, priority,
-            forked_from, trace_id, source, step_events, started_at)
-        select %s, definition_id, workflow, version, namespace, tenant, 'RUNNING', coalesce(%s::jsonb, input), labels, metadata, priority,
-            id, trace_id, %s, step_events, now()
-        from instances where id = %s
-        """,
-        (new_id, input, source, instance.id),
-    )
-    c.execute(
-        "insert into audit (actor, action, source, instance_id, workflow, to_state, detail) values (%s, 'start', %s, %s, %s, 'RUNNING', %s::jsonb)",
-        (actor, source, new_id, instance.workflow, f'{{"forked_from": "{instance.id}"}}'),
-    )

@@ -11,6 +11,7 @@ from orchestrator.definition.expressions import ExpressionError, evaluate
 from orchestrator.definition.schemas import violations
 from orchestrator.definition.tree import Definition
 from orchestrator.engine import admission as admissions
+from orchestrator.engine.forking import fork_history
 from orchestrator.engine.runtime import Runtime, priority_number, queue_of
 from orchestrator.engine.undoing import undo_tree
 from orchestrator.errors import Fault, IllegalMove, Invalid, NotFound
@@ -21,7 +22,7 @@ from orchestrator.plan.canvas import Address
 from orchestrator.plan.needs import StartChild
 from orchestrator.plan.remaining import Sequence as Planned
 from orchestrator.state import check_move
-from orchestrator.store import admission, branches, definitions, history, instances
+from orchestrator.store import admission, branches, definitions, history, instances, outbox, retention, timers
 from orchestrator.store.branches import Held, Published
 from orchestrator.store.connection import Connection, sized
 from orchestrator.store.instances import Locked, New
@@ -57,10 +58,10 @@ def forget_found() -> None:
 
 def definition_of(runtime: Runtime, stored: definitions.Stored) -> Definition:
     """The tree, parsed once per id."""
-    held = runtime._definitions.get(stored.id)  # noqa: SLF001  # the runtime's own cache, filled from what was just read
+    held = runtime._definitions.get(stored.id)  # the runtime's own cache, filled from what was just read
     if held is None:
         held = from_json(stored.tree)
-        runtime._definitions[stored.id] = held  # noqa: SLF001
+        runtime._definitions[stored.id] = held
     return held
 
 
@@ -171,10 +172,7 @@ def record_start(c: Connection, runtime: Runtime, new: New, definition: Definiti
         admission.ask(c, new.id, new.slots, new.dependencies)
         if new.dependencies:
             patience = definition.dependency_timeout_s or runtime.settings.dependency_timeout_s
-            c.execute(
-                "insert into timers (branch_id, due_at, kind) values (%s, now() + make_interval(secs => %s), 'dependency')",
-                (branch, patience),
-            )
+            timers.set_patience(c, branch, patience)
             admission.meet(c)
     return True, admissions.settle(c, [new.id], [])
 
@@ -196,7 +194,7 @@ def pause(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:
             to = check_move("pause", instance.state)
             instances.move(c, instance_id, to)
             instances.audit(c, actor, "pause", source, instance, to)
-            instances.tell(c, "workflow.paused", instance_id, {})
+            outbox.tell(c, "workflow.paused", instance_id, {})
 
     runtime.database.patiently(act)
 
@@ -206,11 +204,10 @@ def resume(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:
         with c.transaction():
             instance = locked(c, instance_id)
             to = check_move("resume", instance.state)
-            begun = c.execute("select started_at is not null from instances where id = %s", (instance_id,)).fetchone()
             # One that was paused before it began is still to be begun, with whatever it waits for.
-            instances.move(c, instance_id, to if begun and begun[0] else "PENDING")
+            instances.move(c, instance_id, to if instances.has_begun(c, instance_id) else "PENDING")
             instances.audit(c, actor, "resume", source, instance, to)
-            instances.tell(c, "workflow.resumed", instance_id, {})
+            outbox.tell(c, "workflow.resumed", instance_id, {})
             return instances.requeue_all(c, instance_id)
 
     runtime.publisher.branches(runtime.database.patiently(act))
@@ -226,17 +223,17 @@ def cancel(runtime: Runtime, instance_id: str, actor: str, source: str, reason: 
             definition = runtime.definition(instance.definition_id)
             goes_back = definition.compensate_on_cancel if compensate is None else compensate
             owners = branches.stop_instance(c, instance_id, gently=False)
-            c.execute("delete from timers t using branches b where b.id = t.branch_id and b.instance_id = %s", (instance_id,))
+            timers.drop_of_instance(c, instance_id)
             instances.audit(c, actor, "cancel", source, instance, to, {"reason": reason} if reason else None)
             published: list[Published] = []
             error = {"code": "cancelled", "message": reason or "Workflow was cancelled"}
             if goes_back and instance.state != "PENDING" and instance.phase == "forward" and definition.saga:
                 instances.move(c, instance_id, "RUNNING", phase="compensating", ending="CANCELLED", error=sized("reason", error, 65536))
-                instances.tell(c, "workflow.compensating", instance_id, {"error": error})
+                outbox.tell(c, "workflow.compensating", instance_id, {"error": error})
                 published = instances.open_undo(c, instance_id, queue_of(instance.priority))
             else:
                 instances.move(c, instance_id, to, outcome=to, ended_at="now", error=sized("reason", error, 65536))
-                instances.tell(c, "workflow.cancelled", instance_id, {"reason": reason})
+                outbox.tell(c, "workflow.cancelled", instance_id, {"reason": reason})
                 published += _release(c, instance)
             return owners, published, instances.children_of(c, instance_id), instance
 
@@ -270,22 +267,16 @@ def retry(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:
             to = check_move("retry", instance.state)
             if instance.phase == "compensating" and (instance.compensation or {}).get("result") != "none":
                 raise IllegalMove("retry", "FAILED (and compensated)", ["rerun from a step", "start a new instance"])
-            shift = _seconds_since(c, instance.ended_at)
-            c.execute("delete from branches where instance_id = %s and position like '/undo%%'", (instance_id,))
+            shift = instance.ended_for_s or 0.0
+            branches.drop_undo(c, instance_id)
             published = _reopen(c, instance_id, shift)
             instances.move(c, instance_id, to, phase="forward", ending=None, outcome=None, error=None, ended_at=None, compensation=None)
             instances.resolve_dead_letters(c, instance_id)
             instances.audit(c, actor, "retry", source, instance, to)
-            instances.tell(c, "workflow.retried", instance_id, {})
+            outbox.tell(c, "workflow.retried", instance_id, {})
             return published
 
     runtime.publisher.branches(runtime.database.patiently(act))
-
-
-def _seconds_since(c: Connection, instant: float | None) -> float:
-    row = c.execute("select extract(epoch from now())::float8").fetchone()
-    assert row is not None
-    return max(0.0, row[0] - instant) if instant else 0.0
 
 
 def _reopen(c: Connection, instance_id: str, shift: float) -> list[Published]:
@@ -306,14 +297,9 @@ def _reopen(c: Connection, instance_id: str, shift: float) -> list[Published]:
         blocked = any(after in reopened for after in branch.after or [])
         state = "joining" if waits else "blocked" if blocked or branch.outcome == "skipped" else "queued"
         reopened.add(branch.id)
-        row = c.execute(
-            "update branches set state = %s, outcome = null, error = null, output = null, snapshot = null, stopping = false, crashes = 0,"
-            " generation = generation + 1, queued_at = now() where id = %s returning instance_id::text, position, generation, queue",
-            (state, branch.id),
-        ).fetchone()
-        assert row is not None
+        address = branches.reopen(c, branch.id, state)
         if state == "queued":
-            published.append(row)
+            published.append(address)
     return published
 
 
@@ -333,7 +319,7 @@ def rollback(runtime: Runtime, instance_id: str, actor: str, source: str) -> Non
             ending = "FAILED" if instance.state == "FAILED" else "CANCELLED"
             instances.move(c, instance_id, to, phase="compensating", ending=ending, outcome=None, ended_at=None)
             instances.audit(c, actor, "rollback", source, instance, to)
-            instances.tell(c, "workflow.compensating", instance_id, {"by": actor})
+            outbox.tell(c, "workflow.compensating", instance_id, {"by": actor})
             return instances.open_undo(c, instance_id, queue_of(instance.priority))
 
     runtime.publisher.branches(runtime.database.patiently(act))
@@ -341,8 +327,6 @@ def rollback(runtime: Runtime, instance_id: str, actor: str, source: str) -> Non
 
 def rerun(runtime: Runtime, instance_id: str, position: str, actor: str, source: str, input: Any = None) -> str:
     """A new instance with the history up to a step, and on from there."""
-    from orchestrator.engine.forking import fork_history
-
     new_id = new_instance_id()
 
     def act(c: Connection) -> tuple[str, list[Published]]:
@@ -359,28 +343,10 @@ def rerun(runtime: Runtime, instance_id: str, position: str, actor: str, source:
 
 def cleanup(c: Connection, older_than_s: float, limit: int, *, archive: bool) -> list[str]:
     """Ended instances past their retention: shown as CLEANING_UP, stripped, then kept as a record or deleted."""
-    rows = c.execute(
-        """
-        select id::text from instances
-        where state in ('COMPLETED', 'FAILED', 'CANCELLED') and ended_at < now() - make_interval(secs => %s)
-        order by ended_at limit %s for update skip locked
-        """,
-        (older_than_s, limit),
-    ).fetchall()
-    ids = [row[0] for row in rows]
-    if not ids:
-        return []
-    c.execute("delete from checkpoints k using branches b where b.id = k.branch_id and b.instance_id = any (%s::uuid[])", (ids,))
-    c.execute("delete from branches where instance_id = any (%s::uuid[])", (ids,))
-    c.execute("delete from events where instance_id = any (%s::uuid[])", (ids,))
-    if archive:
-        c.execute("update instances set state = 'CLEANING_UP' where id = any (%s::uuid[])", (ids,))
-    else:
-        c.execute("delete from instances where id = any (%s::uuid[])", (ids,))
-    for instance_id in ids:
-        c.execute(
-            "insert into audit (actor, action, source, instance_id, to_state) values ('engine', 'cleanup', 'engine', %s, 'CLEANING_UP')",
-            (instance_id,),
-        )
-        instances.tell(c, "workflow.cleaned_up", instance_id, {})
+    ids = retention.claim_old(c, older_than_s, limit)
+    if ids:
+        retention.strip(c, ids)
+        retention.archive(c, ids) if archive else retention.delete(c, ids)
+        for instance_id in ids:
+            outbox.tell(c, "workflow.cleaned_up", instance_id, {})
     return ids

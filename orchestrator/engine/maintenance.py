@@ -136,7 +136,7 @@ class Maintenance(threading.Thread):
         """Sleep, unless somebody asks for a step to be interrupted."""
         c = self.runtime.database.connection()
         if self._listening is not c:
-            c.execute("listen orchestrator_interrupt")
+            workers.listen(c)
             self._listening = c
         for notice in c.notifies(timeout=pause_s, stop_after=1):
             self._interrupt(notice.payload)

@@ -13,15 +13,21 @@ from orchestrator.plan.gathering import laid_over
 
 
 class BranchLike(Protocol):
-    instance_id: str
-    position: Position
-    vars: Any
-    context: Any
-    instance_input: Any
+    @property
+    def instance_id(self) -> str: ...
+    @property
+    def position(self) -> Position: ...
+    @property
+    def vars(self) -> Any: ...
+    @property
+    def context(self) -> Any: ...
+    @property
+    def instance_input(self) -> Any: ...
 
 
 class ClosedLike(Protocol):
-    output: Any
+    @property
+    def output(self) -> Any: ...
 
 
 def forward_of(

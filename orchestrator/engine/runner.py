@@ -20,8 +20,8 @@ from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import Duplicate, Fault, IllegalMove, Invalid, NotFound, OrchestratorError
 from orchestrator.ids import is_instance_id
 from orchestrator.state import TERMINAL
-from orchestrator.store import admission, definitions, events, instances, queries
-from orchestrator.store.connection import Connection, dumps, sized
+from orchestrator.store import admission, branches, definitions, events, instances, queries, workers
+from orchestrator.store.connection import Connection, sized
 from orchestrator.store.queries import Filter
 
 SIGNAL_SOURCE = "signal"
@@ -91,14 +91,13 @@ class WorkflowRunner:
         return new.id
 
     def _already_started(self, new: instances.New) -> str:
-        key = new.idempotency_key or ""
-        held = self.database.patiently(lambda c: instances.by_key(c, new.tenant, new.workflow, key))
+        held = self.database.patiently(lambda c: instances.by_key(c, new))
         if held is None:
-            raise NotFound("instance with idempotency key", key)
-        same = self.database.patiently(lambda c: c.execute("select %s::jsonb = %s::jsonb", (held[1], new.input)).fetchone())
-        if not (same and same[0]):
-            raise Duplicate(key, held[0])
-        return held[0]
+            raise NotFound("instance with idempotency key", new.idempotency_key)
+        instance_id, is_same = held
+        if not is_same:
+            raise Duplicate(new.idempotency_key or "", instance_id)
+        return instance_id
 
     # ── life cycle ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -123,7 +122,7 @@ class WorkflowRunner:
 
     def _interrupt(self, owners: Sequence[str]) -> None:
         """Ask the workers whose processes run a step of a cancelled instance to break into it."""
-        self.database.patiently(lambda c: c.execute("select pg_notify('orchestrator_interrupt', %s)", (dumps(sorted(set(owners))),)))
+        self.database.patiently(lambda c: workers.ask_to_interrupt(c, owners))
 
     def retry_workflow(self, instance_id: str, *, actor: str = "anonymous", source: str = "api") -> None:
         lifecycle.retry(self.runtime, instance_id, actor, source)
@@ -228,7 +227,7 @@ class WorkflowRunner:
         def act(c: Connection) -> None:
             with c.transaction():
                 instance = lifecycle.locked(c, instance_id)
-                c.execute("update instances set labels = jsonb_strip_nulls(labels || %s::jsonb) where id = %s", (text, instance_id))
+                instances.label(c, instance_id, text)
                 instances.audit(c, actor, "label", source, instance, instance.state, labels)
 
         self.database.patiently(act)
@@ -241,16 +240,12 @@ class WorkflowRunner:
                 instance = lifecycle.locked(c, instance_id)
                 if instance.state != "PENDING":
                     raise IllegalMove("add a dependency to", instance.state)
-                [entry] = lifecycle._dependencies([dependency])  # noqa: SLF001  # the same checks as at a start
+                [entry] = lifecycle._dependencies([dependency])  # the same checks as at a start
                 on = entry["instance"]
                 if on == instance_id or (on and instance_id in admission.dependency_edges(c, on)):
                     raise Invalid([Fault("dependency", f"makes a cycle: {instance_id} → {on} → {instance_id}")], "dependency")
                 admission.ask(c, instance_id, (), [entry])
-                c.execute(
-                    "update branches set state = 'blocked', generation = generation + 1 where instance_id = %s and position = ''"
-                    " and state in ('queued', 'blocked')",
-                    (instance_id,),
-                )
+                branches.block_root(c, instance_id)
                 instances.audit(c, actor, "depend", source, instance, instance.state, entry)
 
         self.database.patiently(act)
@@ -280,7 +275,7 @@ class WorkflowRunner:
     def get_workflow_stats(self) -> dict[str, Any]:
         return self.database.patiently(queries.stats)
 
-    def list(self, wanted: Filter) -> list[dict[str, Any]]:
+    def instances(self, wanted: Filter) -> list[dict[str, Any]]:
         return self.database.patiently(lambda c: queries.instances(c, wanted))
 
     def history(self, instance_id: str) -> list[dict[str, Any]]:

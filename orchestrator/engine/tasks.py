@@ -36,18 +36,16 @@ def register(app: Celery, runtime_of: Any) -> None:
     @app.task(name=HELP, bind=True, ignore_result=True)
     def help(task: Task, instance_id: str, position: str, generation: int) -> None:
         runtime: Runtime = runtime_of()
-        parent = runtime.database.patiently(
-            lambda c: c.execute("select id from branches where instance_id = %s and position = %s", (instance_id, position)).fetchone()
-        )
+        parent = runtime.database.patiently(lambda c: branches.id_at(c, instance_id, position))
         if parent is None:
             return
-        held = runtime.database.patiently(lambda c: branches.claim_next(c, parent[0], runtime.owner, runtime.settings.lease_s))
+        held = _next_of(runtime, parent)
         metrics.claimed(void=held is None)
         in_chord = task.request.chord is not None
         if held is not None:
             work(runtime, held, queue=_queue(task), next_link=None, tells=in_chord)
         elif not in_chord:
-            ask_for_parent(runtime, parent[0])
+            ask_for_parent(runtime, parent)
 
     @app.task(name=START, ignore_result=False)
     def start(workflow: str, input: Any = None, version: str | None = None, **options: Any) -> str:
@@ -84,10 +82,13 @@ def work(runtime: Runtime, held: Held | None, *, queue: str, next_link: str | No
         if current.mode == "graph":
             _release_successors(runtime, current)
         if held is None:
-            parent = current.parent_id
-            held = runtime.database.patiently(lambda c: branches.claim_next(c, parent, runtime.owner, runtime.settings.lease_s))
+            held = _next_of(runtime, current.parent_id)
         if held is None and not tells:
             ask_for_parent(runtime, current.parent_id)
+
+
+def _next_of(runtime: Runtime, parent_id: int) -> Held | None:
+    return runtime.database.patiently(lambda c: branches.claim_next(c, parent_id, runtime.owner, runtime.settings.lease_s))
 
 
 def _release_successors(runtime: Runtime, closed: Held) -> None:
@@ -96,11 +97,10 @@ def _release_successors(runtime: Runtime, closed: Held) -> None:
     parent_id = closed.parent_id
     released = runtime.database.patiently(lambda c: branches.release_successors(c, closed.id, parent_id))
     if len(released) > 1:
-        parent = runtime.database.patiently(
-            lambda c: c.execute("select position, generation, queue from branches where id = %s", (parent_id,)).fetchone()
-        )
+        parent = runtime.database.patiently(lambda c: branches.address_of(c, parent_id))
         if parent is not None:
-            address = Address(closed.instance_id, *parent, name=runtime.definition(closed.definition_id).name)
+            position, generation, queue = parent
+            address = Address(closed.instance_id, position, generation, queue, runtime.definition(closed.definition_id).name)
             runtime.publisher.more_help(address, len(released) - 1)
 
 

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from psycopg.rows import dict_row
-
 from orchestrator.definition.codec import to_json
 from orchestrator.definition.tree import (
     AnyTask,
@@ -25,9 +23,10 @@ from orchestrator.engine.rebuild import forward_of
 from orchestrator.engine.runtime import Runtime, is_undo
 from orchestrator.errors import BrokenHistory, NotFound
 from orchestrator.history import Kind, numbered
+from orchestrator.ids import Position
 from orchestrator.plan.needs import AwaitChild, Failed, Finished, Join, Listening, Perform, Sleep
 from orchestrator.state import TERMINAL, StepState
-from orchestrator.store import admission, history
+from orchestrator.store import admission, history, queries
 from orchestrator.store.connection import Connection
 
 
@@ -81,7 +80,7 @@ class Seen:
     root: Node
     facts: int
     unmet: list[str]
-    order: list[str]
+    order: list[Position]
 
     def steps(self) -> list[Node]:
         """The tasks with effects, where progress is counted."""
@@ -150,6 +149,9 @@ class Seen:
         }
 
 
+SHOWN_ROUNDS = 200
+
+
 def explained(error: dict[str, Any]) -> str:
     attempts = error.get("attempts", 0)
     message = error.get("message", "")
@@ -157,20 +159,8 @@ def explained(error: dict[str, Any]) -> str:
     return f"step failed after {attempts} attempts: {message}{where}" if attempts else f"{message}{where}"
 
 
-_INSTANCE = """
-select id::text, workflow, version, namespace, tenant, state, outcome, phase, compensation, input, output, error, labels, metadata, priority,
-    trace_id, parent_id::text, forked_from::text, source, definition_id,
-    to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as created_at,
-    to_char(started_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as started_at,
-    to_char(ended_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as ended_at,
-    extract(epoch from coalesce(started_at, created_at))::float8 as began, extract(epoch from now())::float8 as now
-from instances where id = %s
-"""
-
-
 def see(c: Connection, runtime: Runtime, instance_id: str, at: int | None = None) -> Seen:
-    with c.cursor(row_factory=dict_row) as cursor:
-        instance = cursor.execute(_INSTANCE, (instance_id,)).fetchone()
+    instance = queries.instance(c, instance_id)
     if instance is None:
         raise NotFound("instance", instance_id)
     definition = runtime.definition(instance["definition_id"])
@@ -282,33 +272,36 @@ class _Found:
     def _children(self, task: AnyTask, position: str) -> Iterator[Node]:
         match task:
             case Do(tasks=tasks, key=key):
-                for i, child in enumerate(tasks):
-                    yield from (self.node(child, p) for p in self._visits(f"{position}{key}/{i}/{child.name}"))
+                for i, inner in enumerate(tasks):
+                    yield from (self.node(inner, p) for p in self._visits(f"{position}{key}/{i}/{inner.name}"))
             case Fork(branches=branches):
-                for i, child in enumerate(branches):
-                    yield self.node(child, f"{position}/fork/{i}/{child.name}")
+                for i, inner in enumerate(branches):
+                    yield self.node(inner, f"{position}/fork/{i}/{inner.name}")
             case Graph(nodes=nodes):
                 for entry in nodes:
                     yield self.node(entry.task, f"{position}/graph/{entry.task.name}")
             case For(do=body):
-                rounds = self._rounds(f"{position}/for/")
-                for i in rounds[:200] or [0]:
-                    child = self.node(body, f"{position}/for/{i}")
-                    child.name = f"[{i}]"
-                    if rounds or self.is_live:
-                        yield from child.children if len(child.children) == 1 and len(rounds) > 20 else [child]
+                yield from self._loop(body, position)
             case Try(do=body, catch=catch):
                 for p in self._visits(f"{position}/try"):
-                    child = self.node(body, p)
-                    child.name = p.rsplit("/", 1)[1]
-                    yield child
+                    yield self._named(body, p, p.rsplit("/", 1)[1])
                 if catch.do and any(p.startswith(f"{position}/catch") for p in self.nodes):
-                    child = self.node(catch.do, f"{position}/catch")
-                    child.name = "catch"
-                    yield child
+                    yield self._named(catch.do, f"{position}/catch", "catch")
             case Listen(do=Do() as body):
                 for i in self._rounds(f"{position}/foreach/"):
-                    yield self.node(body, f"{position}/foreach/{i}")
+                    yield self._named(body, f"{position}/foreach/{i}", f"[{i}]")
+
+    def _loop(self, body: Do, position: str) -> Iterator[Node]:
+        """The rounds that there were, up to a number a person can look at; one to come, while it may still come."""
+        rounds = self._rounds(f"{position}/for/")
+        for i in rounds[:SHOWN_ROUNDS] or ([0] if self.is_live else []):
+            node = self._named(body, f"{position}/for/{i}", f"[{i}]")
+            yield from node.children if len(node.children) == 1 and len(rounds) > 20 else [node]
+
+    def _named(self, task: AnyTask, position: str, name: str) -> Node:
+        node = self.node(task, position)
+        node.name = name
+        return node
 
     def _visits(self, position: str) -> list[str]:
         later = sorted(

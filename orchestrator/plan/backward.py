@@ -79,7 +79,7 @@ class _Mirror:
             case Fork(branches=branches):
                 return self._side_by_side(task.name, [(t, f"{position}/fork/{i}/{t.name}") for i, t in enumerate(branches)])
             case For(do=body, parallel=parallel):
-                rounds = [(body, f"{position}/for/{i}") for i in self._rounds(f"{position}/for/")]
+                rounds: list[tuple[AnyTask, str]] = [(body, f"{position}/for/{i}") for i in self._rounds(f"{position}/for/")]
                 return self._side_by_side(task.name, rounds) if parallel else self._sequence(task.name, rounds)
             case Try(do=body, catch=catch):
                 tries = [(body, p) for p in self._visits(f"{position}/try")]

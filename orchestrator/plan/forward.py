@@ -62,6 +62,7 @@ from orchestrator.plan.needs import (
     Finished,
     Join,
     Listening,
+    Mode,
     Need,
     Opening,
     Perform,
@@ -391,7 +392,7 @@ class Forward:
 
     def _fork(self, frame: Frame) -> Need | None:
         task: Fork = frame.task  # type: ignore[assignment]
-        mode = "compete" if task.compete else "fork"
+        mode: Mode = "compete" if task.compete else "fork"
         if "opened" in frame.note:
             return Join(Position(frame.position), mode)
         if not task.branches:

@@ -73,5 +73,5 @@ class Frame:
         for name, value in data.items():
             setattr(frame, name, values[value] if name in SHARED else value)
         frame.phase = Phase(data["phase"])
-        frame.visits = {index: count for index, count in data["visits"]}
+        frame.visits = dict(data["visits"])
         return frame

@@ -44,11 +44,16 @@ def laid_over(under: Any, outputs: Iterable[Any]) -> Any:
 class Closed(Protocol):
     """A branch at its end."""
 
-    position: Position
-    outcome: str | None
-    output: Any
-    error: Any
-    context: Any
+    @property
+    def position(self) -> Position: ...
+    @property
+    def outcome(self) -> str | None: ...
+    @property
+    def output(self) -> Any: ...
+    @property
+    def error(self) -> Any: ...
+    @property
+    def context(self) -> Any: ...
 
 
 def joined(need: Join, children: Sequence[Closed]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from orchestrator.definition.tree import EventFilter, Listen, Step, Undo
 from orchestrator.history import Failure
 from orchestrator.ids import Position
 
+Mode = Literal["fork", "compete", "graph"]
+
 
 @dataclass(frozen=True, slots=True)
 class Perform:
@@ -69,7 +71,7 @@ class FanOut:
     """`shared` flows into every branch."""
 
     position: Position
-    mode: Literal["fork", "compete", "graph"]
+    mode: Mode
     shared: Any
     openings: tuple[Opening, ...]
 
@@ -77,7 +79,7 @@ class FanOut:
 @dataclass(frozen=True, slots=True)
 class Join:
     position: Position
-    mode: Literal["fork", "compete", "graph"]
+    mode: Mode
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ where b.instance_id = %(instance)s and b.position = %(position)s and b.generatio
        or (b.state = 'joining' and not exists (select 1 from branches c where c.parent_id = b.id and c.state <> 'closed')))
   and (select count(*) from begun) >= 0
 returning {_HELD}
-"""  # noqa: S608  # only constants are put together
+"""  # only constants are put together
 
 
 def claim(c: Connection, instance_id: str, position: str, generation: int, owner: str, lease_s: float) -> Held | None:
@@ -90,7 +90,7 @@ def claim(c: Connection, instance_id: str, position: str, generation: int, owner
     row = c.execute(
         _CLAIM, {"instance": instance_id, "position": position, "generation": generation, "owner": owner, "lease": lease_s}
     ).fetchone()
-    return Held(*row, owner) if row else None
+    return Held(*(*row, owner)) if row else None
 
 
 _CLAIM_NEXT = f"""
@@ -102,13 +102,13 @@ set state = 'running', owner = %(owner)s, lease_until = now() + make_interval(se
 from next, instances i
 where b.id = next.id and i.id = b.instance_id and i.state || '' = 'RUNNING'
 returning {_HELD}
-"""  # noqa: S608
+"""
 
 
 def claim_next(c: Connection, parent_id: int, owner: str, lease_s: float) -> Held | None:
     """Take the next open branch of a join; None when there is none left."""
     row = c.execute(_CLAIM_NEXT, {"parent": parent_id, "owner": owner, "lease": lease_s}).fetchone()
-    return Held(*row, owner) if row else None
+    return Held(*(*row, owner)) if row else None
 
 
 _COMMIT_ONE = """
@@ -206,6 +206,59 @@ def facts_after(c: Connection, branch_id: int, seq: int) -> list[Fact]:
     return [Fact(*row) for row in rows]
 
 
+def standing(c: Connection, held: Held) -> Standing | None:
+    """The instance's state and whether the branch shall stop; None when it is held no longer."""
+    return c.execute(
+        "select i.state, b.stopping from branches b join instances i on i.id = b.instance_id"
+        " where b.id = %s and b.generation = %s and b.owner = %s and b.state = 'running'",
+        (held.id, held.generation, held.owner),
+    ).fetchone()
+
+
+def hand_over(c: Connection, held: Held, queue: str) -> bool:
+    """Give the branch to another queue under a new generation; False when fenced."""
+    row = c.execute(
+        f"update branches set state = 'queued', generation = generation + 1, queue = %s, queued_at = now(), {_FREE}"
+        " where id = %s and generation = %s and owner = %s and state = 'running' returning 1",
+        (queue, held.id, held.generation, held.owner),
+    ).fetchone()
+    return row is not None
+
+
+def id_at(c: Connection, instance_id: str, position: str) -> int | None:
+    row = c.execute("select id from branches where instance_id = %s and position = %s", (instance_id, position)).fetchone()
+    return row[0] if row else None
+
+
+def address_of(c: Connection, branch_id: int) -> tuple[str, int, str] | None:
+    """Position, generation and queue."""
+    return c.execute("select position, generation, queue from branches where id = %s", (branch_id,)).fetchone()
+
+
+def block_root(c: Connection, instance_id: str) -> None:
+    """An instance that has not begun waits (again) for what it depends on; a message on its way is void."""
+    c.execute(
+        "update branches set state = 'blocked', generation = generation + 1 where instance_id = %s and position = ''"
+        " and state in ('queued', 'blocked')",
+        (instance_id,),
+    )
+
+
+def drop_undo(c: Connection, instance_id: str) -> None:
+    c.execute("delete from branches where instance_id = %s and position like '/undo%%'", (instance_id,))
+
+
+def reopen(c: Connection, branch_id: int, state: str) -> Published:
+    """A closed branch that a retry by hand opens again."""
+    row = c.execute(
+        "update branches set state = %s, outcome = null, error = null, output = null, snapshot = null, stopping = false, crashes = 0,"
+        " generation = generation + 1, queued_at = now() where id = %s returning instance_id::text, position, generation, queue",
+        (state, branch_id),
+    ).fetchone()
+    assert row is not None
+    return (row[0], row[1], row[2], row[3])
+
+
 def lock(c: Connection, held: Held) -> tuple[str, bool] | None:
     """Take the row locks a transaction of this branch needs, in the one order; None when fenced."""
     state = c.execute("select state from instances where id = %s for no key update", (held.instance_id,)).fetchone()
@@ -247,7 +300,7 @@ with parked as (
     from parked, unnest(%s::int[], %s::text[], %s::text[], %s::int[], %s::text[]) as f (seq, position, kind, attempt, data)
 )
 insert into timers (branch_id, due_at, kind) select id, to_timestamp(%s), 'wake' from parked returning branch_id
-"""  # noqa: S608
+"""
 
 
 def park_until(c: Connection, held: Held, seq: int, facts: Sequence[Fact], due: float, snapshot: str | None) -> bool:
@@ -572,7 +625,7 @@ def recover_expired(c: Connection, limit: int) -> list[Published]:
         )
         update branches b set {_RECOVERED} from lost k where b.id = k.id
         returning b.instance_id::text, b.position, b.generation, b.queue
-        """,  # noqa: S608
+        """,
         (limit,),
     ).fetchall()
 
@@ -587,7 +640,7 @@ def recover_owner(c: Connection, owner: str) -> list[Published]:
         )
         update branches b set {_RECOVERED} from lost k where b.id = k.id
         returning b.instance_id::text, b.position, b.generation, b.queue
-        """,  # noqa: S608
+        """,
         (owner,),
     ).fetchall()
 

@@ -70,7 +70,7 @@ _COLUMNS = "id, namespace, name, version, tree, source, created_at"
 
 
 def by_id(c: Connection, definition_id: int) -> Stored | None:
-    row = c.execute(f"select {_COLUMNS} from definitions where id = %s", (definition_id,)).fetchone()  # noqa: S608
+    row = c.execute(f"select {_COLUMNS} from definitions where id = %s", (definition_id,)).fetchone()
     return Stored(*row) if row else None
 
 
@@ -83,7 +83,7 @@ def find(c: Connection, name: str, version: str | None, namespace: str | None = 
         where name = %s and (%s::text is null or namespace = %s)
           and (%s::int is null or major = %s) and (%s::int is null or minor = %s) and (%s::int is null or patch = %s)
         order by major desc, minor desc, patch desc, id desc limit 1
-        """,  # noqa: S608
+        """,
         (name, namespace, namespace, *(p for part in parts for p in (part, part))),
     ).fetchone()
     return Stored(*row) if row else None
@@ -103,5 +103,5 @@ def parse_parts(version: str | None) -> tuple[int | None, int | None, int | None
 
 
 def all_definitions(c: Connection) -> list[Stored]:
-    rows = c.execute(f"select {_COLUMNS} from definitions order by namespace, name, major desc, minor desc, patch desc").fetchall()  # noqa: S608
+    rows = c.execute(f"select {_COLUMNS} from definitions order by namespace, name, major desc, minor desc, patch desc").fetchall()
     return [Stored(*row) for row in rows]

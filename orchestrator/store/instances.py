@@ -93,11 +93,17 @@ def create(c: Connection, new: New) -> int | None:
     return row[0] if row else None
 
 
-def by_key(c: Connection, tenant: str, workflow: str, key: str) -> tuple[str, str] | None:
-    """The instance that owns an idempotency key, and its input's text."""
+def by_key(c: Connection, new: New) -> tuple[str, bool] | None:
+    """The instance that owns an idempotency key, and whether its input is the same."""
     return c.execute(
-        "select id::text, input::text from instances where tenant = %s and workflow = %s and idempotency_key = %s", (tenant, workflow, key)
+        "select id::text, coalesce(input, 'null') = %s::jsonb from instances where tenant = %s and workflow = %s and idempotency_key = %s",
+        (new.input, new.tenant, new.workflow, new.idempotency_key),
     ).fetchone()
+
+
+def label(c: Connection, instance_id: str, labels: str) -> None:
+    """Laid over what is there; null removes."""
+    c.execute("update instances set labels = jsonb_strip_nulls(labels || %s::jsonb) where id = %s", (labels, instance_id))
 
 
 # No fence beside the state: who holds a complete history may end the instance. Had another worker gone on from here,
@@ -176,7 +182,7 @@ class Locked:
     outcome: str | None
     compensation: Any
     parent_branch: int | None
-    ended_at: float | None
+    ended_for_s: float | None
     priority: int
     tenant: str
 
@@ -185,7 +191,7 @@ def lock(c: Connection, instance_id: str) -> Locked | None:
     row = c.execute(
         """
         select id::text, state, phase, workflow, definition_id, outcome, compensation, parent_branch,
-            extract(epoch from ended_at)::float8, priority, tenant
+            extract(epoch from now() - ended_at)::float8, priority, tenant
         from instances where id = %s for update
         """,
         (instance_id,),
@@ -197,11 +203,9 @@ def move(c: Connection, instance_id: str, state: str, **columns: Any) -> None:
     """Set the state and further columns; `"now"` as a value is the database's clock."""
     names = ", ".join(f"{name} = " + ("now()" if value == "now" else "%s") for name, value in columns.items())
     values = [value for value in columns.values() if value != "now"]
-    c.execute(f"update instances set state = %s{', ' + names if names else ''} where id = %s", (state, *values, instance_id))  # noqa: S608  # names are ours
-
-
-def tell(c: Connection, type: str, instance_id: str | None, data: Any) -> None:
-    c.execute("insert into outbox (type, instance_id, data) values (%s, %s, %s::jsonb)", (type, instance_id, dumps(data)))
+    c.execute(
+        f"update instances set state = %s{', ' + names if names else ''} where id = %s", (state, *values, instance_id)
+    )  # names are ours
 
 
 def audit(c: Connection, actor: str, action: str, source: str, instance: Locked | None, to_state: str | None, detail: Any = None) -> None:
@@ -219,6 +223,23 @@ def audit(c: Connection, actor: str, action: str, source: str, instance: Locked 
             None if detail is None else dumps(detail),
         ),
     )
+
+
+def ending_of(c: Connection, instance_id: str) -> tuple[str, str | None, Any, Any] | None:
+    """State, outcome, output and error."""
+    return c.execute("select state, outcome, output, error from instances where id = %s", (instance_id,)).fetchone()
+
+
+def heading_for(c: Connection, instance_id: str) -> tuple[str, Any]:
+    """The state a compensating instance is on its way to, and the error that turned it round."""
+    row = c.execute("select coalesce(ending, 'FAILED'), error from instances where id = %s", (instance_id,)).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def has_begun(c: Connection, instance_id: str) -> bool:
+    row = c.execute("select started_at is not null from instances where id = %s", (instance_id,)).fetchone()
+    return bool(row and row[0])
 
 
 def dead_letter(c: Connection, instance_id: str, position: str, reason: str, error: Any) -> None:
@@ -246,7 +267,7 @@ def open_undo(c: Connection, instance_id: str, queue: str) -> list[Published]:
 
 
 def close_root(c: Connection, held: Held, outcome: str) -> None:
-    c.execute(f"update branches set state = 'closed', outcome = %s, {_FREE}, snapshot = null where id = %s", (outcome, held.id))  # noqa: S608
+    c.execute(f"update branches set state = 'closed', outcome = %s, {_FREE}, snapshot = null where id = %s", (outcome, held.id))
 
 
 def requeue_all(c: Connection, instance_id: str) -> list[Published]:

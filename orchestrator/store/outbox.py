@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.store.connection import Connection
+from orchestrator.store.connection import Connection, dumps
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,15 @@ class Told:
     instance_id: str | None
     data: dict[str, Any]
     at: str
+
+
+def put(c: Connection, type: str, instance_id: str | None, data: str) -> None:
+    """An event, its data as JSON text, in the transaction that makes it true."""
+    c.execute("insert into outbox (type, instance_id, data) values (%s, %s, %s::jsonb)", (type, instance_id, data))
+
+
+def tell(c: Connection, type: str, instance_id: str | None, data: Any) -> None:
+    put(c, type, instance_id, dumps(data))
 
 
 def take(c: Connection, limit: int) -> list[Told]:

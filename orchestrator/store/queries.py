@@ -9,13 +9,13 @@ from typing import Any
 
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, Text, func, select
 from sqlalchemy.dialects import postgresql
 
 from orchestrator.store import schema
 from orchestrator.store.connection import Connection
 
-_DIALECT = postgresql.dialect(paramstyle="pyformat")
+_DIALECT = postgresql.dialect(paramstyle="pyformat")  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ def _run(c: Connection, query: Select[Any]) -> list[dict[str, Any]]:
     compiled = query.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
     values = {key: Jsonb(value) if isinstance(value, dict) else value for key, value in compiled.params.items()}
     with c.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(str(compiled), values).fetchall()  # type: ignore[arg-type]  # SQLAlchemy's own text
+        return cursor.execute(str(compiled), values).fetchall()
 
 
 def _filtered(query: Select[Any], wanted: Filter) -> Select[Any]:
@@ -62,9 +62,7 @@ def _filtered(query: Select[Any], wanted: Filter) -> Select[Any]:
         query = query.where(i.created_at < wanted.until)
     if wanted.search:
         pattern = f"%{wanted.search}%"
-        query = query.where(
-            i.workflow.ilike(pattern) | i.error["message"].astext.ilike(pattern) | func.cast(i.input, schema.Text).ilike(pattern)
-        )
+        query = query.where(i.workflow.ilike(pattern) | i.error["message"].astext.ilike(pattern) | func.cast(i.input, Text).ilike(pattern))
     return query
 
 
@@ -96,6 +94,23 @@ def instances(c: Connection, wanted: Filter) -> list[dict[str, Any]]:
     return [{key: _plain(value) for key, value in row.items()} for row in rows]
 
 
+_INSTANCE = """
+select id::text, workflow, version, namespace, tenant, state, outcome, phase, compensation, input, output, error, labels, metadata, priority,
+    trace_id, parent_id::text, forked_from::text, source, definition_id,
+    to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as created_at,
+    to_char(started_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as started_at,
+    to_char(ended_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as ended_at,
+    extract(epoch from coalesce(started_at, created_at))::float8 as began, extract(epoch from now())::float8 as now
+from instances where id = %s
+"""
+
+
+def instance(c: Connection, instance_id: str) -> dict[str, Any] | None:
+    """Everything about one instance."""
+    with c.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(_INSTANCE, (instance_id,)).fetchone()
+
+
 def ids(c: Connection, wanted: Filter) -> list[str]:
     return [str(row["id"]) for row in _run(c, _page(_filtered(select(schema.instances.c.id), wanted), wanted))]
 
@@ -112,7 +127,7 @@ def _plain(value: Any) -> Any:
 
 def _dicts(c: Connection, sql: str, arguments: Any = ()) -> list[dict[str, Any]]:
     with c.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(sql, arguments).fetchall()  # type: ignore[arg-type]  # constants of this module
+        rows = cursor.execute(sql, arguments).fetchall()
     return [{key: _plain(value) for key, value in row.items()} for row in rows]
 
 
@@ -156,7 +171,7 @@ def stats(c: Connection) -> dict[str, Any]:
 
 
 def _number(c: Connection, sql: str) -> int:
-    row = c.execute(sql).fetchone()  # type: ignore[arg-type]
+    row = c.execute(sql).fetchone()
     return int(row[0]) if row else 0
 
 

@@ -53,6 +53,17 @@ def drop_all(c: Connection, branch_id: int) -> None:
     c.execute("delete from timers where branch_id = %s", (branch_id,))
 
 
+def drop_of_instance(c: Connection, instance_id: str) -> None:
+    c.execute("delete from timers t using branches b where b.id = t.branch_id and b.instance_id = %s", (instance_id,))
+
+
+def set_patience(c: Connection, branch_id: int, seconds: float) -> None:
+    """How long an instance that has not begun waits for what it depends on."""
+    c.execute(
+        "insert into timers (branch_id, due_at, kind) values (%s, now() + make_interval(secs => %s), 'dependency')", (branch_id, seconds)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """What there is to do, in one question that an idle system can afford to ask."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.store.connection import Connection
+from collections.abc import Collection
+
+from orchestrator.store.connection import Connection, dumps
 
 
 def sign(c: Connection, worker_id: str, hostname: str, pid: int, concurrency: int, queues: list[str]) -> None:
@@ -40,3 +42,15 @@ def lead(c: Connection, worker_id: str, seconds: float) -> bool:
 def leave(c: Connection, worker_id: str) -> None:
     c.execute("delete from leadership where owner = %s", (worker_id,))
     c.execute("delete from workers where id = %s", (worker_id,))
+
+
+CHANNEL = "orchestrator_interrupt"
+
+
+def ask_to_interrupt(c: Connection, owners: Collection[str]) -> None:
+    """Tell all workers whose processes shall break into the step they run."""
+    c.execute("select pg_notify(%s, %s)", (CHANNEL, dumps(sorted(set(owners)))))
+
+
+def listen(c: Connection) -> None:
+    c.execute(f"listen {CHANNEL}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import redis
 
@@ -31,7 +32,9 @@ class Relay:
                 about = outbox.about(c, {event.instance_id for event in told if event.instance_id})
                 pipeline = self._redis.pipeline(transaction=False)
                 for event in told:
-                    entry = fields(event.id, event.type, event.instance_id, event.data, event.at, about.get(event.instance_id or ""))
+                    entry: dict[Any, Any] = fields(
+                        event.id, event.type, event.instance_id, event.data, event.at, about.get(event.instance_id or "")
+                    )
                     entry["data"] = dumps(entry["data"])
                     pipeline.xadd(self.stream, entry, maxlen=self.length, approximate=True)
                 # If the process dies between this and the commit, the same ids are sent again.

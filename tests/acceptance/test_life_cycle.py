@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 
@@ -253,7 +254,9 @@ def test_no_more_instances_run_at_once_than_the_workflow_allows(running: Stack) 
     for instance_id in ids:
         assert running.ended(instance_id)["status"] == "COMPLETED"
 
-    rows = running.sql("select extract(epoch from started_at)::float8, extract(epoch from ended_at)::float8 from instances where workflow = 'limited'")
+    rows = running.sql(
+        "select extract(epoch from started_at)::float8, extract(epoch from ended_at)::float8 from instances where workflow = 'limited'"
+    )
     most = max(sum(began <= at < ended for began, ended in rows) for at, _ in rows)
     assert most <= 3
     assert running.sql("select count(*) from slots") == [(0,)]
@@ -266,10 +269,11 @@ def test_instances_of_one_key_run_one_after_another_in_the_order_of_their_starts
 
     for customer in (0, 1):
         rows = running.sql(
-            "select id::text, started_at, ended_at from instances where workflow = 'per-key' and (input->>'customer')::int = %s order by started_at", customer
+            "select id::text, started_at, ended_at from instances where workflow = 'per-key' and (input->>'customer')::int = %s order by started_at",
+            customer,
         )
         assert [row[0] for row in rows] == ids[customer::2]
-        assert all(earlier[2] <= later[1] for earlier, later in zip(rows, rows[1:], strict=False))
+        assert all(earlier[2] <= later[1] for earlier, later in itertools.pairwise(rows))
 
 
 def test_an_instance_waits_for_the_workflows_it_depends_on(running: Stack) -> None:
@@ -329,8 +333,8 @@ def test_labels_and_text_find_instances(running: Stack) -> None:
     instance_id = start(running, "sequence", {"customer": "Lovelace"}, labels={"region": "eu"})
     running.runner.label_workflow(instance_id, {"tier": "gold"})
 
-    assert [row["id"] for row in running.runner.list(Filter(labels={"region": "eu", "tier": "gold"}))] == [instance_id]
-    assert instance_id in [row["id"] for row in running.runner.list(Filter(search="lovelace"))]
+    assert [row["id"] for row in running.runner.instances(Filter(labels={"region": "eu", "tier": "gold"}))] == [instance_id]
+    assert instance_id in [row["id"] for row in running.runner.instances(Filter(search="lovelace"))]
 
 
 def test_bulk_verbs_tell_what_came_of_each(running: Stack) -> None:

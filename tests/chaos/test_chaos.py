@@ -194,7 +194,7 @@ def test_a_worker_whose_clock_is_an_hour_wrong_does_no_harm(chaotic: Stack, tmp_
         "import os, time\n_t = time.time\n_s = float(os.environ['SKEW'])\ntime.time = lambda: _t() + _s\n"
     )
     for seconds in ("3600", "-3600"):
-        chaotic.worker(concurrency=2, PYTHONPATH=f"{skew}:{os.getcwd()}", SKEW=seconds)
+        chaotic.worker(concurrency=2, PYTHONPATH=f"{skew}:{Path.cwd()}", SKEW=seconds)
     crowd = Crowd(chaotic, number(120))
 
     crowd.start()

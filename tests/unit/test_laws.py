@@ -106,8 +106,14 @@ def test_cut_anywhere_plan_again_and_the_same_steps_are_done(definition: Definit
 
     cut, cuts = run_with_cuts(definition, id=id, luck=random.Random(seed), share=share)
 
-    assert settled(cut) == settled(whole)
-    assert (cut.state, cut.output) == (whole.state, whole.output)
+    assert cut.state == whole.state
+    if not any(kind == Kind.STEP_FAILED for kind, _ in settled(whole)):
+        assert settled(cut) == settled(whole)
+        assert cut.output == whole.output
+    # A failure stops the branches beside it wherever they are; what was done then is a matter of turns, what is undone is not.
+    elif definition.saga and cut.state == "FAILED":
+        done = [fact.position for fact in cut.history if fact.kind == Kind.STEP_COMPLETED]
+        assert sorted(done) == sorted(fact.data["origin"] for fact in cut.history if fact.kind == Kind.UNDONE)
     assert cuts > 0 or share < 1 or not cut.history
 
 

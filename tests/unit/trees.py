@@ -160,9 +160,9 @@ def recover(engine: Embedded, instance: Instance) -> None:
     """As the keeper does: what is neither parked nor closed is walked again; a join asks anew whether all are done."""
     engine._ready.clear()
     for branch in list(instance.branches()):
-        if branch.state == "ready":
-            engine._queue(instance, branch)
-        elif branch.state == "joining" and all(child.is_closed for child in branch.opened):
-            engine._queue(instance, branch)
-        elif branch.state == "blocked" and all(before.is_closed for before in branch.after):
+        if (
+            branch.state == "ready"
+            or (branch.state == "joining" and all(child.is_closed for child in branch.opened))
+            or (branch.state == "blocked" and all(before.is_closed for before in branch.after))
+        ):
             engine._queue(instance, branch)

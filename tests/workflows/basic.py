@@ -177,7 +177,11 @@ parent = Workflow("parent").then(note, "before").run("sequence").then(note, "aft
 def fails_first(context: StepContext) -> dict[str, bool]:
     """Fails for good the first time it ever runs in an instance."""
     ledger(context, "tried")
-    row = _connections[os.getpid()].execute("select count(*) from ledger where instance = %s and what = 'tried'", (context.instance_id,)).fetchone()
+    row = (
+        _connections[os.getpid()]
+        .execute("select count(*) from ledger where instance = %s and what = 'tried'", (context.instance_id,))
+        .fetchone()
+    )
     if row and row[0] == 1:
         raise Terminal("the first time it fails")
     return {"second_time": True}
@@ -191,7 +195,11 @@ def refund_dies_once(context: StepContext) -> None:
 @refund_dies_once.undo
 def _dies_once(context: StepContext) -> None:
     ledger(context, f"undo {context.name}")
-    row = _connections[os.getpid()].execute("select count(*) from ledger where instance = %s and what = %s", (context.instance_id, f"undo {context.name}")).fetchone()
+    row = (
+        _connections[os.getpid()]
+        .execute("select count(*) from ledger where instance = %s and what = %s", (context.instance_id, f"undo {context.name}"))
+        .fetchone()
+    )
     if row and row[0] == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -218,8 +226,22 @@ def always_shaky(context: StepContext) -> None:
 
 
 second_time = Workflow("second-time").then(note, "before").then(fails_first).then(note, "after")
-second_time_fork = Workflow("second-time-fork").parallel().do(lambda b: b.then(note, "left").then(fails_first)).do(lambda b: b.then(note, "right")).join_with(note, "after")
-second_time_graph = Workflow("second-time-graph").graph().step("a", note).step("b", fails_first, after="a").step("c", note, after="b").step("d", note, after="a").done()
+second_time_fork = (
+    Workflow("second-time-fork")
+    .parallel()
+    .do(lambda b: b.then(note, "left").then(fails_first))
+    .do(lambda b: b.then(note, "right"))
+    .join_with(note, "after")
+)
+second_time_graph = (
+    Workflow("second-time-graph")
+    .graph()
+    .step("a", note)
+    .step("b", fails_first, after="a")
+    .step("c", note, after="b")
+    .step("d", note, after="a")
+    .done()
+)
 refundable = Workflow("refundable").then(charge, "hotel").then(charge, "flight")
 saga_crash = Workflow("saga-crash", saga=True).then(charge, "hotel").then(refund_dies_once, "visa").then(broken)
 saga_cancel = Workflow("saga-cancel", saga=True, compensate_on_cancel=True).then(charge, "hotel").wait(60).then(note)
@@ -233,9 +255,21 @@ depends = Workflow("depends", dependencies=["sequence"], dependency_timeout=20).
 depends_never = Workflow("depends-never", dependencies=["never-started"], dependency_timeout=1).then(note)
 parent_of_long = Workflow("parent-of-long").run("waits-long")
 parent_of_broken = Workflow("parent-of-broken").run("asked", input={"fail": True})
-compete = Workflow("compete").parallel(compete=True).do(lambda b: b.then(slow, parameters={"seconds": 5})).do(lambda b: b.then(note, "quick")).join().then(note, "after")
+compete = (
+    Workflow("compete")
+    .parallel(compete=True)
+    .do(lambda b: b.then(slow, parameters={"seconds": 5}))
+    .do(lambda b: b.then(note, "quick"))
+    .join()
+    .then(note, "after")
+)
 emitter = Workflow("emitter").emit("news.published", {"headline": "${ .headline }"})
-listener = Workflow("listener").then(note, "before").then(Listen(name="news", filters=(EventFilter(attributes={"type": "news.published"}),))).then(note, "after")
+listener = (
+    Workflow("listener")
+    .then(note, "before")
+    .then(Listen(name="news", filters=(EventFilter(attributes={"type": "news.published"}),)))
+    .then(note, "after")
+)
 rounds = Workflow("rounds").set({"n": 0}).while_(".n < 5").do(lambda b: b.set({"n": "${ .n + 1 }"}))
 
 

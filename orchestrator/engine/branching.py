@@ -1,0 +1,99 @@
+"""Branches: opened in bulk, walked by helpers, closed one by one, joined."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from orchestrator.definition.tree import find
+from orchestrator.engine.runtime import is_undo
+from orchestrator.engine.stopped import Stopped
+from orchestrator.errors import Fenced
+from orchestrator.history import Fact, Kind
+from orchestrator.plan import remaining
+from orchestrator.plan.canvas import Address
+from orchestrator.plan.gathering import handed_over, joined
+from orchestrator.plan.needs import FanOut, Join
+from orchestrator.store import branches
+from orchestrator.store.branches import Closing
+from orchestrator.store.connection import Connection
+
+if TYPE_CHECKING:
+    from orchestrator.engine.walk import Walk
+
+
+def fan_out(walk: Walk, need: FanOut) -> None:
+    held = walk.held
+    walk.record(Fact(need.position, Kind.OPENED, {"count": len(need.openings)}))
+    context = walk.forward.context
+
+    def opening(c: Connection) -> None:
+        branches.open_children(c, held, need.position, need.mode, held.queue, need.shared, need.openings, context)
+
+    walk.transact(opening)
+    ready = sum(not opening.after for opening in need.openings)
+    address = Address(held.instance_id, held.position, held.generation, walk.held_queue, walk.definition.name)
+    walk.runtime.publisher.plan(remaining.Parallel(ready, need.mode), address, walk.runtime.helpers())
+    raise Stopped
+
+
+def join(walk: Walk, need: Join) -> None:
+    held = walk.held
+    children = walk.database.patiently(lambda c: branches.children(c, held.id, need.position))
+    if any(child.state != "closed" for child in children):
+        # Not yet: whoever closes the last one asks again.
+        walk.transact(lambda c: branches.join(c, held.id))
+        raise Stopped
+    walk.record(Fact(need.position, Kind.JOINED, joined(need, children)))
+
+
+def close(walk: Walk, closing: Closing, facts: list[Fact] | None = None) -> None:
+    """End a branch that others wait for. In a fork the next open branch is taken in the same statement."""
+    held = walk.held
+    if facts is not None:
+        walk.pending = facts
+        seq = 0
+    else:
+        seq = walk.forward.seq - len(walk.pending) if walk.pending else 0
+    pending, told = walk.pending, walk.events
+    if closing.outcome == "failed" or held.mode == "compete" or closing.outcome == "ended":
+        close_and_stop_siblings(walk, closing, seq)
+        raise Stopped
+    next_of = held.parent_id if held.mode == "fork" else None
+    try:
+        closed, following = walk.database.patiently(
+            lambda c: branches.close(c, held, seq, pending, closing, told, next_of=next_of, lease_s=walk.settings.lease_s)
+        )
+    except psycopg.errors.UniqueViolation:
+        closed, following = False, None
+    walk.fence(closed)
+    raise Stopped(following)
+
+
+def close_and_stop_siblings(walk: Walk, closing: Closing, seq: int) -> None:
+    held, facts, told = walk.held, walk.pending, walk.events
+    wins = closing.outcome != "failed"
+    stops = held.mode != "graph" and (held.mode != "compete" or wins)
+
+    def whole(c: Connection) -> bool:
+        with c.transaction():
+            if stops:
+                branches.stop_siblings(c, held, gently=not wins)
+            closed, _ = branches.close(c, held, seq, facts, closing, told, next_of=None, lease_s=walk.settings.lease_s)
+            if not closed:
+                raise Fenced(held.position, held.generation)
+            return closed
+
+    try:
+        walk.database.patiently(whole)
+    except psycopg.errors.UniqueViolation:
+        raise Fenced(held.position, held.generation) from None
+
+
+def handed_over_output(walk: Walk, output: Any) -> Any:
+    """What the branch's join will see of it."""
+    assert walk.root is not None
+    join_position = walk.held.join_position or ""
+    fan_out = find(walk.root, join_position.removeprefix("/undo") if is_undo(walk.held.position) else join_position)
+    return handed_over(fan_out, output, walk.shared)

@@ -1,0 +1,177 @@
+"""Steps: one attempt at a time, judged and recorded; and whose queue they belong to."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.definition.tree import Step, Undo, default_retry
+from orchestrator.engine import perform, waiting
+from orchestrator.engine.stopped import Stopped
+from orchestrator.errors import Cancelled
+from orchestrator.history import Fact, Failure, Kind
+from orchestrator.plan import remaining
+from orchestrator.plan.canvas import Address
+from orchestrator.plan.needs import Perform
+from orchestrator.steps.registry import StepContext
+from orchestrator.store import branches
+from orchestrator.store.connection import dumps
+from orchestrator.telemetry import tracing
+
+if TYPE_CHECKING:
+    from orchestrator.engine.walk import Walk
+
+logger = logging.getLogger("orchestrator.walk")
+
+
+def perform_step(walk: Walk, need: Perform) -> None:
+    step = need.step
+    if need.pending is not None:
+        finish_later(walk, need)
+        return
+    if need.not_before is not None and need.not_before > walk.now():
+        waiting.wait_until(walk, need.not_before)
+    if isinstance(step, Step) and belongs_elsewhere(walk, step):
+        hand_over(walk, step)
+    if isinstance(step, Step) and step.once:
+        if need.intended:
+            unknown = "this at-most-once step began before a crash; whether it took effect is not known"
+            record_failure(walk, need, Failure("outcome_unknown", unknown, need.position, "OutcomeUnknown", attempts=need.attempt))
+            return
+        walk.record(Fact(need.position, Kind.INTENDED))
+    if walk.held.step_events:
+        walk.tell("step.running", need, {"attempt": need.attempt})
+    walk.flush()
+    walk.holding.doing = need.position
+    walk.performed += 1
+    walk.was_isolated = isinstance(step, Step) and step.isolate and need.attempt == 1
+    verdict = attempt(walk, need)
+    walk.holding.doing = ""
+    judge(walk, need, verdict)
+
+
+def attempt(walk: Walk, need: Perform) -> perform.Verdict:
+    context = context_of(walk, need)
+    policy = perform.policy_of(need, default_retry(walk.definition))
+    try:
+        if not tracing.is_enabled():
+            return perform.attempt(need, context, walk.runtime.registry, policy, walk.forward.luck)
+        with tracing.span(f"{walk.definition.name}:{need.position}", instance=walk.held.instance_id, attempt=need.attempt):
+            return perform.attempt(need, context, walk.runtime.registry, policy, walk.forward.luck)
+    except Cancelled:
+        # If it is not this branch that was cancelled, the step is run again: it was broken off, not done.
+        walk.look_again()
+        return attempt(walk, need)
+
+
+def context_of(walk: Walk, need: Perform) -> StepContext:
+    step = need.step
+    undo = step if isinstance(step, Undo) else None
+    due = walk.forward.due
+    return StepContext(
+        instance_id=walk.held.instance_id,
+        workflow=walk.definition.name,
+        position=need.position,
+        name=step.name,
+        type=undo.compensation.type if undo else step.type,  # type: ignore[union-attr]
+        input=need.input,
+        parameters=need.parameters,
+        attempt=need.attempt,
+        deadline_s=None if due is None else max(0.001, due[0] - walk.now()),
+        trace_id=walk.held.trace_id,
+        output=undo.output if undo else None,
+        checkpoint=undo.checkpoint if undo else None,
+        input_of_instance=walk.held.instance_input,
+    )
+
+
+def judge(walk: Walk, need: Perform, verdict: perform.Verdict) -> None:
+    match verdict:
+        case perform.Completed(output, checkpoint):
+            record_completed(walk, need, output, checkpoint)
+        case perform.Again(failure, delay_s):
+            data = {"error": failure.to_json(), "not_before": walk.now() + delay_s}
+            walk.record(Fact(need.position, Kind.RETRIED, data, need.attempt))
+            if walk.held.step_events:
+                walk.tell("step.retried", need, data)
+        case perform.Later(seconds, output, checkpoint, times_out):
+            later = {"until": walk.now() + seconds, "output": output, "checkpoint": checkpoint, "times_out": times_out}
+            walk.record(Fact(need.position, Kind.WAITING, later))
+        case perform.GaveUp(failure):
+            record_failure(walk, need, failure)
+
+
+def record_completed(walk: Walk, need: Perform, output: Any, checkpoint: Any) -> None:
+    limit = walk.settings.payload_limit_bytes
+    data: dict[str, Any] | None = None
+    if isinstance(need.step, Undo):
+        walk.record(Fact(need.position, Kind.UNDONE, {"origin": need.step.origin}, need.attempt))
+    else:
+        if output is not None or checkpoint is not None:
+            data = {"output": output} if checkpoint is None else {"output": output, "checkpoint": checkpoint}
+            try:
+                oversize = len(text := dumps(data)) > limit // 4 and len(text.encode()) > limit
+            except ValueError as error:
+                record_failure(walk, need, Failure("runtime", f"a step's result must be JSON: {error}", need.position, "ValueError"))
+                return
+            if oversize:
+                message = (
+                    f"the step's result has more than {limit:,} bytes (PAYLOAD_LIMIT_BYTES); store it elsewhere and return a reference"
+                )
+                record_failure(walk, need, Failure("too_large", message, need.position, "TooLarge", attempts=need.attempt))
+                return
+        walk.record(Fact(need.position, Kind.STEP_COMPLETED, data, need.attempt))
+    if walk.held.step_events:
+        walk.tell("step.compensated" if isinstance(need.step, Undo) else "step.completed", need, {})
+
+
+def record_failure(walk: Walk, need: Perform, failure: Failure) -> None:
+    if isinstance(need.step, Undo):
+        # The others are undone all the same; what failed is recorded and told in the outcome.
+        data = {"origin": need.step.origin, "error": failure.to_json()}
+        walk.record(Fact(need.position, Kind.UNDO_FAILED, data, need.attempt))
+    else:
+        walk.record(Fact(need.position, Kind.STEP_FAILED, {"error": failure.to_json()}, need.attempt))
+    logger.warning("step failed after %d attempts: %s", need.attempt, failure.message, extra=walk.labels(need.position))
+    if walk.held.step_events:
+        walk.tell("step.failed", need, {"error": failure.to_json()})
+
+
+def finish_later(walk: Walk, need: Perform) -> None:
+    """A step that was done in so many seconds: the time has come, or is still to come."""
+    pending = need.pending or {}
+    if pending["until"] > walk.now():
+        waiting.wait_until(walk, pending["until"])
+    if pending["times_out"]:
+        policy = perform.policy_of(need, default_retry(walk.definition))
+        judge(walk, need, perform.timed_out(need, policy, walk.forward.luck))
+    else:
+        record_completed(walk, need, pending["output"], pending["checkpoint"])
+
+
+def check_poison(walk: Walk) -> None:
+    held = walk.held
+    need = walk.forward.need
+    if held.crashes >= walk.settings.crash_limit and held.crash_seq == walk.forward.seq and isinstance(need, Perform):
+        message = f"this step was running when a worker died, {held.crashes} times in a row"
+        record_failure(walk, need, Failure("worker_crashed", message, need.position, "WorkerCrashed", attempts=need.attempt))
+
+
+def belongs_elsewhere(walk: Walk, step: Step) -> bool:
+    home = step.queue or walk.held_queue
+    return home != walk.queue or (step.isolate and walk.performed > 0) or walk.was_isolated
+
+
+def hand_over(walk: Walk, step: Step) -> None:
+    """The next step is not this worker's: give the branch to its queue. The message that follows in this chain
+    takes it from there; when none does, what remains is published afresh."""
+    queue = step.queue or walk.held_queue
+    walk.flush()
+    if walk.next_link == queue:
+        walk.fence(walk.database.patiently(lambda c: branches.release(c, walk.held, "queued", queue)))
+        raise Stopped
+    held = walk.held
+    walk.fence(walk.database.patiently(lambda c: branches.hand_over(c, held, queue)))
+    address = Address(held.instance_id, held.position, held.generation + 1, walk.held_queue, walk.definition.name)
+    walk.runtime.publisher.plan(remaining.of_branch(walk.forward), address)
+    raise Stopped

@@ -1,0 +1,110 @@
+"""Time and events: sleeping, parking, deadlines, listening. Nothing waits in a worker for longer than a moment."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from orchestrator.engine.runtime import is_undo
+from orchestrator.engine.stopped import Stopped
+from orchestrator.history import Fact, Kind
+from orchestrator.ids import Position
+from orchestrator.plan import listening
+from orchestrator.plan.needs import Deadline, Listening, Sleep
+from orchestrator.store import branches, events, instances, timers
+from orchestrator.store.connection import Connection, dumps
+
+if TYPE_CHECKING:
+    from orchestrator.engine.walk import Walk
+
+
+def sleep(walk: Walk, need: Sleep) -> None:
+    until = need.until
+    if until is None:
+        assert need.seconds is not None
+        until = walk.now() + need.seconds
+        walk.record(Fact(need.position, Kind.WAITING, {"until": until}))
+    if until > walk.now():
+        wait_until(walk, until)
+    walk.record(Fact(need.position, Kind.WAITED))
+
+
+def set_deadline(walk: Walk, need: Deadline) -> None:
+    due = walk.now() + need.seconds
+    walk.record(Fact(need.position, Kind.DEADLINE, {"due": due}))
+    if need.position == "":
+        # The instance's own deadline holds while nothing runs, and fences who runs past it.
+        walk.transact(lambda c: timers.set_deadline(c, walk.held.id, due))
+
+
+def time_out(walk: Walk, position: Position) -> None:
+    walk.record(Fact(position, Kind.TIMED_OUT))
+    walk.transact(lambda c: branches.stop_children(c, walk.held.id, gently=False))
+
+
+def wait_until(walk: Walk, until: float) -> None:
+    """Short waits are slept through under the lease; longer ones give the worker up."""
+    due = walk.forward.due
+    wake = until if due is None else min(until, due[0])
+    length = wake - walk.now()
+    if length > walk.settings.inline_wait_s:
+        park_until(walk, wake)
+    walk.flush()
+    if length > 0:
+        time.sleep(length)
+    walk.look_again()
+
+
+def park_until(walk: Walk, due: float) -> None:
+    facts, held = walk.pending, walk.held
+    if walk.events:
+        walk.transact(lambda c: branches.park(c, held.id, snapshot(walk), due))
+        raise Stopped
+    seq = walk.forward.seq - len(facts)
+    kept = snapshot(walk)
+    try:
+        parked = walk.database.patiently(lambda c: branches.park_until(c, held, seq, facts, due, kept))
+    except psycopg.errors.UniqueViolation:
+        parked = False
+    walk.fence(parked)
+    raise Stopped
+
+
+def snapshot(walk: Walk) -> str | None:
+    """Written now and then by branches that live long, so that waking costs the same however long they have lived."""
+    if walk.forward.seq - walk.snapshot_seq < walk.settings.snapshot_every or is_undo(walk.held.position):
+        return None
+    return dumps(walk.forward.snapshot())
+
+
+def listen(walk: Walk, need: Listening) -> None:
+    held = walk.held
+    types = listening.types(need.task)
+    wanted = None if None in types else [t for t in types if t is not None]
+    after = need.after_event
+    while found := _events_after(walk, wanted, after):
+        for event_id, envelope in found:
+            after = event_id
+            taken = walk.forward.matching(envelope)
+            if taken is not None:
+                data = {"id": event_id, "event": envelope, **taken}
+                walk.record(Fact(need.position, Kind.RECEIVED, data, need.received + 1))
+                return
+    due = walk.forward.due
+
+    def park(c: Connection) -> None:
+        events.subscribe(c, held.id, held.instance_id, held.tenant, types)
+        branches.park(c, held.id, snapshot(walk), None if due is None else due[0])
+
+    walk.transact(park)
+    # Asked again after the commit: an event that came in between saw no listener.
+    if _events_after(walk, wanted, after):
+        walk.runtime.publisher.branches(walk.database.patiently(lambda c: instances.wake_branch(c, held.id)), walk.definition.name)
+    raise Stopped
+
+
+def _events_after(walk: Walk, types: list[str] | None, after: int) -> list[tuple[int, dict[str, Any]]]:
+    held = walk.held
+    return walk.database.patiently(lambda c: events.after(c, held.instance_id, held.tenant, types, after, held.created_at))

@@ -1,0 +1,40 @@
+"""The end of ended instances: their history goes, their record stays or goes, too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.store.connection import Connection
+
+
+def claim_old(c: Connection, older_than_s: float, limit: int) -> list[str]:
+    rows = c.execute(
+        """
+        select id::text from instances
+        where state in ('COMPLETED', 'FAILED', 'CANCELLED') and ended_at < now() - make_interval(secs => %s)
+        order by ended_at limit %s for update skip locked
+        """,
+        (older_than_s, limit),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def strip(c: Connection, ids: Sequence[str]) -> None:
+    """Remove branches, facts and signals, and say so in the audit."""
+    c.execute("delete from checkpoints k using branches b where b.id = k.branch_id and b.instance_id = any (%s::uuid[])", (list(ids),))
+    c.execute("delete from branches where instance_id = any (%s::uuid[])", (list(ids),))
+    c.execute("delete from events where instance_id = any (%s::uuid[])", (list(ids),))
+    c.execute(
+        "insert into audit (actor, action, source, instance_id, workflow, from_state, to_state)"
+        " select 'engine', 'cleanup', 'engine', id, workflow, state, 'CLEANING_UP' from instances where id = any (%s::uuid[])",
+        (list(ids),),
+    )
+
+
+def archive(c: Connection, ids: Sequence[str]) -> None:
+    """The record stays readable, with its outcome."""
+    c.execute("update instances set state = 'CLEANING_UP' where id = any (%s::uuid[])", (list(ids),))
+
+
+def delete(c: Connection, ids: Sequence[str]) -> None:
+    c.execute("delete from instances where id = any (%s::uuid[])", (list(ids),))

@@ -274,8 +274,8 @@ class Embedded:
             instance.state = check_move("begin", instance.state)
             self._tell("workflow.started", instance)
         if branch.after and any(before.outcome != "completed" for before in branch.after):
-            self._record(instance, branch, None, Fact(branch.position, Kind.TASK_SKIPPED, {"because": "a dependency did not complete"}))
-            self._close(instance, branch, "skipped")
+            skipped = Fact(branch.position, Kind.TASK_SKIPPED, {"because": "a dependency did not complete"})
+            self._record(instance, branch, None, skipped, lambda: self._close(instance, branch, "skipped"))
             return
         forward = self.forward_of(instance, branch)
         if forward is None:

@@ -153,6 +153,7 @@ def run_with_cuts(definition: Definition, *, id: str, luck: random.Random, share
             engine.finish(instance)
         except Power:
             recover(engine, instance)
+        assert cuts < 5000, "the same fact is recorded again and again"
     return instance, cuts
 
 

@@ -169,6 +169,9 @@ def see(c: Connection, runtime: Runtime, instance_id: str, at: int | None = None
     if at is not None:
         ordered = sorted(told.facts, key=lambda row: (row.at, row.branch_id, row.seq))[:at]
         kept = {(row.branch_id, row.seq) for row in ordered}
+        if len(kept) < len(told.facts):
+            # As it was then: on its way, whatever came of it later.
+            instance |= {"state": "RUNNING" if kept else "PENDING", "outcome": None, "error": None, "output": None, "compensation": None}
         told = history.Told(told.branches, [row for row in told.facts if (row.branch_id, row.seq) in kept])
     found = _Found(definition, instance, told, looks_back=at is not None)
     root = found.node(definition.do, "")

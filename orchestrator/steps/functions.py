@@ -43,11 +43,21 @@ class _Parameter:
     kind: str  # "context", "named", "whole" or "rest"
 
 
-def _parameters(body: Body) -> list[_Parameter]:
+def _surroundings(body: Body) -> dict[str, Any]:
+    """The local names around a nested function, so that annotations may use them."""
+    if "<locals>" not in getattr(body, "__qualname__", ""):
+        return {}
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    return dict(frame.f_locals) if frame is not None else {}
+
+
+def _parameters(body: Body, around: dict[str, Any]) -> list[_Parameter]:
     try:
-        hints = typing.get_type_hints(body, include_extras=True)
-    except NameError:
-        hints = {}
+        hints = typing.get_type_hints(body, localns=around or None, include_extras=True)
+    except NameError as error:
+        raise TypeError(f"the annotations of step '{body.__qualname__}' cannot be read: {error}; import what they name") from None
     found = []
     signature = inspect.signature(body)
     plain = [p for p in signature.parameters.values() if hints.get(p.name) is not StepContext]
@@ -78,12 +88,14 @@ class Binding:
         self.body = body
         self.extras = extras
         self.is_async = inspect.iscoroutinefunction(body)
+        self._around = _surroundings(body)
         self._known: list[_Parameter] | None = None
 
     @property
     def parameters(self) -> list[_Parameter]:
+        """Read when first needed: an annotation may name what is defined further down."""
         if self._known is None:
-            self._known = _parameters(self.body)
+            self._known = _parameters(self.body, self._around)
         return self._known
 
     def call(self, context: StepContext) -> Any:

@@ -1,0 +1,148 @@
+"""The `orchestrator` command and the API, as their users call them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from api import create_app
+from tests.stack import Stack, until
+
+CLI = [str(Path(sys.executable).parent / "orchestrator")]
+
+
+def cli(stack: Stack, *arguments: str, input: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CLI, *arguments], env=stack.variables(**variables), input=input, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_start_wait_show_history_and_replay(running: Stack) -> None:
+    started = cli(running, "start", "sequence", "--input", '{"n": 1}', "--wait", "--json")
+    assert started.returncode == 0, started.stderr
+    instance_id = json.loads(started.stdout)["id"]
+
+    shown = cli(running, "show", instance_id)
+    assert shown.returncode == 0
+    assert "✔ a" in shown.stdout
+    assert "Workflow completed successfully" in shown.stdout
+    assert len(json.loads(cli(running, "history", instance_id, "--json").stdout)) == 5
+    assert cli(running, "replay", instance_id, "--at", "2").stdout.count("✔") == 2
+    assert instance_id in cli(running, "ls", "--workflow", "sequence").stdout
+
+
+def test_exit_codes_and_sentences_for_scripts(running: Stack) -> None:
+    failed = cli(running, "start", "asked", "--input", '{"fail": true}', "--wait")
+    assert failed.returncode == 1
+    assert "asked to fail" in failed.stdout
+
+    assert cli(running, "show", "01a1f826-0000-7000-8000-000000000000").returncode == 3
+    unknown = cli(running, "start", "no-such-workflow")
+    assert unknown.returncode == 3
+    assert "orchestrator workflows" in unknown.stderr
+    wrong = cli(running, "start", "sequence", "--input", "{oops")
+    assert wrong.returncode == 2
+    assert "is no JSON" in wrong.stderr
+    away = cli(running, "ls", DATABASE_URL="postgresql://postgres@127.0.0.1:1/postgres")
+    assert away.returncode == 4
+    assert "make up" in away.stderr
+    assert "Traceback" not in away.stderr
+
+
+def test_verbs_move_instances_and_refuse_by_name(running: Stack) -> None:
+    instance_id = cli(running, "start", "waits-for-yes").stdout.strip()
+    until(lambda: running.runner.get_workflow_status(instance_id)["waits_for"])
+
+    assert "paused" in cli(running, "pause", instance_id).stdout
+    assert "resumed" in cli(running, "resume", instance_id).stdout
+    assert cli(running, "retry", instance_id).returncode == 2
+    until(lambda: running.runner.get_workflow_status(instance_id)["waits_for"])
+    assert "manager approved" in cli(running, "approve", instance_id).stdout
+    assert running.ended(instance_id)["status"] == "COMPLETED"
+    assert [row["action"] for row in json.loads(cli(running, "audit", instance_id, "--json").stdout)][:2] == ["signal", "resume"]
+
+
+def test_documents_are_validated_registered_and_run_without_services(running: Stack, tmp_path: Path) -> None:
+    good = tmp_path / "doc.yaml"
+    good.write_text("type: from_file\nsteps:\n  - {id: a, type: log, parameters: {message: hello}}\n")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("type: bad\nsteps:\n  - {id: a, type: warp}\n")
+
+    assert cli(running, "validate", str(good)).returncode == 0
+    refused = cli(running, "validate", str(bad))
+    assert refused.returncode == 2
+    assert "no executor found for step type: warp" in refused.stderr
+    ran = cli(running, "run", str(good), "--json", DATABASE_URL="postgresql://nobody@127.0.0.1:1/x")
+    assert json.loads(ran.stdout)["state"] == "COMPLETED"
+    assert "registered from_file@1" in cli(running, "register", str(good)).stdout
+    assert cli(running, "start", "from_file", "--wait").returncode == 0
+
+
+def test_doctor_stats_timers_and_dead_letters(running: Stack) -> None:
+    doctor = cli(running, "doctor", "--json")
+    checks = {check["check"]: check["ok"] for check in json.loads(doctor.stdout)}
+    assert checks["postgres"]
+    assert checks["workers"]
+    assert checks["redis"]
+    for command in ("stats", "timers", "dead-letters", "workflows"):
+        assert cli(running, command).returncode == 0
+        json.loads(cli(running, command, "--json").stdout)
+
+
+def test_celery_call_starts_a_workflow(running: Stack) -> None:
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "orchestrator.app",
+            "call",
+            "orchestrator.start",
+            "--args",
+            '["sequence", {"from": "celery call"}]',
+        ],
+        env=running.variables(),
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    until(lambda: running.sql("select 1 from instances where source = 'celery' and input->>'from' = 'celery call' and state = 'COMPLETED'"))
+
+
+@pytest.fixture
+def client(running: Stack) -> object:
+    return create_app(running.runner).test_client()
+
+
+def test_the_api_starts_shows_moves_and_cancels(running: Stack, client: object) -> None:
+    http: object = client
+    started = http.post(
+        "/workflow/start/waits-long?version=1",
+        json={"data": {"x": 1}, "priority": "high"},
+        headers={"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"},
+    )  # type: ignore[attr-defined]
+    assert started.status_code == 201
+    instance_id = started.get_json()["instanceId"]
+    until(lambda: running.sql("select 1 from branches where instance_id = %s and state = 'parked'", instance_id))
+
+    assert http.get(f"/workflow/instance/{instance_id}").get_json()["trace_id"] == "a" * 32  # type: ignore[attr-defined]
+    assert http.post(f"/workflow/instance/{instance_id}/pause").get_json()["status"] == "paused"  # type: ignore[attr-defined]
+    assert http.post(f"/workflow/instance/{instance_id}/resume").status_code == 200  # type: ignore[attr-defined]
+    assert http.delete(f"/workflow/instance/{instance_id}", json={"reason": "enough"}).status_code == 200  # type: ignore[attr-defined]
+    again = http.post(f"/workflow/instance/{instance_id}/pause")  # type: ignore[attr-defined]
+    assert again.status_code == 409
+    assert "Cannot pause workflow in CANCELLED state" in again.get_json()["message"]
+
+
+def test_the_api_answers_problems_with_stable_codes(client: object) -> None:
+    http: object = client
+    assert http.post("/workflow/start/nothing").get_json()["code"] == "not_found"  # type: ignore[attr-defined]
+    assert http.post("/workflow/start/sequence", data="{oops").status_code == 400  # type: ignore[attr-defined]
+    assert http.get("/nowhere").content_type == "application/problem+json"  # type: ignore[attr-defined]
+    health = http.get("/health").get_json()  # type: ignore[attr-defined]
+    assert health["components"]["database"]["status"] == "healthy"

@@ -1,0 +1,157 @@
+"""The store against a real PostgreSQL: migrations, registration, claims that race."""
+
+from __future__ import annotations
+
+import threading
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from orchestrator.definition.tree import Definition, Do, Set
+from orchestrator.errors import VersionClash
+from orchestrator.ids import new_instance_id
+from orchestrator.store import branches, definitions, instances, migrate
+from orchestrator.store.connection import Database
+from orchestrator.store.instances import New
+from orchestrator.store.schema import metadata
+
+
+def definition(version: str = "1", value: int = 1) -> Definition:
+    from orchestrator.definition.expressions import Template
+
+    return Definition(name="d", version=version, do=Do(tasks=(Set(name="s", value=Template({"v": value})),)))
+
+
+def start(database: Database, number: int = 1) -> list[str]:
+    c = database.connection()
+    definition_id, _ = definitions.register(c, definition())
+    ids = [str(new_instance_id()) for _ in range(number)]
+    for instance_id in ids:
+        instances.create(
+            c,
+            New(id=instance_id, definition_id=definition_id, workflow="d", version="1", namespace="default", tenant="default", input="{}"),
+        )
+    return ids
+
+
+def test_migrations_and_metadata_say_the_same(database_url: str) -> None:
+    engine = create_engine(migrate.sqlalchemy_url(database_url))
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        differences = [d for d in compare_metadata(context, metadata) if not _is_index_or_key(d)]
+    engine.dispose()
+    assert differences == []
+
+
+def _is_index_or_key(difference: object) -> bool:
+    # Indexes, keys and defaults stand in the migration alone: the metadata serves queries.
+    name = difference[0] if isinstance(difference, tuple) else difference[0][0]  # type: ignore[index]
+    return str(name) in ("remove_index", "remove_constraint", "remove_fk", "modify_default", "remove_table")
+
+
+def test_migrating_twice_changes_nothing(database_url: str) -> None:
+    before = migrate.current_revision(database_url)
+    migrate.upgrade(database_url)
+    assert migrate.current_revision(database_url) == before is not None
+
+
+def test_of_many_who_claim_one_branch_exactly_one_gets_it(database_url: str) -> None:
+    database = Database(database_url)
+    [instance_id] = start(database)
+    won: list[str] = []
+    barrier = threading.Barrier(8)
+
+    def claim(name: str) -> None:
+        own = Database(database_url)
+        connection = own.connection()
+        barrier.wait()
+        if branches.claim(connection, instance_id, "", 1, name, 15) is not None:
+            won.append(name)
+        own.drop()
+
+    threads = [threading.Thread(target=claim, args=(f"w{n}",)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    database.drop()
+
+
+def test_of_two_who_write_the_same_number_the_first_wins(database_url: str) -> None:
+    from orchestrator.history import Fact
+    from orchestrator.ids import Position
+
+    database = Database(database_url)
+    [instance_id] = start(database)
+    c = database.connection()
+    held = branches.claim(c, instance_id, "", 1, "me", 15)
+    assert held is not None
+
+    assert branches.commit(c, held, 0, [Fact(Position("/do/0/s"), "decided", {"n": 1})], []) == ("RUNNING", False)
+    assert branches.commit(c, held, 0, [Fact(Position("/do/0/s"), "decided", {"n": 2})], []) is None
+
+    assert [fact.data for fact in branches.facts_after(c, held.id, 0)] == [{"n": 1}]
+    database.drop()
+
+
+def test_a_message_of_an_older_generation_is_void(database_url: str) -> None:
+    database = Database(database_url)
+    [instance_id] = start(database)
+    c = database.connection()
+    assert branches.claim(c, instance_id, "", 1, "dead", -1) is not None
+    [recovered] = branches.recover_expired(c, 10)
+
+    assert recovered[2] == 2
+    assert branches.claim(c, instance_id, "", 1, "late", 15) is None
+    assert branches.claim(c, instance_id, "", 2, "next", 15) is not None
+    database.drop()
+
+
+def test_a_used_version_is_immutable_an_unused_one_is_not(database_url: str) -> None:
+    database = Database(database_url)
+    c = database.connection()
+    first, fresh = definitions.register(c, definition(value=1))
+    assert fresh
+    assert definitions.register(c, definition(value=1)) == (first, False)
+    assert definitions.register(c, definition("1.0.0", value=2))[1]
+    instance_id = str(new_instance_id())
+    used, _ = definitions.register(c, definition(value=2))
+    instances.create(
+        c, New(id=instance_id, definition_id=used, workflow="d", version="1", namespace="default", tenant="default", input="{}")
+    )
+
+    with pytest.raises(VersionClash, match="raise the version"):
+        definitions.register(c, definition(value=3))
+    database.drop()
+
+
+def test_a_major_means_its_newest(database_url: str) -> None:
+    database = Database(database_url)
+    c = database.connection()
+    for version in ("1.0.0", "1.2.0", "1.10.1", "2.0.0"):
+        definitions.register(c, definition(version))
+
+    found = {asked: definitions.find(c, "d", asked) for asked in ("1", "1.0", "1.0.0", "1.2", None)}
+
+    assert {asked: stored.version for asked, stored in found.items() if stored} == {
+        "1": "1.10.1",
+        "1.0": "1.10.1",
+        "1.0.0": "1.0.0",
+        "1.2": "1.2.0",
+        None: "2.0.0",
+    }
+    database.drop()
+
+
+def test_a_broken_line_is_mended_and_the_act_repeated(database_url: str) -> None:
+    database = Database(database_url)
+    pid = database.connection().info.backend_pid
+    with psycopg.connect(database_url, autocommit=True) as other:
+        other.execute("select pg_terminate_backend(%s)", (pid,))
+
+    assert database.patiently(lambda c: c.execute("select 1").fetchone()) == (1,)
+    database.drop()

@@ -1,0 +1,48 @@
+"""Procfile, Dockerfile and compose file: every command and path in them exists."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+
+from orchestrator.config.reference import page
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+def test_the_procfile_runs_what_exists() -> None:
+    lines = dict(line.split(":", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line)
+    assert set(lines) == {"web", "worker", "beat", "flower"}
+    for command in lines.values():
+        assert shutil.which(str(BIN / command.split()[0])), command
+
+
+def test_compose_is_whole_and_publishes_only_on_loopback() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    services = compose["services"]
+    assert {"postgres", "redis", "migrate", "web", "worker", "beat", "flower"} <= set(services)
+    assert services["worker"]["deploy"]["replicas"] == 2
+    for name, service in services.items():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        assert set(service.get("depends_on", {})) <= set(services), name
+        if "build" in service:
+            assert shutil.which(str(BIN / service["command"][0])), name
+    assert "password" not in re.sub(r"\$\{[^}]*\}|POSTGRES_PASSWORD:?", "", (ROOT / "docker-compose.yml").read_text().lower()).replace(
+        "postgres_password", ""
+    )
+
+
+def test_the_dockerfile_copies_what_exists() -> None:
+    for line in (ROOT / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY"):
+            for source in line.split()[1:-1]:
+                assert (ROOT / source).exists(), source
+
+
+def test_the_reference_of_settings_is_the_settings() -> None:
+    assert (ROOT / "docs/reference/settings.md").read_text() == page()

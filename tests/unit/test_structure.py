@@ -1,0 +1,120 @@
+"""The shape of the code: which way imports point, who may send, who may speak SQL; and that the docs say what is so."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from orchestrator.state import MOVES
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "orchestrator"
+
+# What each part may import of the others. Core ← means ← store ← steps ← engine ← edges.
+CORE = {"errors", "ids", "definition", "history", "state", "plan"}
+MEANS = CORE | {"config", "telemetry"}
+ARROWS: dict[str, set[str]] = {
+    "errors": set(),
+    "ids": set(),
+    "definition": {"errors", "ids", "definition"},
+    "history": {"ids", "errors"},
+    "state": {"errors"},
+    "plan": CORE,
+    "config": {"config", "errors", "definition"},
+    "telemetry": {"telemetry", "errors"},
+    "store": MEANS | {"store"},
+    "steps": MEANS | {"steps"},
+    "compensations": MEANS | {"steps"},
+    "engine": MEANS | {"store", "steps", "engine"},
+    "embedded": MEANS | {"steps", "engine"},
+    "testing": MEANS | {"steps", "embedded"},
+    "stream": MEANS | {"store"},
+    "dev": MEANS | {"store", "dev"},
+}
+PURE = ("definition", "plan", "history.py", "state.py")
+IMPURE = {"time", "datetime", "random", "os", "socket", "psycopg", "redis", "sqlalchemy", "subprocess", "requests", "httpx", "threading"}
+
+
+def files(part: str = "") -> list[Path]:
+    base = PACKAGE / part
+    return [base] if base.suffix else sorted(base.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("part", sorted(ARROWS))
+def test_imports_point_one_way(part: str) -> None:
+    for path in files(part if (PACKAGE / part).is_dir() else f"{part}.py"):
+        parts = {name.split(".")[1] for name in imports(path) if name.startswith("orchestrator.") and name.count(".")}
+        wrong = {name for name in parts if (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists()} - ARROWS[part]
+        if path.name in ("runner.py",):
+            wrong -= {"app"}  # the process's own runner is made from the composition, when first asked for
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("part", PURE)
+def test_the_core_performs_no_io_and_reads_no_clock(part: str) -> None:
+    for path in files(part):
+        tops = {name.split(".")[0] for name in imports(path)}
+        assert not tops & IMPURE, f"{path.relative_to(ROOT)} imports {sorted(tops & IMPURE)}"
+
+
+def test_only_publish_sends_a_canvas() -> None:
+    senders = [p.relative_to(PACKAGE).as_posix() for p in files() if re.search(r"\.(apply_async|delay|send_task)\(", p.read_text())]
+    assert senders == ["engine/publish.py"]
+
+
+def test_only_the_store_speaks_sql() -> None:
+    verbs = re.compile(r"\.execute\(\s*[fr]?[\"']|[\"']{1,3}\s*(select|insert into|update|delete from) ", re.IGNORECASE)
+    speakers = [
+        p.relative_to(PACKAGE).as_posix()
+        for p in files()
+        if verbs.search(p.read_text()) and not p.relative_to(PACKAGE).as_posix().startswith(("store/", "dev/"))
+    ]
+    assert speakers == []
+
+
+def test_steps_see_neither_the_store_nor_the_engine() -> None:
+    for path in [*files("steps"), *files("compensations")]:
+        assert not {n for n in imports(path) if n.startswith(("orchestrator.store", "orchestrator.engine"))}, path
+
+
+def test_every_module_says_what_it_owns() -> None:
+    for path in [*files(), *sorted((ROOT / "api").rglob("*.py")), *sorted((ROOT / "workflows").rglob("*.py"))]:
+        text = path.read_text().strip()
+        assert not text or ast.get_docstring(ast.parse(text)), f"{path.relative_to(ROOT)} has no docstring"
+
+
+def test_the_diagram_of_states_is_the_table_of_moves() -> None:
+    drawn = set(re.findall(r"^    (\w+) --> (\w+): (\w+)$", (ROOT / "docs/states.md").read_text(), re.MULTILINE))
+    assert drawn == {(source, target, move) for move, (sources, target) in MOVES.items() for source in sources}
+
+
+def test_every_guarantee_names_a_test_that_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/guarantees.md").read_text()))
+    defined = {m for path in (ROOT / "tests").rglob("test_*.py") for m in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)}
+    assert named
+    assert named <= defined, named - defined
+
+
+def test_links_in_the_docs_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} → {target}"
+
+
+def test_no_registry_address_is_locked() -> None:
+    for path in ROOT.glob("requirements*.txt"):
+        assert not re.search(r"https?://", path.read_text()), path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,8 @@ from orchestrator.definition.durations import shown
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.engine.view import Node, Seen, explained
 
-out = Console(highlight=False)
+# Piped into a file or another program there is no width to fit into.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 220)
 
 GLYPHS = {
     "COMPLETED": ("✔", "green"),
@@ -31,6 +33,10 @@ GLYPHS = {
     "COMPENSATED": ("↺", "magenta"),
     "CLEANING_UP": ("·", "dim"),
 }
+
+
+IDS = ("id", "instance_id")
+WHOLE = (*IDS, "state", "created_at", "due_at", "time", "workflow")
 
 
 def runner() -> WorkflowRunner:
@@ -76,7 +82,10 @@ def print_table(
     if not rows:
         out.print(f"[dim]{empty}[/]")
         return
-    table = Table(*columns.values(), box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for key, heading in columns.items():
+        # What one copies and what one looks for first is never cut; the rest gives way.
+        table.add_column(heading, no_wrap=key in WHOLE, min_width=36 if key in IDS else None, overflow="ellipsis")
     for row in rows:
         table.add_row(*[(cells or {}).get(key, _cell)(row.get(key)) for key in columns])
     out.print(table)

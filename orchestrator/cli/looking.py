@@ -177,6 +177,7 @@ def dead_letters(as_json: bool) -> None:
         return
     for row in rows:
         row["message"] = (row["error"] or {}).get("message", "")
+        row["n"] = row["id"]
     columns = {
         "id": "#",
         "instance_id": "INSTANCE",

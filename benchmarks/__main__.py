@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from pathlib import Path
 
@@ -32,10 +31,16 @@ def main(names: list[str]) -> int:
     finally:
         rig.stop()
     show(done)
-    if not names:
-        facts = {"machine": f"{platform.machine()}, Python {platform.python_version()}", "measures": [m.to_json() for m in done]}
-        LATEST.write_text(json.dumps(facts["measures"], indent=2, ensure_ascii=False) + "\n")
+    write(done)
     return 0 if all(m.met for m in done) else 1
+
+
+def write(done: list[Measure]) -> None:
+    """Figures of this run take the place of older ones of the same measure."""
+    fresh = {m.measure: m.to_json() for m in done}
+    older = json.loads(LATEST.read_text()) if LATEST.exists() else []
+    kept = [fresh.pop(m["measure"], m) for m in older]
+    LATEST.write_text(json.dumps([*kept, *fresh.values()], indent=2, ensure_ascii=False) + "\n")
 
 
 def show(done: list[Measure]) -> None:

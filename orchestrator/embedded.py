@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from orchestrator.definition.tree import AnyTask, Definition, Step, Undo, default_retry, find
+from orchestrator.definition.retry import RetryPolicy
+from orchestrator.definition.tree import AnyTask, Definition, Step, Undo, find
 from orchestrator.engine import perform
 from orchestrator.errors import IllegalMove, NotFound, OrchestratorError
 from orchestrator.history import Fact, Failure, Kind, effective
@@ -127,13 +128,14 @@ class Embedded:
         registry: Registry = REGISTRY,
         definitions: Mapping[str, Definition] | None = None,
         listener: Listener | None = None,
+        default_retry: RetryPolicy | None = None,
     ) -> None:
         self.clock = clock or WallClock()
         self.registry = registry
         self.definitions: dict[str, Definition] = dict(definitions or {})
         self.listener = listener
+        self.default_retry = default_retry
         self.instances: dict[str, Instance] = {}
-        self.interrupted: Callable[[Instance], bool] = lambda instance: False
         self._ready: list[tuple[Instance, Branch]] = []
         self._timers: list[tuple[float, int, Instance, Branch]] = []
         self._count = itertools.count()
@@ -180,6 +182,10 @@ class Embedded:
         while instance.state not in TERMINAL and self._timers and self._timers[0][0] <= horizon:
             self.settle(self._timers[0][0])
         return instance
+
+    def idle_s(self) -> float | None:
+        """How long nothing can happen by itself; None: until somebody does something."""
+        return max(0.0, self._timers[0][0] - self.clock.now()) if self._timers else None
 
     def signal(self, instance: Instance, name: str, data: Any = None) -> None:
         if instance.state in TERMINAL:
@@ -355,7 +361,7 @@ class Embedded:
 
     def _perform(self, instance: Instance, branch: Branch, forward: Forward, need: Perform) -> bool:
         now = self.clock.now()
-        policy = perform.policy_of(need, default_retry(instance.definition))
+        policy = perform.policy_of(need, instance.definition.retry or self.default_retry or RetryPolicy())
         if need.not_before is not None and need.not_before > now and need.pending is None:
             return self._park(instance, branch, forward, need.not_before)
         if need.pending is not None:

@@ -121,7 +121,7 @@ def _worker(**_: Any) -> None:
     """Before the pool forks: what all children share is loaded once, in the parent."""
     held = settings()
     if held.metrics_port:
-        # Before the client is imported: it decides then where its counters live, and the children share the files.
+        # Files that the children of the pool share with their parent, which shows them.
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="orchestrator-metrics-"))
         metrics.enable()
     if held.tracing:

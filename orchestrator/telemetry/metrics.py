@@ -6,6 +6,7 @@ are seen together on the one port of their parent.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 _enabled: list[bool] = [False]
@@ -15,8 +16,12 @@ BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 
 
 def enable() -> None:
-    """Begin to count. Call before the first step; importing the client earlier would fix its storage."""
-    from prometheus_client import Counter, Histogram
+    """Begin to count. Call before the first step, in the parent of a pool."""
+    from prometheus_client import Counter, Histogram, values
+
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        # The client decides on import where counters live, and Celery's command line has imported it (by way of Flower).
+        values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
 
     if _known:
         return

@@ -220,6 +220,9 @@ def cancel(runtime: Runtime, instance_id: str, actor: str, source: str, reason: 
         with c.transaction():
             instance = locked(c, instance_id)
             to = check_move("cancel", instance.state)
+            if instance.phase == "compensating":
+                # Half undone would be worse than undone or done; it ends by itself.
+                raise IllegalMove("cancel", "compensating", ["pause", "wait for its end"])
             definition = runtime.definition(instance.definition_id)
             goes_back = definition.compensate_on_cancel if compensate is None else compensate
             owners = branches.stop_instance(c, instance_id, gently=False)

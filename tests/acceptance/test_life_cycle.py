@@ -181,6 +181,18 @@ def test_a_saga_that_says_so_compensates_on_cancel(running: Stack) -> None:
     assert effects(running, instance_id) == ["do hotel", "undo hotel"]
 
 
+def test_what_is_being_compensated_cannot_be_cancelled_half_way(running: Stack) -> None:
+    instance_id = start(running, "waits-long")
+    until(lambda: running.sql("select 1 from branches where instance_id = %s and state = 'parked'", instance_id))
+    running.sql("update instances set phase = 'compensating' where id = %s returning 1", instance_id)
+
+    with pytest.raises(IllegalMove, match="compensating"):
+        running.runner.cancel_workflow(instance_id)
+
+    running.sql("update instances set phase = 'forward' where id = %s returning 1", instance_id)
+    running.runner.cancel_workflow(instance_id)
+
+
 def test_an_instance_that_outlives_its_timeout_fails_with_it(running: Stack) -> None:
     began = time.monotonic()
     status = running.run("timed", {})

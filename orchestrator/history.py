@@ -80,16 +80,6 @@ def _shifted(fact: Fact, seconds: float) -> Fact:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
-    """A fact as the store holds it."""
-
-    branch: Position
-    seq: int
-    fact: Fact
-    at: str
-
-
-@dataclass(frozen=True, slots=True)
 class Failure:
     """An error as a value: what a step, a task or an instance failed with."""
 

@@ -47,13 +47,3 @@ class Publisher:
             logger.warning("the broker is away (%s); the branch stays queued in Postgres and is published again", error)
             return False
         return True
-
-
-class Silent(Publisher):
-    """Publishes nothing: for callers that only record, and leave the sending to recovery."""
-
-    def __init__(self) -> None:
-        self.helpers = 0
-
-    def _send(self, signature: Signature) -> bool:
-        return True

@@ -586,10 +586,6 @@ def by_ids(c: Connection, ids: Sequence[int]) -> list[Child]:
     return [Child(*row) for row in rows]
 
 
-def unsubscribe(c: Connection, branch_id: int) -> None:
-    c.execute("delete from subscriptions where branch_id = %s", (branch_id,))
-
-
 # ── leases ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

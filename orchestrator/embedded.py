@@ -468,7 +468,7 @@ class Embedded:
 
     def _listen(self, instance: Instance, branch: Branch, forward: Forward, need: Listening) -> bool:
         for number, envelope in instance.events:
-            if number <= need.after_event:
+            if not need.heard.is_new(number):
                 continue
             taken = forward.matching(envelope)
             if taken is not None:

@@ -214,9 +214,28 @@ def stats(as_json: bool) -> None:
     out.print(states or "[dim]no instance yet[/]")
     columns = {"workflow": "WORKFLOW", "total": "TOTAL", "completed": "COMPLETED", "failed": "FAILED", "average_s": "AVERAGE"}
     print_table(found["workflows"], columns, empty="", cells={"average_s": lambda v: "" if v is None else shown(v)})
+    cleaned = found["last_cleanup"]
+    if cleaned:
+        out.print(f"[dim]last cleanup: {cleaned['at']}, {cleaned['cleaned']} cleaned up[/]")
     open_branches = ", ".join(f"{number} {state}" for state, number in found["branches"].items()) or "none open"
     out.print(
         f"[dim]branches: {open_branches}; timers: {found['timers']}; dead letters: {found['dead_letters']}; outbox: {found['outbox']}[/]"
+    )
+
+
+@click.command()
+@click.argument("instance_id")
+@as_json
+def usage(instance_id: str, as_json: bool) -> None:
+    """What an instance uses: memory and processor of its processes, and the room its history takes."""
+    found = runner().check_resource_usage(instance_id)
+    if as_json:
+        print_json(found)
+        return
+    history_kb = found["disk_bytes"] / 1024
+    out.print(
+        f"memory {found['memory_mb']:,.1f} MB   CPU {found['cpu_percent']:,.1f} %   history {history_kb:,.1f} KB"
+        f"   [dim]in {found['processes']} processes[/]"
     )
 
 
@@ -246,4 +265,4 @@ def audit(instance_id: str | None, limit: int, as_json: bool) -> None:
     print_table(rows, columns, empty="nothing yet", cells={"at": lambda v: str(v)[:19].replace("T", " ")})
 
 
-COMMANDS = [workflows, ls, show, history, watch, replay, dead_letters, timers, stats, audit]
+COMMANDS = [workflows, ls, show, history, watch, replay, dead_letters, timers, stats, usage, audit]

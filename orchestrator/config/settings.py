@@ -58,6 +58,14 @@ class Settings:
     snapshot_every: int = _setting(100, "a parking branch writes a snapshot after so many checkpoints", _count)
     payload_limit_bytes: int = _setting(2 * 1024 * 1024, "largest input, output or signal, in bytes", _count)
     max_concurrent_instances: int = _setting(0, "instances running at once in the whole engine; 0: no limit", _count)
+    max_duration_s: float = _setting(
+        0.0, "instances that live longer are cancelled: 'Maximum duration exceeded'; 0: no limit", seconds, env="MAX_DURATION"
+    )
+    max_memory_mb: float = _setting(
+        0.0, "memory the processes of one instance may use, where its definition says nothing; 0: no limit", float
+    )
+    max_cpu_percent: float = _setting(0.0, "processor time they may use, in percent of one core; 0: no limit", float)
+    max_disk_mb: float = _setting(0.0, "room the history of a running instance may take; 0: no limit", float)
     dependency_timeout_s: float = _setting(
         300.0, "how long an instance waits for workflows it depends on", seconds, env="DEPENDENCY_TIMEOUT"
     )

@@ -314,7 +314,16 @@ class _Reader:
             workflow=given.get("concurrency", given.get("workflow")),
             key=Jq(key) if isinstance(key, str) else None,
             per_key=given.get("per_key", 1 if key else None),
+            **{name: self._amount(given.get(name), f"limits.{name}") for name in ("memory_mb", "cpu_percent", "disk_mb")},
         )
+
+    def _amount(self, value: Any, place: str) -> float | None:
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            self.fault(place, "must be a number above zero")
+            return None
+        return float(value)
 
     def _duration(self, value: Any, place: str) -> float | None:
         if value is None:

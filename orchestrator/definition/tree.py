@@ -256,11 +256,14 @@ AnyTask = Do | Fork | For | Switch | Try | Set | Wait | Listen | Emit | Raise | 
 @tagged("limits")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How many instances may run at once: of the workflow; per value of `key`. `ordered` keys run in start order."""
+    """How many instances may run at once, of the workflow and per value of `key` (in start order); and how much one may use."""
 
     workflow: int | None = None
     key: Expression | None = None
     per_key: int | None = None
+    memory_mb: float | None = None
+    cpu_percent: float | None = None
+    disk_mb: float | None = None
 
 
 @tagged("definition")

@@ -12,6 +12,8 @@ import os
 import threading
 import time
 
+import psutil
+
 from orchestrator.engine import interrupt
 from orchestrator.engine.runtime import Runtime
 from orchestrator.store import branches
@@ -20,6 +22,7 @@ from orchestrator.store.connection import BROKEN
 logger = logging.getLogger("orchestrator.heartbeat")
 _started: dict[int, threading.Thread] = {}
 _lock = threading.Lock()
+_processes: dict[int, psutil.Process] = {}
 
 
 def ensure(runtime: Runtime) -> None:
@@ -42,6 +45,20 @@ def _beat(runtime: Runtime) -> None:
             beat(runtime)
 
 
+def _usage() -> dict[str, float]:
+    """Of this process and of those it started: memory now, processor time since the beat before."""
+    own = _processes.setdefault(os.getpid(), psutil.Process())
+    memory, cpu = own.memory_info().rss, own.cpu_percent()
+    for child in own.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            # Kept, because processor time is counted between two looks at the same object.
+            known = _processes.setdefault(child.pid, child)
+            if known != child:
+                known = _processes[child.pid] = child
+            memory, cpu = memory + known.memory_info().rss, cpu + known.cpu_percent()
+    return {"memory_mb": round(memory / 1048576, 1), "cpu_percent": round(cpu, 1)}
+
+
 def beat(runtime: Runtime) -> None:
     """Renew what has been held for half a beat or longer."""
     age = time.monotonic() - runtime.settings.heartbeat_s / 2
@@ -50,7 +67,11 @@ def beat(runtime: Runtime) -> None:
         return
     try:
         kept = branches.renew(
-            runtime.database.connection(), runtime.owner, [(h.id, h.generation, h.doing) for h in held], runtime.settings.lease_s
+            runtime.database.connection(),
+            runtime.owner,
+            [(h.id, h.generation, h.doing) for h in held],
+            runtime.settings.lease_s,
+            _usage(),
         )
     except BROKEN:
         runtime.database.drop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from orchestrator.plan import remaining
 from orchestrator.plan.canvas import Address
 from orchestrator.plan.needs import StartChild
 from orchestrator.plan.remaining import Sequence as Planned
-from orchestrator.state import check_move
+from orchestrator.state import State, check_move
 from orchestrator.store import admission, branches, definitions, history, instances, outbox, retention, timers
 from orchestrator.store.branches import Held, Published
 from orchestrator.store.connection import Connection, sized
@@ -214,40 +215,60 @@ def resume(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:
 
 
 def cancel(runtime: Runtime, instance_id: str, actor: str, source: str, reason: str | None, compensate: bool | None) -> list[str]:
-    """Close everything; gives the owners that were at work, so that they can be interrupted. Children follow."""
+    """Close everything at a person's wish; gives the owners that were at work, so that they can be interrupted."""
+    error = {"code": "cancelled", "message": reason or "Workflow was cancelled"}
+    return stop(runtime, instance_id, State.CANCELLED, error, actor=actor, source=source, compensate=compensate)
+
+
+def stop(
+    runtime: Runtime,
+    instance_id: str,
+    ending: State,
+    error: dict[str, Any],
+    *,
+    actor: str,
+    source: str,
+    compensate: bool | None = None,
+) -> list[str]:
+    """End an instance from outside, CANCELLED or FAILED, wherever it is; a saga may go back first. Children follow.
+
+    Gives the owners that were at work.
+    """
+    verb, event = ("cancel", "workflow.cancelled") if ending == State.CANCELLED else ("fail", "workflow.failed")
 
     def act(c: Connection) -> tuple[list[str], list[Published], list[str], Locked]:
         with c.transaction():
             instance = locked(c, instance_id)
-            to = check_move("cancel", instance.state)
+            to = check_move(verb, instance.state)
             if instance.phase == "compensating":
                 # Half undone would be worse than undone or done; it ends by itself.
-                raise IllegalMove("cancel", "compensating", ["pause", "wait for its end"])
+                raise IllegalMove(verb, "compensating", ["pause", "wait for its end"])
             definition = runtime.definition(instance.definition_id)
-            goes_back = definition.compensate_on_cancel if compensate is None else compensate
+            by_default = definition.compensate_on_cancel if ending == State.CANCELLED else True
+            goes_back = by_default if compensate is None else compensate
             owners = branches.stop_instance(c, instance_id, gently=False)
             timers.drop_of_instance(c, instance_id)
-            instances.audit(c, actor, "cancel", source, instance, to, {"reason": reason} if reason else None)
+            instances.audit(c, actor, verb, source, instance, to, {"reason": error["message"]})
             published: list[Published] = []
-            error = {"code": "cancelled", "message": reason or "Workflow was cancelled"}
-            if goes_back and instance.state != "PENDING" and instance.phase == "forward" and definition.saga:
-                instances.move(c, instance_id, "RUNNING", phase="compensating", ending="CANCELLED", error=sized("reason", error, 65536))
+            kept = sized("reason", error, 65536)
+            if goes_back and instance.state != "PENDING" and definition.saga:
+                instances.move(c, instance_id, "RUNNING", phase="compensating", ending=ending, error=kept)
                 outbox.tell(c, "workflow.compensating", instance_id, {"error": error})
                 published = instances.open_undo(c, instance_id, queue_of(instance.priority))
             else:
-                instances.move(c, instance_id, to, outcome=to, ended_at="now", error=sized("reason", error, 65536))
-                outbox.tell(c, "workflow.cancelled", instance_id, {"reason": reason})
+                instances.move(c, instance_id, to, outcome=to, ended_at="now", error=kept)
+                outbox.tell(c, event, instance_id, {"error": error, "reason": error["message"]})
                 published += _release(c, instance)
+                if ending == State.FAILED:
+                    instances.dead_letter(c, instance_id, "", error["code"], error)
             return owners, published, instances.children_of(c, instance_id), instance
 
     owners, published, children, instance = runtime.database.patiently(act)
     runtime.publisher.branches(published)
     for child in children:
         # Each in its own transaction: two instances' rows are never locked together.
-        try:
+        with contextlib.suppress(IllegalMove):
             owners += cancel(runtime, child, actor, source, f"parent {instance_id} was cancelled", compensate)
-        except IllegalMove:
-            continue
     admissions.after_end(runtime, instance.workflow, instance_id, _scopes_of(runtime, instance_id))
     return owners
 
@@ -344,12 +365,13 @@ def rerun(runtime: Runtime, instance_id: str, position: str, actor: str, source:
     return new_id
 
 
-def cleanup(c: Connection, older_than_s: float, limit: int, *, archive: bool) -> list[str]:
+def cleanup(c: Connection, older_than_s: float, limit: int, *, archive: bool, only: Sequence[str] | None = None) -> list[str]:
     """Ended instances past their retention: shown as CLEANING_UP, stripped, then kept as a record or deleted."""
-    ids = retention.claim_old(c, older_than_s, limit)
+    ids = retention.claim_old(c, older_than_s, limit, only)
     if ids:
         retention.strip(c, ids)
         retention.archive(c, ids) if archive else retention.delete(c, ids)
         for instance_id in ids:
             outbox.tell(c, "workflow.cleaned_up", instance_id, {})
+    retention.note_cleanup(c, len(ids))
     return ids

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Protocol
 
 from celery import bootsteps
 
-from orchestrator.engine import interrupt
+from orchestrator.engine import interrupt, limits
 from orchestrator.engine.admission import settle
 from orchestrator.engine.broker import depth
 from orchestrator.engine.runtime import Runtime
@@ -36,6 +36,7 @@ PROBE_EVERY_S = 0.5
 OFFICE_S = 6.0
 SWEEP_EVERY_S = 5.0
 REQUEUE_EVERY_S = 1.0
+WEIGH_EVERY_S = 60.0
 CLEAN_EVERY_S = 300.0
 BATCH = 500
 
@@ -88,6 +89,7 @@ class Maintenance(threading.Thread):
         self._renew, self._probe = Every(self.office_s / 3), Every(PROBE_EVERY_S)
         self._sweep, self._overdue = Every(SWEEP_EVERY_S), Every(REQUEUE_EVERY_S)
         self._sign, self._clean = Every(runtime.settings.heartbeat_s), Every(CLEAN_EVERY_S)
+        self._weigh = Every(WEIGH_EVERY_S)
         self._clean.next = time.monotonic() + CLEAN_EVERY_S
 
     # ── the thread ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -180,6 +182,7 @@ class Maintenance(threading.Thread):
             if probe.has_waiting:
                 self._unblock(c)
             self._publish("event missed", events.wake_forgotten(c, BATCH))
+            limits.enforce(self.runtime, with_disk=self._weigh.is_due())
         if self._clean.is_due():
             self._clean_up()
 

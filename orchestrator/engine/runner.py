@@ -14,15 +14,16 @@ import psycopg
 
 from orchestrator.definition.tree import Definition
 from orchestrator.engine import admission as admissions
-from orchestrator.engine import lifecycle, view
+from orchestrator.engine import lifecycle, limits, view
 from orchestrator.engine.catalog import discover
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import Duplicate, Fault, IllegalMove, Invalid, NotFound, OrchestratorError
 from orchestrator.ids import is_instance_id
-from orchestrator.state import TERMINAL
-from orchestrator.store import admission, branches, definitions, events, instances, queries, workers
+from orchestrator.state import TERMINAL, State, check_move
+from orchestrator.store import admission, branches, definitions, events, instances, queries, usage, workers
 from orchestrator.store.connection import Connection, sized
 from orchestrator.store.queries import Filter
+from orchestrator.telemetry import tracing
 
 SIGNAL_SOURCE = "signal"
 
@@ -75,7 +76,7 @@ class WorkflowRunner:
         Options: priority, labels, metadata, tenant, idempotency_key, dependencies, trace_id, actor, source.
         The instance is in Postgres when this returns, whether or not the broker could be reached.
         """
-        options.setdefault("trace_id", uuid.uuid4().hex)
+        options["trace_id"] = options.get("trace_id") or tracing.current_trace_id() or uuid.uuid4().hex
         new, plan, address, definition = lifecycle.prepare(self.runtime, workflow, version, input, options)
         # The id is chosen here, so a repeated attempt after a broken line finds its own row instead of making another.
         try:
@@ -142,6 +143,35 @@ class WorkflowRunner:
         if not matches:
             raise NotFound("step", step, f"steps of this instance: {', '.join(sorted({node.name for node in seen.steps()}))}")
         return matches[0]
+
+    def update_instance_status(self, instance_id: str, status: str, *, actor: str = "anonymous", source: str = "api") -> None:
+        """Move an instance to a state by the verb that leads there; a move that the table lacks is refused."""
+        now = self.show(instance_id).instance["state"]
+        wanted = status.upper()
+        verbs: dict[tuple[str, str], Callable[..., Any]] = {
+            ("PENDING", "PAUSED"): self.pause_workflow,
+            ("RUNNING", "PAUSED"): self.pause_workflow,
+            ("PAUSED", "RUNNING"): self.resume_workflow,
+            ("FAILED", "RUNNING"): self.retry_workflow,
+        }
+        act = self.cancel_workflow if wanted == State.CANCELLED else verbs.get((now, wanted))
+        if wanted == State.CLEANING_UP:
+            check_move("cleanup", now)
+            self.cleanup(0.0, only=[instance_id])
+        elif act is None:
+            raise IllegalMove(f"move to {wanted} a", now)
+        else:
+            act(instance_id, actor=actor, source=source)
+
+    def check_resource_usage(self, instance_id: str) -> dict[str, Any]:
+        """Memory and processor of the processes at work for it, as last measured, and the bytes its history takes."""
+        instance_id = self.resolve_id(instance_id)
+        found = self.database.patiently(lambda c: usage.of_instance(c, instance_id))
+        return found or {"memory_mb": 0.0, "cpu_percent": 0.0, "disk_bytes": 0, "processes": 0}
+
+    def enforce_resource_limits(self) -> dict[str, str]:
+        """Stop what is above its limits now, as the keeper does every few seconds; gives why, by instance."""
+        return limits.enforce(self.runtime)
 
     VERBS = ("pause", "resume", "cancel", "retry", "rollback")
 
@@ -291,12 +321,14 @@ class WorkflowRunner:
     def timers(self, limit: int = 100) -> list[dict[str, Any]]:
         return self.database.patiently(lambda c: queries.timers(c, limit))
 
-    def cleanup(self, older_than_s: float | None = None, *, archive: bool = True, limit: int = 1000) -> list[str]:
+    def cleanup(
+        self, older_than_s: float | None = None, *, archive: bool = True, limit: int = 1000, only: Sequence[str] | None = None
+    ) -> list[str]:
         """End the retention of instances that ended long ago: their history goes, their record stays (or goes, too)."""
         age = self.runtime.settings.retention_s if older_than_s is None else older_than_s
 
         def act(c: Connection) -> list[str]:
             with c.transaction():
-                return lifecycle.cleanup(c, age, limit, archive=archive)
+                return lifecycle.cleanup(c, age, limit, archive=archive, only=only)
 
         return self.database.patiently(act)

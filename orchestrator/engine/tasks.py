@@ -30,7 +30,7 @@ def register(app: Celery, runtime_of: Any) -> None:
         )
         metrics.claimed(void=held is None)
         if held is not None:
-            with tracing.span("walk", task.request.headers, instance=instance_id, position=position):
+            with tracing.span("walk", task.request.headers, trace_id=held.trace_id, instance=instance_id, position=position):
                 work(runtime, held, queue=_queue(task), next_link=_next_link(task), tells=False)
 
     @app.task(name=HELP, bind=True, ignore_result=True)
@@ -43,7 +43,8 @@ def register(app: Celery, runtime_of: Any) -> None:
         metrics.claimed(void=held is None)
         in_chord = task.request.chord is not None
         if held is not None:
-            work(runtime, held, queue=_queue(task), next_link=None, tells=in_chord)
+            with tracing.span("help", task.request.headers, trace_id=held.trace_id, instance=instance_id, position=position):
+                work(runtime, held, queue=_queue(task), next_link=None, tells=in_chord)
         elif not in_chord:
             ask_for_parent(runtime, parent)
 

@@ -12,7 +12,7 @@ from orchestrator.engine.stopped import Stopped
 from orchestrator.history import Fact, Kind
 from orchestrator.ids import Position
 from orchestrator.plan import listening
-from orchestrator.plan.needs import Deadline, Listening, Sleep
+from orchestrator.plan.needs import Deadline, Heard, Listening, Sleep
 from orchestrator.store import branches, events, instances, timers
 from orchestrator.store.connection import Connection, dumps
 
@@ -83,10 +83,12 @@ def listen(walk: Walk, need: Listening) -> None:
     held = walk.held
     types = listening.types(need.task)
     wanted = None if None in types else [t for t in types if t is not None]
-    after = need.after_event
-    while found := _events_after(walk, wanted, after):
+    considered = list(need.heard.taken)
+    after = need.heard.after
+    while found := _events_after(walk, wanted, need.heard, after, considered):
         for event_id, envelope in found:
-            after = event_id
+            after = max(after, event_id)
+            considered.append(event_id)
             taken = walk.forward.matching(envelope)
             if taken is not None:
                 data = {"id": event_id, "event": envelope, **taken}
@@ -100,11 +102,12 @@ def listen(walk: Walk, need: Listening) -> None:
 
     walk.transact(park)
     # Asked again after the commit: an event that came in between saw no listener.
-    if _events_after(walk, wanted, after):
+    if _events_after(walk, wanted, need.heard, after, considered):
         walk.runtime.publisher.branches(walk.database.patiently(lambda c: instances.wake_branch(c, held.id)), walk.definition.name)
     raise Stopped
 
 
-def _events_after(walk: Walk, types: list[str] | None, after: int) -> list[tuple[int, dict[str, Any]]]:
+def _events_after(walk: Walk, types: list[str] | None, heard: Heard, after: int, considered: list[int]) -> list[tuple[int, dict[str, Any]]]:
     held = walk.held
-    return walk.database.patiently(lambda c: events.after(c, held.instance_id, held.tenant, types, after, held.created_at))
+    asked = events.Asked(held.instance_id, held.tenant, types, held.created_at, after, heard.forgotten, considered)
+    return walk.database.patiently(lambda c: events.after(c, asked))

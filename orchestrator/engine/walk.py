@@ -191,7 +191,7 @@ class Walk:
 
     def flush(self) -> None:
         """Commit what is pending. Afterwards this worker still holds the branch and the instance still runs."""
-        if not self.pending:
+        if not self.pending and not self.events:
             return
         facts, told = self.pending, self.events
         held = self.held
@@ -279,4 +279,9 @@ class Walk:
         self.events.append((type, dumps({"step": need.step.name, "position": need.position, **more})))
 
     def labels(self, position: str | None = None) -> dict[str, Any]:
-        return {"instance": self.held.instance_id, "position": position or self.held.position, "workflow": self.definition.name}
+        return {
+            "instance": self.held.instance_id,
+            "position": position or self.held.position,
+            "workflow": self.definition.name,
+            "trace_id": self.held.trace_id,
+        }

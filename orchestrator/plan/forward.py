@@ -107,6 +107,7 @@ class Forward:
         self.context = context
         self.seq = 0
         self.ending = False
+        self.heard: dict[str, Any] = {}
         self.instance = facts_of_instance
         self.seed = seed
         self._need: Need | None = None
@@ -143,12 +144,20 @@ class Forward:
     def snapshot(self) -> dict[str, Any]:
         pool = Pool()
         frames = [frame.to_json(pool) for frame in self.frames]
-        return {"seq": self.seq, "context": self.context, "ending": self.ending, "frames": frames, "values": pool.values}
+        return {
+            "seq": self.seq,
+            "context": self.context,
+            "ending": self.ending,
+            "heard": self.heard,
+            "frames": frames,
+            "values": pool.values,
+        }
 
     def restore(self, snapshot: dict[str, Any], root: AnyTask) -> Forward:
         self.seq = snapshot["seq"]
         self.context = snapshot["context"]
         self.ending = snapshot["ending"]
+        self.heard = snapshot["heard"]
         self.frames = [Frame.from_json(root, data, snapshot["values"]) for data in snapshot["frames"]]
         self._need = None
         return self
@@ -530,7 +539,9 @@ class Forward:
             self._done(frame, note["outputs"])
             return None
         filters = (*task.filters, task.until_event) if task.until_event else task.filters
-        return Listening(Position(frame.position), task, filters, self.scope(frame), note.get("count", 0), note.get("after", 0))
+        return Listening(
+            Position(frame.position), task, filters, self.scope(frame), note.get("count", 0), listening.hears(self.heard, task)
+        )
 
     def _listen_receives(self, frame: Frame, output: Any, then: str | None) -> None:
         note = frame.note
@@ -618,6 +629,7 @@ class Forward:
 
     def _received(self, frame: Frame, fact: Fact) -> None:
         task: Listen = frame.task  # type: ignore[assignment]
+        self.heard = listening.heard(self.heard, task, fact.data["id"])
         frame.note = listening.received(task, frame.note, fact.data, self.scope(frame))
         if task.do is not None and frame.note.get("fresh"):
             index = len(frame.note["outputs"]) - 1

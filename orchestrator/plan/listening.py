@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.definition.expressions import ExpressionError, Scope, embedded, evaluate, is_true, jq_value
 from orchestrator.definition.tree import EventFilter, Listen
+from orchestrator.plan.needs import Heard
 
 
 def matching(task: Listen, note: dict[str, Any], event: dict[str, Any], scope: Scope) -> dict[str, Any] | None:
@@ -36,7 +37,6 @@ def received(task: Listen, note: dict[str, Any], data: dict[str, Any], scope: Sc
         "matched": sorted({*note.get("matched", []), number}),
         "pins": data["pins"],
         "count": note.get("count", 0) + 1,
-        "after": data["id"],
         "fresh": not is_until,
     }
     return {**after, "complete": _complete(task, after, is_until, scope)}
@@ -100,6 +100,26 @@ def types(task: Listen) -> tuple[str | None, ...]:
     filters = (*task.filters, task.until_event) if task.until_event else task.filters
     found = {_literal(f) for f in filters} or {None}
     return (None,) if None in found else tuple(sorted(t for t in found if t is not None))
+
+
+TAKEN_KEPT = 1000
+
+
+def hears(memory: dict[str, Any], task: Listen) -> Heard:
+    """What a branch that begins to listen knows of earlier listening: no event is taken twice by one branch."""
+    return Heard(memory.get("after", {}).get(_key(task), 0), tuple(memory.get("taken", ())), memory.get("forgotten", 0))
+
+
+def heard(memory: dict[str, Any], task: Listen, number: int) -> dict[str, Any]:
+    """The memory after one more event."""
+    after, taken = memory.get("after", {}), [*memory.get("taken", ()), number]
+    forgotten = max([memory.get("forgotten", 0), *taken[:-TAKEN_KEPT]])
+    key = _key(task)
+    return {"after": {**after, key: max(after.get(key, 0), number)}, "taken": taken[-TAKEN_KEPT:], "forgotten": forgotten}
+
+
+def _key(task: Listen) -> str:
+    return " ".join(kind or "*" for kind in types(task))
 
 
 def _literal(candidate: EventFilter) -> str | None:

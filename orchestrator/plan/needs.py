@@ -83,13 +83,26 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """Which events this branch took already: the newest one per kind of listener, and the numbers of the last ones."""
+
+    after: int = 0
+    taken: tuple[int, ...] = ()
+    forgotten: int = 0
+
+    def is_new(self, number: int) -> bool:
+        """By number alone, where numbers come in order."""
+        return number > self.after and number not in self.taken
+
+
+@dataclass(frozen=True, slots=True)
 class Listening:
     position: Position
     task: Listen
     filters: tuple[EventFilter, ...]
     scope: dict[str, Any]
     received: int
-    after_event: int
+    heard: Heard
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,16 @@ from held, unnest(%s::int[], %s::text[], %s::text[], %s::int[], %s::text[]) as f
 returning (select state from held), (select stopping from held)
 """
 
+_TELL = """
+with held as (
+    select i.state, b.stopping from branches b join instances i on i.id = b.instance_id
+    where b.id = %s and b.generation = %s and b.owner = %s and b.state = 'running'
+)
+insert into outbox (type, instance_id, data)
+select e.type, %s::uuid, e.data::jsonb from held, unnest(%s::text[], %s::text[]) as e (type, data)
+returning (select state from held), (select stopping from held)
+"""
+
 Standing = tuple[str, bool]
 Event = tuple[str, str]
 
@@ -145,6 +155,9 @@ def commit(c: Connection, held: Held, seq: int, facts: Sequence[Fact], events: S
 
     None: fenced, or somebody wrote these numbers already; read again before anything else.
     """
+    told = ([event[0] for event in events], [event[1] for event in events])
+    if not facts:
+        return c.execute(_TELL, (held.id, held.generation, held.owner, held.instance_id, *told)).fetchone()
     if len(facts) == 1 and not events:
         fact = facts[0]
         return c.execute(
@@ -168,8 +181,7 @@ def commit(c: Connection, held: Held, seq: int, facts: Sequence[Fact], events: S
             held.generation,
             held.owner,
             held.instance_id,
-            [event[0] for event in events],
-            [event[1] for event in events],
+            *told,
             held.id,
             *_columns(seq, facts),
         ),
@@ -589,16 +601,21 @@ def by_ids(c: Connection, ids: Sequence[int]) -> list[Child]:
 # ── leases ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def renew(c: Connection, owner: str, held: Sequence[tuple[int, int, str]], lease_s: float) -> list[tuple[int, str]]:
-    """Renew the leases of (branch, generation, what it is doing); gives (branch, instance state) of those still held."""
+def renew(
+    c: Connection, owner: str, held: Sequence[tuple[int, int, str]], lease_s: float, usage: dict[str, float]
+) -> list[tuple[int, str]]:
+    """Renew the leases of (branch, generation, what it is doing), and note what their process uses.
+
+    Gives (branch, instance state) of those still held.
+    """
     return c.execute(
         """
-        update branches b set lease_until = now() + make_interval(secs => %s), doing = h.doing
+        update branches b set lease_until = now() + make_interval(secs => %s), doing = h.doing, usage = %s::jsonb
         from unnest(%s::bigint[], %s::int[], %s::text[]) as h (id, generation, doing), instances i
         where b.id = h.id and b.generation = h.generation and b.owner = %s and b.state = 'running' and i.id = b.instance_id
         returning b.id, i.state
         """,
-        (lease_s, [h[0] for h in held], [h[1] for h in held], [h[2] for h in held], owner),
+        (lease_s, dumps(usage), [h[0] for h in held], [h[1] for h in held], [h[2] for h in held], owner),
     ).fetchall()
 
 

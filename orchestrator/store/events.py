@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.store.branches import Published
@@ -20,18 +21,35 @@ def keep(c: Connection, envelope: dict[str, Any], instance_id: str | None, tenan
     return row[0] if row else None
 
 
-def after(
-    c: Connection, instance_id: str, tenant: str, types: list[str] | None, after_id: int, since: float, limit: int = 200
-) -> list[tuple[int, dict[str, Any]]]:
-    """Events a listener of this instance has not considered: its own, and those for everyone since it was created."""
+# An event's number is taken before its commit: a lower one may become visible after a higher one was considered. Whoever
+# reads on from a number therefore looks back this far, and leaves out by number what was taken already.
+_LOOK_BACK_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a listener wants to hear: types (None: any) since its instance was created, after a number, less what it considered."""
+
+    instance: str
+    tenant: str
+    types: list[str] | None
+    since: float
+    after: int
+    forgotten: int
+    considered: list[int]
+
+
+def after(c: Connection, asked: Asked, limit: int = 200) -> list[tuple[int, dict[str, Any]]]:
+    """Events a listener of this instance has not considered: its own, and those for everyone."""
     return c.execute(
         """
         select id, envelope from events
-        where id > %(after)s and (%(types)s::text[] is null or type = any (%(types)s::text[])) and tenant = %(tenant)s
-          and (instance_id = %(instance)s or (instance_id is null and at >= to_timestamp(%(since)s)))
+        where (id > %(after)s or (id > %(forgotten)s and at > now() - make_interval(secs => %(back)s)))
+          and id <> all (%(considered)s::bigint[]) and (%(types)s::text[] is null or type = any (%(types)s::text[]))
+          and tenant = %(tenant)s and (instance_id = %(instance)s or (instance_id is null and at >= to_timestamp(%(since)s)))
         order by id limit %(limit)s
         """,
-        {"after": after_id, "types": types, "tenant": tenant, "instance": instance_id, "since": since, "limit": limit},
+        {**asdict(asked), "back": _LOOK_BACK_S, "limit": limit},
     ).fetchall()
 
 
@@ -52,12 +70,16 @@ def wake_listeners(c: Connection, type: str, instance_id: str | None, tenant: st
             select branch_id from subscriptions
             where (event_type = %(type)s or event_type is null) and tenant = %(tenant)s
               and (%(instance)s::uuid is null or instance_id = %(instance)s::uuid)
+        ), woken as (
+            update branches b set state = 'queued', generation = b.generation + 1, queued_at = now()
+            where b.id in (select branch_id from wanted) and b.state = 'parked'
+            returning b.id, b.instance_id::text, b.position, b.generation, b.queue
         ), timers_gone as (
-            delete from timers where kind = 'wake' and branch_id in (select branch_id from wanted)
+            delete from timers where kind = 'wake' and branch_id in (select id from woken)
+        ), heard as (
+            delete from subscriptions where branch_id in (select id from woken)
         )
-        update branches b set state = 'queued', generation = b.generation + 1, queued_at = now()
-        where b.id in (select branch_id from wanted) and b.state = 'parked'
-        returning b.instance_id::text, b.position, b.generation, b.queue
+        select instance_id, position, generation, queue from woken
         """,
         {"type": type, "instance": instance_id, "tenant": tenant},
     ).fetchall()
@@ -72,7 +94,7 @@ def wake_forgotten(c: Connection, limit: int) -> list[Published]:
             join instances i on i.id = b.instance_id
             where b.state = 'parked' and i.state = 'RUNNING' and b.queued_at < now() - interval '5 seconds'
               and exists (select 1 from events e where (s.event_type is null or e.type = s.event_type) and e.tenant = s.tenant
-                          and (e.instance_id = s.instance_id or e.instance_id is null) and e.at > b.queued_at)
+                          and (e.instance_id = s.instance_id or e.instance_id is null) and e.at > b.queued_at - interval '5 seconds')
             limit %s
         )
         update branches b set state = 'queued', generation = b.generation + 1, queued_at = now()

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.store.connection import Connection, dumps
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Told:
     id: int
     type: str
     instance_id: str | None
     data: dict[str, Any]
     at: str
+    progress: float | None = None
 
 
 def put(c: Connection, type: str, instance_id: str | None, data: str) -> None:
@@ -33,7 +34,7 @@ def take(c: Connection, limit: int) -> list[Told]:
         """
         with oldest as (select id from outbox order by id limit %s for update skip locked)
         delete from outbox o using oldest where o.id = oldest.id
-        returning o.id, o.type, o.instance_id::text, o.data, to_char(o.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+        returning o.id, o.type, o.instance_id::text, o.data, to_char(o.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
         """,
         (limit,),
     ).fetchall()
@@ -44,9 +45,40 @@ def about(c: Connection, instance_ids: Collection[str]) -> dict[str, dict[str, A
     """What the events of these instances say beside themselves."""
     rows = c.execute(
         """
-        select i.id::text, i.workflow, i.trace_id, case when i.outcome = 'COMPLETED' then 1.0 end::float8
-        from instances i where i.id = any (%s::uuid[])
+        select i.id::text, i.workflow, i.trace_id, i.definition_id from instances i where i.id = any (%s::uuid[])
         """,
         (list(instance_ids),),
     ).fetchall()
-    return {row[0]: {"workflow": row[1], "trace_id": row[2], "progress": row[3]} for row in rows}
+    return {row[0]: {"workflow": row[1], "trace_id": row[2], "definition_id": row[3]} for row in rows}
+
+
+_AT_ONCE = {"workflow.created": 0.0, "workflow.started": 0.0, "workflow.completed": 1.0}
+
+
+def note_progress(c: Connection, told: Sequence[Told], steps_of: Callable[[str], int]) -> None:
+    """How much of its instance was done when each event became true: steps done or skipped, of the definition's steps."""
+    asked = [event for event in told if event.instance_id and event.type not in _AT_ONCE]
+    counted = dict(
+        c.execute(
+            """
+            select e.id, (select count(distinct k.position) from branches b join checkpoints k on k.branch_id = b.id
+                where b.instance_id = e.instance_id and k.kind in ('step.completed', 'task.skipped') and k.at <= e.at)
+            from unnest(%s::bigint[], %s::uuid[], %s::timestamptz[]) as e (id, instance_id, at)
+            """,
+            ([event.id for event in asked], [event.instance_id for event in asked], [event.at for event in asked]),
+        ).fetchall()
+        if asked
+        else []
+    )
+    for event in told:
+        if event.instance_id:
+            done = counted.get(event.id)
+            steps = steps_of(event.instance_id) if done else 0
+            event.progress = _AT_ONCE.get(event.type, round(min(1.0, done / steps), 4) if done and steps else 0.0)
+
+
+def count_steps(c: Connection, definition_id: int) -> int:
+    row = c.execute(
+        "select count(*) from definitions d, jsonb_path_query(d.tree, 'strict $.**?(@.is == \"step\")') where d.id = %s", (definition_id,)
+    ).fetchone()
+    return int(row[0]) if row else 0

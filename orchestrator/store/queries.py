@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import Select, Text, func, select
 from sqlalchemy.dialects import postgresql
 
-from orchestrator.store import schema
+from orchestrator.store import retention, schema
 from orchestrator.store.connection import Connection
 
 _DIALECT = postgresql.dialect(paramstyle="pyformat")  # type: ignore[no-untyped-call]
@@ -164,6 +164,7 @@ def stats(c: Connection) -> dict[str, Any]:
         ],
         "branches": dict(waiting),
         "average_s": average[0] if average else None,
+        "last_cleanup": retention.last_cleanup(c),
         "timers": _number(c, "select count(*) from timers"),
         "dead_letters": _number(c, "select count(*) from dead_letters where resolved_at is null"),
         "outbox": _number(c, "select count(*) from outbox"),

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from orchestrator.store.connection import Connection
 
 
-def claim_old(c: Connection, older_than_s: float, limit: int) -> list[str]:
+def claim_old(c: Connection, older_than_s: float, limit: int, only: Sequence[str] | None = None) -> list[str]:
     rows = c.execute(
         """
         select id::text from instances
         where state in ('COMPLETED', 'FAILED', 'CANCELLED') and ended_at < now() - make_interval(secs => %s)
+          and (%s::uuid[] is null or id = any (%s::uuid[]))
         order by ended_at limit %s for update skip locked
         """,
-        (older_than_s, limit),
+        (older_than_s, *(None if only is None else list(only),) * 2, limit),
     ).fetchall()
     return [row[0] for row in rows]
 
@@ -38,3 +39,19 @@ def archive(c: Connection, ids: Sequence[str]) -> None:
 
 def delete(c: Connection, ids: Sequence[str]) -> None:
     c.execute("delete from instances where id = any (%s::uuid[])", (list(ids),))
+
+
+def note_cleanup(c: Connection, count: int) -> None:
+    """When histories were last cleaned up, and how many: `orchestrator stats` tells."""
+    c.execute(
+        "insert into chores (name, at, data) values ('cleanup', now(), jsonb_build_object('cleaned', %s::int))"
+        " on conflict (name) do update set at = excluded.at, data = excluded.data",
+        (count,),
+    )
+
+
+def last_cleanup(c: Connection) -> dict[str, object] | None:
+    row = c.execute(
+        "select to_char(at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), data from chores where name = 'cleanup'"
+    ).fetchone()
+    return None if row is None else {"at": row[0], **row[1]}

@@ -108,6 +108,7 @@ branches = Table(
     Column("output", JSONB),
     Column("error", JSONB),
     Column("snapshot", JSONB),
+    Column("usage", JSONB),
 )
 
 checkpoints = Table(
@@ -210,6 +211,14 @@ audit = Table(
     Column("from_state", Text),
     Column("to_state", Text),
     Column("detail", JSONB),
+)
+
+chores = Table(
+    "chores",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _at("at", nullable=False),
+    Column("data", JSONB),
 )
 
 leadership = Table(

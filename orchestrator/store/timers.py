@@ -19,6 +19,8 @@ with due as (
     where id in (select id from due where instance_state = 'PAUSED' and kind <> 'wake')
 ), gone as (
     delete from timers where id in (select id from due where instance_state <> 'PAUSED' or kind = 'wake')
+), unheard as (
+    delete from subscriptions where branch_id in (select branch_id from due where kind = 'wake')
 )
 update branches b
 set state = 'queued', generation = b.generation + 1, queued_at = now(), owner = null, lease_until = null

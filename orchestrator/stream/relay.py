@@ -20,6 +20,7 @@ class Relay:
     def __init__(self, settings: Settings) -> None:
         self.stream = settings.event_stream
         self.length = settings.event_stream_length
+        self._counted: dict[int, int] = {}
         self._redis = redis.Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=2, decode_responses=True)
 
     def drain(self, c: Connection, limit: int = 500) -> int:
@@ -30,11 +31,11 @@ class Relay:
                 if not told:
                     return 0
                 about = outbox.about(c, {event.instance_id for event in told if event.instance_id})
+                outbox.note_progress(c, told, lambda instance_id: self._steps(c, about.get(instance_id, {}).get("definition_id")))
                 pipeline = self._redis.pipeline(transaction=False)
                 for event in told:
-                    entry: dict[Any, Any] = fields(
-                        event.id, event.type, event.instance_id, event.data, event.at, about.get(event.instance_id or "")
-                    )
+                    instance = {**about.get(event.instance_id or "", {}), "progress": event.progress}
+                    entry: dict[Any, Any] = fields(event.id, event.type, event.instance_id, event.data, event.at, instance)
                     entry["data"] = dumps(entry["data"])
                     pipeline.xadd(self.stream, entry, maxlen=self.length, approximate=True)
                 # If the process dies between this and the commit, the same ids are sent again.
@@ -44,3 +45,11 @@ class Relay:
             return 0
         metrics.relayed(len(told))
         return len(told)
+
+    def _steps(self, c: Connection, definition_id: int | None) -> int:
+        """How many steps a definition has. Definitions never change."""
+        if definition_id is None:
+            return 0
+        if definition_id not in self._counted:
+            self._counted[definition_id] = outbox.count_steps(c, definition_id)
+        return self._counted[definition_id]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from typing import Any
 
+import psycopg
 import pytest
 
+from orchestrator.definition.documents import definition_from
 from orchestrator.errors import Duplicate, IllegalMove, Invalid, NotFound, TooLarge
+from orchestrator.store import events
 from orchestrator.store.queries import Filter
 from tests.stack import Stack, until
 
@@ -252,6 +256,44 @@ def test_an_emitted_event_wakes_every_listener_once(running: Stack) -> None:
         assert [fact["data"]["event"]["data"] for fact in facts] == [{"headline": "it works"}]
 
 
+def story(stack: Stack, number: int) -> None:
+    stack.runner.send_event({"id": f"story-{number}-{time.time()}", "source": "tests", "type": "story.told", "data": number})
+
+
+def is_parked(stack: Stack, instance_id: str) -> bool:
+    return stack.sql("select state from branches where instance_id = %s", instance_id) == [("parked",)]
+
+
+def test_two_listeners_one_after_the_other_take_an_event_each(running: Stack) -> None:
+    instance_id = start(running, "hears-twice")
+    until(lambda: is_parked(running, instance_id))
+    story(running, 1)
+    until(lambda: any(fact["kind"] == "event.received" for fact in running.runner.history(instance_id)))
+    until(lambda: is_parked(running, instance_id))
+
+    story(running, 2)
+
+    assert running.ended(instance_id)["output"] == [2]
+    assert running.sql("select count(*) from subscriptions where instance_id = %s", instance_id) == [(0,)]
+
+
+def test_an_event_whose_commit_was_slower_than_a_later_ones_is_not_passed_over(running: Stack) -> None:
+    instance_id = start(running, "collects")
+    until(lambda: is_parked(running, instance_id))
+    slow = {"id": f"slow-{instance_id}", "source": "tests", "type": "story.told", "data": "slow"}
+    with psycopg.connect(running.database_url) as c:
+        events.keep(c, slow, None, "default")
+        story(running, 2)
+        until(lambda: any(fact["kind"] == "event.received" for fact in running.runner.history(instance_id)))
+        until(lambda: is_parked(running, instance_id))
+        c.commit()
+    running.runner.runtime.publisher.branches(
+        running.runner.database.patiently(lambda c: events.wake_listeners(c, "story.told", None, "default"))
+    )
+
+    assert running.ended(instance_id)["output"] == [2, "slow"]
+
+
 def test_the_same_idempotency_key_starts_one_instance(running: Stack) -> None:
     one = start(running, "sequence", {"n": 5}, idempotency_key="k1")
 
@@ -372,13 +414,32 @@ def test_life_cycle_events_reach_the_stream_in_order(running: Stack) -> None:
     running.ended(instance_id)
 
     def seen() -> list[str]:
-        import json
-
         entries = [fields for _, fields in running.redis.xrange("orchestrator:events")]
         return [json.loads(entry["data"])["event"] for entry in entries if entry["subject"] == f"workflow.{instance_id}"]
 
     until(lambda: "workflow.completed" in seen(), 5)
     assert seen() == ["workflow.created", "workflow.started", "workflow.completed"]
+
+
+def test_events_of_a_document_tell_each_step_and_the_progress(running: Stack) -> None:
+    steps = [{"id": "validate", "type": "noop"}, {"id": "execute", "type": "noop", "dependencies": ["validate"]}]
+    running.runner.register_workflow(definition_from({"type": "two_steps", "steps": steps}))
+    instance_id = start(running, "two_steps")
+    running.ended(instance_id)
+
+    def told() -> list[dict[str, Any]]:
+        entries = [fields for _, fields in running.redis.xrange("orchestrator:events")]
+        return [json.loads(entry["data"]) for entry in entries if entry["subject"] == f"workflow.{instance_id}"]
+
+    until(lambda: told() and told()[-1]["event"] == "workflow.completed", 5)
+    seen = [(event["event"], event.get("step_id"), event["progress"]) for event in told()]
+    assert [step for step in seen if step[0].startswith("step.")] == [
+        ("step.running", "validate", 0.0),
+        ("step.completed", "validate", 0.5),
+        ("step.running", "execute", 0.5),
+        ("step.completed", "execute", 1.0),
+    ]
+    assert seen[-1] == ("workflow.completed", None, 1.0)
 
 
 def test_cleanup_removes_the_history_and_keeps_the_record(running: Stack) -> None:

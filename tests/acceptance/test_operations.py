@@ -64,6 +64,27 @@ def test_starts_are_accepted_while_the_broker_is_away_and_run_when_it_is_back(st
     assert stack.ended(instance_id)["status"] == "COMPLETED"
 
 
+def test_spans_of_walks_and_steps_are_in_the_trace_of_their_instance(stack: Stack) -> None:
+    worker = stack.worker(TRACING="1", OTEL_TRACES_EXPORTER="console", OTEL_BSP_SCHEDULE_DELAY="100")
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    stack.run("sequence", {}, trace_id=trace_id)
+
+    until(lambda: worker.log.read_text().count(f"0x{trace_id}") >= 4, 10, str(worker.log))
+    text = worker.log.read_text()
+    assert '"name": "walk"' in text
+    assert '"name": "sequence:/do/0/' in text
+
+
+def test_a_pool_of_threads_runs_everything_that_needs_no_signal(stack: Stack) -> None:
+    stack.worker("--pool", "threads", concurrency=4)
+
+    ids = [stack.runner.start_workflow(name, input={}) for name in ("sequence", "naps") * 10]
+    assert {stack.ended(instance_id)["status"] for instance_id in ids} == {"COMPLETED"}
+    assert stack.run("late", {})["error"]["code"] == "timeout"
+    repeated = stack.sql("select instance, position, what from ledger group by 1, 2, 3 having count(*) > 1")
+    assert repeated == []
+
+
 def test_faults_of_settings_are_reported_together() -> None:
     with pytest.raises(Invalid) as caught:
         load(

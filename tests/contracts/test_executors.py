@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -132,3 +136,38 @@ class TestHttp:
     def test_an_answer_above_the_cap_is_not_read(self, server: str) -> None:
         with pytest.raises(Terminal, match="more than 1,000 bytes"):
             request(f"{server}/big", max_bytes=1000)
+
+
+def test_another_distribution_brings_its_executor_and_compensation(tmp_path: Path) -> None:
+    (tmp_path / "acme_steps.py").write_text(
+        "class Weigh:\n"
+        "    type = 'acme.weigh'\n"
+        "    def execute(self, context):\n"
+        "        return {'grams': 7}\n"
+        "class Unweigh:\n"
+        "    type = 'acme.weigh'\n"
+        "    def compensate(self, context):\n"
+        "        return None\n"
+    )
+    metadata = tmp_path / "acme_steps-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-steps\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        "[orchestrator.steps]\nbroken = acme_missing:Nothing\nweigh = acme_steps:Weigh\n"
+        "[orchestrator.compensations]\nweigh = acme_steps:Unweigh\n"
+    )
+    program = (
+        "from orchestrator import Workflow\n"
+        "from orchestrator.testing import Lab\n"
+        "from orchestrator.definition.tree import Step\n"
+        "run = Lab().run(Workflow('weighs').then(Step(name='weigh', type='acme.weigh')), {})\n"
+        "from orchestrator.steps.registry import REGISTRY\n"
+        "print(run.state, run.output, REGISTRY.has_handler('acme.weigh'))\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": f"{tmp_path}:."}, capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() == "COMPLETED {'grams': 7} True"
+    assert "entry point 'broken'" in done.stderr

@@ -270,6 +270,34 @@ listener = (
     .then(Listen(name="news", filters=(EventFilter(attributes={"type": "news.published"}),)))
     .then(note, "after")
 )
+
+
+@step
+def uses(context: StepContext, seconds: float = 1.0, megabytes: int = 0, spin: bool = False) -> None:
+    held = bytearray(megabytes * 1024 * 1024)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if not spin:
+            time.sleep(0.05)
+    del held
+
+
+@step
+def takes(context: StepContext) -> None:
+    ledger(context, "takes")
+
+
+@takes.undo
+def gives_back(context: StepContext) -> None:
+    ledger(context, "gives back")
+
+
+late = Workflow("late").then(slow, parameters={"seconds": 1}, timeout=0.3, retries=0)
+uses_resources = Workflow("uses").then(uses)
+hungry = Workflow("hungry", saga=True, limits=Limits(memory_mb=300)).then(takes).then(uses)
+_story = (EventFilter(attributes={"type": "story.told"}),)
+hears_twice = Workflow("hears-twice").then(Listen(name="first", filters=_story)).then(Listen(name="second", filters=_story))
+collects = Workflow("collects").then(Listen(name="stories", mode="any", filters=_story, until=Jq("length == 2")))
 rounds = Workflow("rounds").set({"n": 0}).while_(".n < 5").do(lambda b: b.set({"n": "${ .n + 1 }"}))
 
 

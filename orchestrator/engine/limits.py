@@ -1,0 +1,45 @@
+"""What an instance may use: how long it may live, and how much memory, processor and room its steps and history take.
+
+Off unless set. Usage is what the heartbeat of the processes measured last, so a limit takes hold within about two
+beats; a step that ends before a beat is never measured.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from orchestrator.engine import lifecycle
+from orchestrator.engine.runtime import Runtime
+from orchestrator.errors import IllegalMove
+from orchestrator.state import State
+from orchestrator.store import usage, workers
+
+logger = logging.getLogger("orchestrator.limits")
+
+
+def enforce(runtime: Runtime, *, with_disk: bool = True) -> dict[str, str]:
+    """Stop what is above its limits; gives why, by instance."""
+    settings, database = runtime.settings, runtime.database
+    stopped: dict[str, str] = {}
+    if settings.max_duration_s:
+        for instance_id in database.patiently(lambda c: usage.older_than(c, settings.max_duration_s)):
+            _stop(runtime, stopped, instance_id, State.CANCELLED, "cancelled", "Maximum duration exceeded")
+    excesses = database.patiently(lambda c: usage.of_processes(c, settings.max_memory_mb, settings.max_cpu_percent))
+    if with_disk:
+        excesses += database.patiently(lambda c: usage.of_histories(c, settings.max_disk_mb))
+    for excess in excesses:
+        _stop(runtime, stopped, excess.instance_id, State.FAILED, "resource_limit", str(excess))
+    return stopped
+
+
+def _stop(runtime: Runtime, stopped: dict[str, str], instance_id: str, ending: State, code: str, reason: str) -> None:
+    if instance_id in stopped:
+        return
+    try:
+        owners = lifecycle.stop(runtime, instance_id, ending, {"code": code, "message": reason}, actor="engine", source="engine")
+    except IllegalMove:
+        return  # it ended, or turned round, in the meantime
+    stopped[instance_id] = reason
+    logger.warning("stopped: %s", reason, extra={"instance": instance_id})
+    if owners:
+        runtime.database.patiently(lambda c: workers.ask_to_interrupt(c, owners))

@@ -24,7 +24,7 @@ from orchestrator.engine import interrupt, limits
 from orchestrator.engine.admission import settle
 from orchestrator.engine.broker import depth
 from orchestrator.engine.runtime import Runtime
-from orchestrator.store import admission, branches, events, timers, workers
+from orchestrator.store import admission, branches, events, partitions, timers, workers
 from orchestrator.store.branches import Published
 from orchestrator.store.connection import BROKEN, Connection
 from orchestrator.telemetry import metrics, scrape
@@ -223,6 +223,9 @@ class Maintenance(threading.Thread):
         from orchestrator.engine.runner import WorkflowRunner
 
         WorkflowRunner(self.runtime).cleanup()
+        c = self.runtime.database.connection()
+        for name in (*partitions.make_ahead(c), *partitions.drop_spent(c)):
+            logger.info("partition %s was made or dropped", name)
 
     def _publish(self, reason: str, published: list[Published]) -> None:
         if published:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.store import partitions
 from orchestrator.store.connection import Connection
 
 
@@ -21,8 +22,14 @@ def claim_old(c: Connection, older_than_s: float, limit: int, only: Sequence[str
 
 
 def strip(c: Connection, ids: Sequence[str]) -> None:
-    """Remove branches, facts and signals, and say so in the audit."""
-    c.execute("delete from checkpoints k using branches b where b.id = k.branch_id and b.instance_id = any (%s::uuid[])", (list(ids),))
+    """Remove branches, facts and signals, and say so in the audit.
+
+    Facts in a range of histories that is full stay where they are, found by nobody, until the range is dropped whole.
+    """
+    c.execute(
+        "delete from checkpoints k using branches b where b.id = k.branch_id and b.instance_id = any (%s::uuid[]) and b.id >= %s",
+        (list(ids), partitions.open_from(c)),
+    )
     c.execute("delete from branches where instance_id = any (%s::uuid[])", (list(ids),))
     c.execute("delete from events where instance_id = any (%s::uuid[])", (list(ids),))
     c.execute(

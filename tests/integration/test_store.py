@@ -6,6 +6,7 @@ import threading
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
@@ -13,7 +14,7 @@ from sqlalchemy import create_engine
 from orchestrator.definition.tree import Definition, Do, Set
 from orchestrator.errors import VersionClash
 from orchestrator.ids import new_instance_id
-from orchestrator.store import branches, definitions, instances, migrate
+from orchestrator.store import branches, definitions, instances, migrate, partitions, retention
 from orchestrator.store.connection import Database
 from orchestrator.store.instances import New
 from orchestrator.store.schema import metadata
@@ -56,6 +57,44 @@ def test_migrating_twice_changes_nothing(database_url: str) -> None:
     before = migrate.current_revision(database_url)
     migrate.upgrade(database_url)
     assert migrate.current_revision(database_url) == before is not None
+
+
+def test_migrations_go_down_and_up_again(database_url: str) -> None:
+    config = migrate.alembic_config(database_url)
+    command.downgrade(config, "base")
+    with psycopg.connect(database_url) as c:
+        assert c.execute("select count(*) from pg_tables where schemaname = 'public'").fetchone() == (1,)
+    migrate.upgrade(database_url)
+
+
+def facts_of(database: Database, branch: int) -> int:
+    return int(database.connection().execute("select count(*) from checkpoints where branch_id = %s", (branch,)).fetchone()[0])  # type: ignore[index]
+
+
+def test_ranges_of_histories_are_attached_ahead_and_dropped_when_spent(database_url: str) -> None:
+    database, size = Database(database_url), partitions.BRANCHES_EACH
+    c = database.connection()
+    old, kept = start(database, 2)
+    c.execute("select setval(pg_get_serial_sequence('branches', 'id'), %s)", (size + size // 5,))
+    assert partitions.make_ahead(c) == ["checkpoints_4"]
+    [new] = start(database)
+    ids = dict(c.execute("select instance_id::text, id from branches").fetchall())
+    for branch in ids.values():
+        c.execute("insert into checkpoints (branch_id, seq, position, kind) values (%s, 1, '/do/0/s', 'step.completed')", (branch,))
+    c.execute("update instances set state = 'COMPLETED', ended_at = now() - interval '1 day'")
+
+    retention.strip(c, [old])
+    assert partitions.drop_spent(c) == []  # one of its branches is left
+    assert facts_of(database, ids[kept]) == 1
+    retention.strip(c, [kept])
+    assert partitions.drop_spent(c) == ["checkpoints_0"]
+    assert partitions.make_ahead(c) == []
+    assert facts_of(database, ids[old]) == facts_of(database, ids[kept]) == 0
+    assert facts_of(database, ids[new]) == 1
+
+    retention.strip(c, [new])
+    assert facts_of(database, ids[new]) == 0  # its range is being written: row by row
+    database.drop()
 
 
 def test_of_many_who_claim_one_branch_exactly_one_gets_it(database_url: str) -> None:

@@ -15,9 +15,9 @@ from orchestrator.plan import remaining
 from orchestrator.plan.canvas import Address
 from orchestrator.plan.gathering import handed_over, joined
 from orchestrator.plan.needs import FanOut, Join
-from orchestrator.store import branches
-from orchestrator.store.branches import Closing
+from orchestrator.store import branches, fanouts
 from orchestrator.store.connection import Connection
+from orchestrator.store.fanouts import Closing
 
 if TYPE_CHECKING:
     from orchestrator.engine.walk import Walk
@@ -29,7 +29,7 @@ def fan_out(walk: Walk, need: FanOut) -> None:
     context = walk.forward.context
 
     def opening(c: Connection) -> None:
-        branches.open_children(c, held, need.position, need.mode, held.queue, need.shared, need.openings, context)
+        fanouts.open_children(c, held, need.position, need.mode, held.queue, need.shared, need.openings, context)
 
     walk.transact(opening)
     ready = sum(not opening.after for opening in need.openings)
@@ -40,7 +40,7 @@ def fan_out(walk: Walk, need: FanOut) -> None:
 
 def join(walk: Walk, need: Join) -> None:
     held = walk.held
-    children = walk.database.patiently(lambda c: branches.children(c, held.id, need.position))
+    children = walk.database.patiently(lambda c: fanouts.children(c, held.id, need.position))
     if any(child.state != "closed" for child in children):
         # Not yet: whoever closes the last one asks again.
         walk.transact(lambda c: branches.join(c, held.id))
@@ -63,7 +63,7 @@ def close(walk: Walk, closing: Closing, facts: list[Fact] | None = None) -> None
     next_of = held.parent_id if held.mode == "fork" else None
     try:
         closed, following = walk.database.patiently(
-            lambda c: branches.close(c, held, seq, pending, closing, told, next_of=next_of, lease_s=walk.settings.lease_s)
+            lambda c: fanouts.close(c, held, seq, pending, closing, told, next_of=next_of, lease_s=walk.settings.lease_s)
         )
     except psycopg.errors.UniqueViolation:
         closed, following = False, None
@@ -79,8 +79,8 @@ def close_and_stop_siblings(walk: Walk, closing: Closing, seq: int) -> None:
     def whole(c: Connection) -> bool:
         with c.transaction():
             if stops:
-                branches.stop_siblings(c, held, gently=not wins)
-            closed, _ = branches.close(c, held, seq, facts, closing, told, next_of=None, lease_s=walk.settings.lease_s)
+                fanouts.stop_siblings(c, held, gently=not wins)
+            closed, _ = fanouts.close(c, held, seq, facts, closing, told, next_of=None, lease_s=walk.settings.lease_s)
             if not closed:
                 raise Fenced(held.position, held.generation)
             return closed

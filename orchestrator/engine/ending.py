@@ -13,9 +13,9 @@ from orchestrator.engine.stopped import Stopped
 from orchestrator.errors import Fenced
 from orchestrator.history import Failure, Kind
 from orchestrator.plan.needs import Finished
-from orchestrator.store import admission, branches, history, instances, outbox, timers
-from orchestrator.store.branches import Closing
+from orchestrator.store import admission, branches, facts, history, instances, outbox, timers
 from orchestrator.store.connection import Connection, dumps
+from orchestrator.store.fanouts import Closing
 from orchestrator.store.instances import End
 from orchestrator.telemetry import metrics
 
@@ -27,17 +27,17 @@ EVENT_OF = {"COMPLETED": "workflow.completed", "FAILED": "workflow.failed", "CAN
 
 def end_instance(walk: Walk, end: End, dead_letters: list[tuple[str, str, Any]] | None = None) -> None:
     """The last facts, the state, the event, the slots and the parent's wake in one transaction; then what it releases."""
-    held, facts = walk.held, walk.pending
-    seq = walk.forward.seq - len(facts)
+    held, fresh = walk.held, walk.pending
+    seq = walk.forward.seq - len(fresh)
     told = [*walk.events, (EVENT_OF[end.state], dumps(_shown(end)))]
     root_timeout = walk.definition.do.around.timeout_s is not None
     is_plain = not (held.slots or held.parent_branch or root_timeout or dead_letters or end.state != "COMPLETED")
 
     def finish(c: Connection) -> tuple[bool | None, list[str], list[branches.Published]]:
         if is_plain:
-            return instances.finish(c, held, seq, facts, end, told), [], []
+            return instances.finish(c, held, seq, fresh, end, told), [], []
         with c.transaction():
-            depends = instances.finish(c, held, seq, facts, end, told)
+            depends = instances.finish(c, held, seq, fresh, end, told)
             if depends is None:
                 return None, [], []
             timers.drop_of_instance(c, held.instance_id)
@@ -97,15 +97,15 @@ def end_failed(walk: Walk, failure: Failure) -> None:
 
 def _turn_round(walk: Walk, error: dict[str, Any]) -> None:
     """From forward to compensating: the failure is kept, and the way back is a branch of its own."""
-    held, facts, told = walk.held, walk.pending, walk.events
-    seq = walk.forward.seq - len(facts)
+    held, fresh, told = walk.held, walk.pending, walk.events
+    seq = walk.forward.seq - len(fresh)
 
     def turn(c: Connection) -> list[branches.Published] | None:
         with c.transaction():
             locked = branches.lock(c, held)
             if locked is None or locked[0] != "RUNNING":
                 return None
-            branches.write(c, held.id, seq, facts)
+            facts.write(c, held.id, seq, fresh)
             for type, data in told:
                 outbox.put(c, type, held.instance_id, data)
             instances.close_root(c, held, "failed")
@@ -131,10 +131,10 @@ def end_undone(walk: Walk, failure: Failure | None = None) -> None:
         return (*instances.heading_for(c, held.instance_id), history.of_instance(c, held.instance_id))
 
     ending, error, told = walk.database.patiently(read)
-    facts = [row.fact for row in told.facts if row.fact.kind in (Kind.UNDONE, Kind.UNDO_FAILED)]
-    facts += [fact for fact in walk.pending if fact.kind in (Kind.UNDONE, Kind.UNDO_FAILED)]
-    undone = [fact.data["origin"] for fact in facts if fact.kind == Kind.UNDONE]
-    failed = [{"position": fact.data["origin"], "error": fact.data["error"]} for fact in facts if fact.kind == Kind.UNDO_FAILED]
+    found = [row.fact for row in told.facts if row.fact.kind in (Kind.UNDONE, Kind.UNDO_FAILED)]
+    found += [fact for fact in walk.pending if fact.kind in (Kind.UNDONE, Kind.UNDO_FAILED)]
+    undone = [fact.data["origin"] for fact in found if fact.kind == Kind.UNDONE]
+    failed = [{"position": fact.data["origin"], "error": fact.data["error"]} for fact in found if fact.kind == Kind.UNDO_FAILED]
     if failure is not None:
         failed.append({"position": "/undo", "error": failure.to_json()})
     result = "partially compensated" if failed else "compensated" if undone else "none"

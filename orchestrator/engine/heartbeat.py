@@ -16,7 +16,7 @@ import psutil
 
 from orchestrator.engine import interrupt
 from orchestrator.engine.runtime import Runtime
-from orchestrator.store import branches
+from orchestrator.store import leases
 from orchestrator.store.connection import BROKEN
 
 logger = logging.getLogger("orchestrator.heartbeat")
@@ -66,7 +66,7 @@ def beat(runtime: Runtime) -> None:
     if not held:
         return
     try:
-        kept = branches.renew(
+        kept = leases.renew(
             runtime.database.connection(),
             runtime.owner,
             [(h.id, h.generation, h.doing) for h in held],

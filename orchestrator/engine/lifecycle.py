@@ -23,7 +23,7 @@ from orchestrator.plan.canvas import Address
 from orchestrator.plan.needs import StartChild
 from orchestrator.plan.remaining import Sequence as Planned
 from orchestrator.state import State, check_move
-from orchestrator.store import admission, branches, definitions, history, instances, outbox, retention, timers
+from orchestrator.store import admission, branches, definitions, facts, fanouts, history, instances, outbox, retention, timers
 from orchestrator.store.branches import Held, Published
 from orchestrator.store.connection import Connection, sized
 from orchestrator.store.instances import Locked, New
@@ -246,7 +246,7 @@ def stop(
             definition = runtime.definition(instance.definition_id)
             by_default = definition.compensate_on_cancel if ending == State.CANCELLED else True
             goes_back = by_default if compensate is None else compensate
-            owners = branches.stop_instance(c, instance_id, gently=False)
+            owners = fanouts.stop_instance(c, instance_id, gently=False)
             timers.drop_of_instance(c, instance_id)
             instances.audit(c, actor, verb, source, instance, to, {"reason": error["message"]})
             published: list[Published] = []
@@ -317,7 +317,7 @@ def _reopen(c: Connection, instance_id: str, shift: float) -> list[Published]:
         waits = (at is not None and at.kind == Kind.JOINED) or any(told.by_id[id].parent_id == branch.id for id in reopened)
         if failing is not None:
             fact = Fact(branch.position, Kind.REOPENED, {"from": failing, "shift": shift})
-            branches.write(c, branch.id, last, [fact])
+            facts.write(c, branch.id, last, [fact])
         blocked = any(after in reopened for after in branch.after or [])
         state = "joining" if waits else "blocked" if blocked or branch.outcome == "skipped" else "queued"
         reopened.add(branch.id)

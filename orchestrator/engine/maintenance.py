@@ -24,7 +24,7 @@ from orchestrator.engine import interrupt, limits
 from orchestrator.engine.admission import settle
 from orchestrator.engine.broker import depth
 from orchestrator.engine.runtime import Runtime
-from orchestrator.store import admission, branches, events, partitions, timers, workers
+from orchestrator.store import admission, events, leases, partitions, timers, workers
 from orchestrator.store.branches import Published
 from orchestrator.store.connection import BROKEN, Connection
 from orchestrator.telemetry import metrics, scrape
@@ -157,7 +157,7 @@ class Maintenance(threading.Thread):
         alive = self.children()
         for pid in self._known_children - alive:
             owner = f"{self.settings.host_name}/{self.runtime.worker_id}/{pid}"
-            freed = branches.recover_owner(self.runtime.database.connection(), owner)
+            freed = leases.recover_owner(self.runtime.database.connection(), owner)
             self._known_children.discard(pid)
             self._publish("child died", freed)
         self._known_children |= alive
@@ -175,7 +175,7 @@ class Maintenance(threading.Thread):
         if probe.has_outbox and self.relay is not None:
             self._relay(c)
         if probe.has_expired:
-            self._publish("lease expired", branches.recover_expired(c, BATCH))
+            self._publish("lease expired", leases.recover_expired(c, BATCH))
         if probe.has_overdue and self._overdue.is_due():
             self._requeue(c)
         if self._sweep.is_due():
@@ -206,15 +206,15 @@ class Maintenance(threading.Thread):
 
         A long queue is no loss: as long as the broker holds a message for each, nothing is sent.
         """
-        for queue, overdue in branches.overdue_queues(c, self.settings.queue_grace_s):
+        for queue, overdue in leases.overdue_queues(c, self.settings.queue_grace_s):
             waiting = depth(queue)
             if waiting is None or waiting >= overdue:
                 continue
-            lost = branches.requeue_overdue(c, queue, self.settings.queue_grace_s, min(overdue - waiting, BATCH * 4))
+            lost = leases.requeue_overdue(c, queue, self.settings.queue_grace_s, min(overdue - waiting, BATCH * 4))
             self._publish("message lost", lost)
 
     def _unblock(self, c: Connection) -> None:
-        self._publish("join lost", branches.recover_joins(c, self.settings.queue_grace_s, BATCH))
+        self._publish("join lost", leases.recover_joins(c, self.settings.queue_grace_s, BATCH))
         scopes = {*admission.orphaned_slots(c), *admission.stuck_scopes(c)}
         published = settle(c, admission.meet(c), sorted(scopes)) + admission.ready_instances(c)
         self._publish("admission lost", published)

@@ -10,7 +10,7 @@ from celery import Celery, Task
 from orchestrator.engine.runtime import Runtime
 from orchestrator.engine.walk import Walk
 from orchestrator.plan.canvas import HELP, WALK, Address
-from orchestrator.store import branches
+from orchestrator.store import branches, fanouts
 from orchestrator.store.branches import Held
 from orchestrator.telemetry import metrics, tracing
 
@@ -90,14 +90,14 @@ def work(runtime: Runtime, held: Held | None, *, queue: str, next_link: str | No
 
 
 def _next_of(runtime: Runtime, parent_id: int) -> Held | None:
-    return runtime.database.patiently(lambda c: branches.claim_next(c, parent_id, runtime.owner, runtime.settings.lease_s))
+    return runtime.database.patiently(lambda c: fanouts.claim_next(c, parent_id, runtime.owner, runtime.settings.lease_s))
 
 
 def _release_successors(runtime: Runtime, closed: Held) -> None:
     """A graph's edges: what waited for this branch last may begin. One goes on here, the others get help of their own."""
     assert closed.parent_id is not None
     parent_id = closed.parent_id
-    released = runtime.database.patiently(lambda c: branches.release_successors(c, closed.id, parent_id))
+    released = runtime.database.patiently(lambda c: fanouts.release_successors(c, closed.id, parent_id))
     if len(released) > 1:
         parent = runtime.database.patiently(lambda c: branches.address_of(c, parent_id))
         if parent is not None:
@@ -108,4 +108,4 @@ def _release_successors(runtime: Runtime, closed: Held) -> None:
 
 def ask_for_parent(runtime: Runtime, parent_id: int) -> None:
     """Were these the last? Then the branch that opened them goes on."""
-    runtime.publisher.branches(runtime.database.patiently(lambda c: branches.wake_parent(c, parent_id)))
+    runtime.publisher.branches(runtime.database.patiently(lambda c: fanouts.wake_parent(c, parent_id)))

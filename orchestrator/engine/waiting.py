@@ -13,7 +13,7 @@ from orchestrator.history import Fact, Kind
 from orchestrator.ids import Position
 from orchestrator.plan import listening
 from orchestrator.plan.needs import Deadline, Heard, Listening, Sleep
-from orchestrator.store import branches, events, instances, timers
+from orchestrator.store import branches, events, fanouts, instances, timers
 from orchestrator.store.connection import Connection, dumps
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def set_deadline(walk: Walk, need: Deadline) -> None:
 
 def time_out(walk: Walk, position: Position) -> None:
     walk.record(Fact(position, Kind.TIMED_OUT))
-    walk.transact(lambda c: branches.stop_children(c, walk.held.id, gently=False))
+    walk.transact(lambda c: fanouts.stop_children(c, walk.held.id, gently=False))
 
 
 def wait_until(walk: Walk, until: float) -> None:

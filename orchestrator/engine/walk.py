@@ -44,9 +44,10 @@ from orchestrator.plan.needs import (
     Sleep,
     StartChild,
 )
-from orchestrator.store import admission, branches, outbox
-from orchestrator.store.branches import Closing, Held
+from orchestrator.store import admission, branches, facts, fanouts, outbox
+from orchestrator.store.branches import Held
 from orchestrator.store.connection import Connection, dumps
+from orchestrator.store.fanouts import Closing
 from orchestrator.telemetry import metrics
 
 T = TypeVar("T")
@@ -141,7 +142,7 @@ class Walk:
             self.forward = Forward(Undo(), held.position)
             ending.end_undone(self)
             return
-        before = self.database.patiently(lambda c: branches.by_ids(c, held.after or [])) if held.after else []
+        before = self.database.patiently(lambda c: fanouts.by_ids(c, held.after or [])) if held.after else []
         self.shared = self.read_shared()
         self.forward = forward_of(self.definition, root, held, self.shared, before)
         if held.snapshot and not is_undo(held.position):
@@ -172,13 +173,13 @@ class Walk:
         key = (held.parent_id, held.join_position)
         if key not in self.runtime.shared:
             parent_id = held.parent_id
-            value = self.database.patiently(lambda c: branches.shared_input(c, parent_id))
+            value = self.database.patiently(lambda c: fanouts.shared_input(c, parent_id))
             self.runtime.shared.clear()
             self.runtime.shared[key] = value
         return self.runtime.shared[key]
 
     def read_facts(self, after: int) -> list[Fact]:
-        return self.database.patiently(lambda c: branches.facts_after(c, self.held.id, after))
+        return self.database.patiently(lambda c: facts.after(c, self.held.id, after))
 
     def read_root(self) -> Any:
         if not is_undo(self.held.position):
@@ -193,10 +194,10 @@ class Walk:
         """Commit what is pending. Afterwards this worker still holds the branch and the instance still runs."""
         if not self.pending and not self.events:
             return
-        facts, told = self.pending, self.events
+        fresh, told = self.pending, self.events
         held = self.held
-        seq = self.forward.seq - len(facts)
-        standing = self.database.patiently(lambda c: branches.commit(c, held, seq, facts, told))
+        seq = self.forward.seq - len(fresh)
+        standing = self.database.patiently(lambda c: facts.commit(c, held, seq, fresh, told))
         if standing is None:
             self.reconcile(seq)
             return
@@ -233,14 +234,14 @@ class Walk:
     def transact(self, act: Callable[[Connection], T]) -> T:
         """Facts and more in one transaction, begun with this branch's row lock. Not repeated when the line breaks
         with the outcome unknown: then the branch is left to recovery, which reads what really happened."""
-        facts, told, held = self.pending, self.events, self.held
-        seq = self.forward.seq - len(facts)
+        fresh, told, held = self.pending, self.events, self.held
+        seq = self.forward.seq - len(fresh)
 
         def whole(c: Connection) -> T:
             with c.transaction():
                 if not branches.lock_branch(c, held):
                     raise Fenced(held.position, held.generation)
-                branches.write(c, held.id, seq, facts)
+                facts.write(c, held.id, seq, fresh)
                 for type, data in told:
                     outbox.put(c, type, held.instance_id, data)
                 return act(c)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.history import Fact
-from orchestrator.store.branches import _FREE, Held, Published, _columns
+from orchestrator.store.branches import FREE, Held, Published
 from orchestrator.store.connection import Connection, dumps
+from orchestrator.store.facts import columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +145,7 @@ class End:
 
 def finish(c: Connection, held: Held, seq: int, facts: Sequence[Fact], end: End, events: Sequence[tuple[str, str]]) -> bool | None:
     """End the instance with its last facts. True: somebody depends on it. None: fenced, paused or cancelled; nothing changed."""
-    seqs, positions, kinds, attempts, datas = _columns(seq, facts)
+    seqs, positions, kinds, attempts, datas = columns(seq, facts)
     row = c.execute(
         _FINISH,
         {
@@ -267,7 +268,7 @@ def open_undo(c: Connection, instance_id: str, queue: str) -> list[Published]:
 
 
 def close_root(c: Connection, held: Held, outcome: str) -> None:
-    c.execute(f"update branches set state = 'closed', outcome = %s, {_FREE}, snapshot = null where id = %s", (outcome, held.id))
+    c.execute(f"update branches set state = 'closed', outcome = %s, {FREE}, snapshot = null where id = %s", (outcome, held.id))
 
 
 def requeue_all(c: Connection, instance_id: str) -> list[Published]:

@@ -14,7 +14,7 @@ from sqlalchemy import create_engine
 from orchestrator.definition.tree import Definition, Do, Set
 from orchestrator.errors import VersionClash
 from orchestrator.ids import new_instance_id
-from orchestrator.store import branches, definitions, instances, migrate, partitions, retention
+from orchestrator.store import branches, definitions, facts, instances, leases, migrate, partitions, retention
 from orchestrator.store.connection import Database
 from orchestrator.store.instances import New
 from orchestrator.store.schema import metadata
@@ -130,10 +130,10 @@ def test_of_two_who_write_the_same_number_the_first_wins(database_url: str) -> N
     held = branches.claim(c, instance_id, "", 1, "me", 15)
     assert held is not None
 
-    assert branches.commit(c, held, 0, [Fact(Position("/do/0/s"), "decided", {"n": 1})], []) == ("RUNNING", False)
-    assert branches.commit(c, held, 0, [Fact(Position("/do/0/s"), "decided", {"n": 2})], []) is None
+    assert facts.commit(c, held, 0, [Fact(Position("/do/0/s"), "decided", {"n": 1})], []) == ("RUNNING", False)
+    assert facts.commit(c, held, 0, [Fact(Position("/do/0/s"), "decided", {"n": 2})], []) is None
 
-    assert [fact.data for fact in branches.facts_after(c, held.id, 0)] == [{"n": 1}]
+    assert [fact.data for fact in facts.after(c, held.id, 0)] == [{"n": 1}]
     database.drop()
 
 
@@ -142,7 +142,7 @@ def test_a_message_of_an_older_generation_is_void(database_url: str) -> None:
     [instance_id] = start(database)
     c = database.connection()
     assert branches.claim(c, instance_id, "", 1, "dead", -1) is not None
-    [recovered] = branches.recover_expired(c, 10)
+    [recovered] = leases.recover_expired(c, 10)
 
     assert recovered[2] == 2
     assert branches.claim(c, instance_id, "", 1, "late", 15) is None

@@ -282,7 +282,6 @@ class Definition:
     limits: Limits | None = None
     dependencies: tuple[Any, ...] = ()
     dependency_timeout_s: float | None = None
-    input_type: str | None = None
     metadata: Any = None
     """Kept and returned; `labels` in it become labels of every instance."""
 

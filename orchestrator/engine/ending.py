@@ -135,6 +135,7 @@ def end_undone(walk: Walk, failure: Failure | None = None) -> None:
     found += [fact for fact in walk.pending if fact.kind in (Kind.UNDONE, Kind.UNDO_FAILED)]
     undone = [fact.data["origin"] for fact in found if fact.kind == Kind.UNDONE]
     failed = [{"position": fact.data["origin"], "error": fact.data["error"]} for fact in found if fact.kind == Kind.UNDO_FAILED]
+    failed = [item for item in {item["position"]: item for item in failed}.values() if item["position"] not in undone]
     if failure is not None:
         failed.append({"position": "/undo", "error": failure.to_json()})
     result = "partially compensated" if failed else "compensated" if undone else "none"

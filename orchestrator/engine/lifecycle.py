@@ -336,6 +336,8 @@ def rollback(runtime: Runtime, instance_id: str, actor: str, source: str) -> Non
             to = check_move("rollback", instance.state)
             if (instance.compensation or {}).get("result") == "compensated":
                 raise IllegalMove("roll back", f"{instance.state} (and compensated)")
+            # What an earlier way back could not undo is tried again; what it did undo is not.
+            branches.shelve_undo(c, instance_id)
             definition = runtime.definition(instance.definition_id)
             if undo_tree(c, instance_id, definition, runtime.registry) is None:
                 nothing = Fault(instance_id, "no completed step has a compensation: there is nothing to roll back")

@@ -14,10 +14,16 @@ from orchestrator.store.connection import Connection
 
 
 def completed_steps(c: Connection, instance_id: str, definition: Definition) -> dict[Position, Done]:
-    """Every completed step of the forward branches with what it was given, in the order in which they were completed."""
+    """Every completed step of the forward branches with what it was given, in the order in which they were completed;
+    less what an earlier way back has undone."""
     told = history.of_instance(c, instance_id)
     order = {(r.branch_id, r.seq): n for n, r in enumerate(sorted(told.facts, key=lambda r: (r.at, r.branch_id, r.seq)), 1)}
     done: dict[Position, Done] = {}
+    undone = {
+        row.fact.data["origin"]
+        for row in told.facts
+        if row.fact.kind == Kind.UNDONE and told.by_id[row.branch_id].position.startswith("/undo#")
+    }
     for branch in told.branches:
         if branch.position.startswith("/undo"):
             continue
@@ -26,7 +32,7 @@ def completed_steps(c: Connection, instance_id: str, definition: Definition) -> 
             need = forward.need
             if fact.kind == Kind.TASK_SKIPPED:
                 break
-            if fact.kind == Kind.STEP_COMPLETED and isinstance(need, Perform):
+            if fact.kind == Kind.STEP_COMPLETED and isinstance(need, Perform) and need.position not in undone:
                 data = fact.data or {}
                 at = order[branch.id, seq]
                 done[need.position] = Done(at, need.input, need.parameters, data.get("output"), data.get("checkpoint"))

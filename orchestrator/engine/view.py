@@ -20,7 +20,7 @@ from orchestrator.definition.tree import (
     Try,
 )
 from orchestrator.engine.rebuild import forward_of
-from orchestrator.engine.runtime import Runtime, is_undo
+from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import BrokenHistory, NotFound
 from orchestrator.history import Kind, numbered
 from orchestrator.ids import Position
@@ -191,7 +191,7 @@ class _Found:
         self.nodes: dict[str, Node] = {}
         self.undone: dict[str, str] = {}
         for branch in told.branches:
-            if is_undo(branch.position):
+            if branch.position.startswith("/undo"):
                 for row in told.of_branch(branch.id):
                     if row.fact.kind in (Kind.UNDONE, Kind.UNDO_FAILED):
                         self.undone[row.fact.data["origin"]] = "compensated" if row.fact.kind == Kind.UNDONE else "failed"

@@ -137,6 +137,18 @@ def drop_undo(c: Connection, instance_id: str) -> None:
     c.execute("delete from branches where instance_id = %s and position like '/undo%%'", (instance_id,))
 
 
+def shelve_undo(c: Connection, instance_id: str) -> None:
+    """Keep an earlier way back beside the one to come: `/undo` becomes `/undo#1`, and so on."""
+    c.execute(
+        """
+        with rounds as (select count(*) + 1 as n from branches where instance_id = %(id)s and position ~ '^/undo#[0-9]+$')
+        update branches set position = '/undo#' || rounds.n || substr(position, 6)
+        from rounds where instance_id = %(id)s and (position = '/undo' or position like '/undo/%%')
+        """,
+        {"id": instance_id},
+    )
+
+
 def reopen(c: Connection, branch_id: int, state: str) -> Published:
     """A closed branch that a retry by hand opens again."""
     row = c.execute(

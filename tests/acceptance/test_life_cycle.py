@@ -168,6 +168,20 @@ def test_a_failing_undo_is_retried_recorded_and_stops_no_other(running: Stack) -
     assert effects(running, status["id"])[4:] == ["undo flight", "undo visa fails", "undo visa fails", "undo hotel"]
 
 
+def test_rolling_back_again_tries_only_what_could_not_be_undone(running: Stack) -> None:
+    status = running.run("saga-mended", {})
+    assert status["compensation"]["result"] == "partially compensated"
+
+    running.runner.rollback_workflow(status["id"])
+    until(lambda: running.state(status["id"]) == "FAILED")
+
+    again = running.runner.get_workflow_status(status["id"])
+    assert again["compensation"] == {"result": "compensated", "compensated": ["/do/0/hotel", "/do/1/visa"], "failed": []}
+    assert effects(running, status["id"])[-4:] == ["undo visa fails", "undo visa fails", "undo hotel", "undo visa"]
+    with pytest.raises(IllegalMove):
+        running.runner.rollback_workflow(status["id"])
+
+
 def test_a_crash_during_compensation_does_not_end_it(running: Stack) -> None:
     status = running.run("saga-crash", {})
 

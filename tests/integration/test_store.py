@@ -97,6 +97,20 @@ def test_ranges_of_histories_are_attached_ahead_and_dropped_when_spent(database_
     database.drop()
 
 
+def test_taking_over_from_one_that_fell_silent_counts_as_its_crash(database_url: str) -> None:
+    database = Database(database_url)
+    c = database.connection()
+    [instance_id] = start(database)
+    crashes = []
+    for owner in ("a", "b", "c"):
+        held = branches.claim(c, instance_id, "", 1, owner, 15)
+        assert held is not None
+        crashes.append(held.crashes)
+        c.execute("update branches set lease_until = now() - interval '1 second'")
+    assert crashes == [0, 1, 2]
+    database.drop()
+
+
 def test_of_many_who_claim_one_branch_exactly_one_gets_it(database_url: str) -> None:
     database = Database(database_url)
     [instance_id] = start(database)

@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from orchestrator.config.secrets import resolve
+from orchestrator.definition.documents import inline
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.tree import AnyTask, Definition, Step, Undo, find
-from orchestrator.engine import perform
+from orchestrator.engine import perform, warden
 from orchestrator.errors import IllegalMove, NotFound, OrchestratorError
 from orchestrator.history import Fact, Failure, Kind, effective
 from orchestrator.ids import Position, new_instance_id
+from orchestrator.plan.about import facts_of
 from orchestrator.plan.backward import Done, backward
 from orchestrator.plan.events import envelope_of
 from orchestrator.plan.forward import Forward
@@ -130,6 +133,7 @@ class Embedded:
         listener: Listener | None = None,
         default_retry: RetryPolicy | None = None,
     ) -> None:
+        warden.install()
         self.clock = clock or WallClock()
         self.registry = registry
         self.definitions: dict[str, Definition] = dict(definitions or {})
@@ -240,7 +244,9 @@ class Embedded:
             laid_over(given, outputs) if outputs else given,
             variables=branch.variables or {},
             context=branch.context,
-            facts_of_instance={"workflow": {"id": instance.id, "input": instance.input}},
+            facts_of_instance=facts_of(
+                instance.definition, instance.id, instance.input, instance.began, resolve(instance.definition.secrets)
+            ),
             seed=instance.id,
         )
         return forward.apply_all(branch.facts)
@@ -347,7 +353,7 @@ class Embedded:
             case Listening():
                 return self._listen(instance, branch, forward, need)
             case Publish():
-                envelope = envelope_of(need.compute(), instance.id, need.position, instance.definition)
+                envelope = envelope_of(need.compute(), instance.id, need.position, instance.definition, self.clock.now())
                 return record(Kind.EMITTED, {"event": envelope}, lambda: self.send(envelope))
             case StartChild():
                 return self._start_child(instance, branch, forward, need)
@@ -392,6 +398,9 @@ class Embedded:
             output=undo.output if undo else None,
             checkpoint=undo.checkpoint if undo else None,
             input_of_instance=instance.input,
+            literal=None if undo else need.step.literal,  # type: ignore[union-attr]
+            scope=forward.scope(forward.frames[-1]),
+            secrets=forward.instance["secrets"],
         )
         verdict = perform.attempt(need, context, self.registry, policy, forward.luck)
         if branch.is_closed:
@@ -485,7 +494,8 @@ class Embedded:
 
     def _start_child(self, instance: Instance, branch: Branch, forward: Forward, need: StartChild) -> bool:
         try:
-            child = self.start(need.workflow, need.compute())
+            given = need.compute()
+            child = self.start(need.workflow if need.document is None else inline(need.document()), given)
         except OrchestratorError as error:
             failure = Failure(error.code, str(error), need.position, type(error).__name__)
             return self._record(instance, branch, forward, Fact(need.position, Kind.STEP_FAILED, {"error": failure.to_json()}))

@@ -140,6 +140,10 @@ class Retryable(StepError):
         super().__init__(message or "try again")
 
 
+class ExpressionError(OrchestratorError):
+    code = "expression"
+
+
 class WorldError(OrchestratorError):
     code = "world"
 

@@ -29,3 +29,36 @@ def is_instance_id(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def escaped(name: str) -> str:
+    """A task's name as a part of a position: RFC 6901, and `#`, which numbers revisits."""
+    return name.replace("~", "~0").replace("/", "~1").replace("#", "~2")
+
+
+def unescaped(part: str) -> str:
+    return part.replace("~2", "#").replace("~1", "/").replace("~0", "~")
+
+
+def pointer(position: str) -> str:
+    """The JSON pointer into the definition for a position in an instance: without iterations and revisits."""
+    parts = position.split("/")[1:]
+    shown: list[str] = []
+    while parts:
+        head = parts.pop(0).split("#")[0]
+        if head == "undo":
+            continue
+        if head in ("for", "foreach"):
+            # The round; a `for` has its list beside it, not inside.
+            del parts[:1]
+            shown += ["foreach"] if head == "foreach" else []
+        elif head == "extended":
+            continue
+        elif head == "catch":
+            shown.append(head)
+        else:
+            shown += ["fork", "branches"] if head == "fork" else [head]
+            named = 1 if head == "graph" else 2
+            shown += [part.split("#")[0].replace("~2", "#") for part in parts[:named]]
+            del parts[:named]
+    return "".join(f"/{part}" for part in shown)

@@ -13,6 +13,7 @@ Retries are extra attempts: 3 means four in all, 0 means none, absent means the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from typing import Any
@@ -23,6 +24,7 @@ from orchestrator.definition.approval import approval
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.expressions import Jq, Merge, Template
 from orchestrator.definition.retry import RetryPolicy
+from orchestrator.definition.serverless import v1
 from orchestrator.definition.tree import AnyTask, Around, Compensation, Definition, Graph, Limits, Node, Run, Step
 from orchestrator.errors import Fault, Invalid
 
@@ -79,10 +81,13 @@ def parse(text: str, name: str = "document") -> Any:
 
 def read_document(text: str, name: str = "document") -> Definition:
     """A definition from a document's text; every fault at once."""
-    return definition_from(parse(text, name))
+    return definition_from(parse(text, name), text)
 
 
-def definition_from(data: Any) -> Definition:
+def definition_from(data: Any, text: str | None = None) -> Definition:
+    """By its keys a document says which front end it is for: `document` is the DSL 1.0, `steps` the graph form."""
+    if isinstance(data, dict) and "document" in data:
+        return v1.read(data, text)
     if not isinstance(data, dict):
         raise Invalid([Fault("", "a workflow document is a mapping with `type` and `steps`")])
     reader = _Reader(data)
@@ -91,6 +96,16 @@ def definition_from(data: Any) -> Definition:
         raise Invalid(reader.faults)
     assert definition is not None
     return definition
+
+
+def inline(document: Any) -> Definition:
+    """The definition of a document that was computed, under a name that follows from its content."""
+    if isinstance(document, dict) and isinstance(document.get("document"), dict):
+        text = json.dumps(document, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        about = {**document["document"], "name": f"{document['document'].get('name', 'inline')}-{digest}"[-63:]}
+        return definition_from({**document, "document": about})
+    raise Invalid([Fault("", "is no workflow document")], "computed workflow")
 
 
 _DEFINITION_KEYS = {

@@ -9,61 +9,65 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jq
-
+from orchestrator.definition import paths, programs
 from orchestrator.definition.codec import plain, tagged
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import ExpressionError, OrchestratorError
 
 Scope = Mapping[str, Any]
 
 
-class ExpressionError(OrchestratorError):
-    code = "expression"
+class Lazy:
+    """A named value that is made when it is asked for."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+
+
+class Names(dict[str, Any]):
+    """Named values, some of them lazy."""
+
+    def __getitem__(self, key: str) -> Any:
+        value = super().__getitem__(key)
+        return value.make() if type(value) is Lazy else value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        value = super().get(key, default)
+        return value.make() if type(value) is Lazy else value
 
 
 # ── jq ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-# Bound before the author's text: `$ENV` and `env` would show the worker's environment, `halt` ends silently with no
-# output, `input` reads past the one document. Parentheses around the text make `import` a syntax error.
-_GUARD = (
-    '{} as $ENV | def env: {}; def halt: error("halt is not allowed"); def halt_error: halt; def halt_error($code): halt;'
-    ' def input: error("input is not allowed"); def inputs: input; def debug: .; def debug($message): .;'
-    " def input_filename: null; "
-)
-_UNSTABLE = re.compile(r"\b(now|localtime|strflocaltime|input_line_number|getpath_now)\b")
+_NAME = re.compile(r"\$([A-Za-z_]\w*)")
 
 
 @functools.lru_cache(maxsize=4096)
-def _program(source: str, names: tuple[str, ...]) -> Any:
-    bound = ",".join(["$__i", *(f"${name}" for name in names)])
-    try:
-        # Alone first: a text that closes the wrapper's parenthesis and opens another is no expression by itself.
-        jq.compile(source, args=dict.fromkeys(names))
-        return jq.compile(f". as [{bound}] | $__i | {_GUARD} (\n{source}\n)")
-    except ValueError as error:
-        raise ExpressionError(f"jq: {_first_line(error)} in '{source}'") from None
-
-
-def _first_line(error: ValueError) -> str:
-    return str(error).split("\n", 1)[0]
+def names_in(source: str) -> frozenset[str]:
+    """The named values an expression mentions: no other is handed to it."""
+    return frozenset(_NAME.findall(source))
 
 
 def jq_value(source: str, data: Any, scope: Scope) -> Any:
     """The first output of a jq expression; none at all is null."""
-    names = tuple(sorted(scope))
-    try:
-        return next(iter(_program(source, names).input_value([data, *(scope[name] for name in names)])), None)
-    except ValueError as error:
-        raise ExpressionError(f"jq: {_first_line(error)} in '{source}'") from None
+    path = paths.parsed(source)
+    if path is not None:
+        name, keys = path
+        if name is None or name in scope:
+            return paths.followed(data if name is None else scope[name], keys)
+    wanted = names_in(source)
+    names = tuple(sorted(name for name in wanted if name in scope))
+    return programs.value(source, names, [data, *(scope[name] for name in names)])
 
 
 def check_jq(source: str, names: tuple[str, ...] = ()) -> None:
     """Raises `ExpressionError` when the text is no jq expression over these names."""
-    _program(source, tuple(sorted(names)))
+    if paths.parsed(source) is None or not names_in(source) <= frozenset(names):
+        programs.check(source, tuple(sorted(names_in(source) & frozenset(names))))
 
 
 # ── registered functions ────────────────────────────────────────────────────────────────────────────────────────────
@@ -96,7 +100,7 @@ class Jq:
 
     @property
     def is_stable(self) -> bool:
-        return _UNSTABLE.search(self.source) is None
+        return programs.is_stable(self.source)
 
 
 @tagged("function")
@@ -111,17 +115,21 @@ class Function:
 @tagged("template")
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Any JSON in which a string that is wholly `${ … }` stands for the value of that jq expression."""
+    """Any JSON in which a string that is wholly `${ … }` stands for the value of that jq expression.
+
+    `loose`: every string is tried as an expression, and stands for itself when it is none.
+    """
 
     value: Any
+    loose: bool = False
 
     @property
     def is_stable(self) -> bool:
-        return all(_UNSTABLE.search(source) is None for source in sources(self.value))
+        return all(programs.is_stable(source) for source in sources(self.value, loose=self.loose))
 
     @property
     def is_constant(self) -> bool:
-        return not any(True for _ in sources(self.value))
+        return not any(True for _ in sources(self.value, loose=self.loose))
 
 
 @tagged("merge")
@@ -153,25 +161,41 @@ def embedded(text: str) -> str | None:
     return found.group(1).strip() if found else None
 
 
-def sources(value: Any) -> Any:
+def sources(value: Any, *, loose: bool = False) -> Iterator[str]:
     """Every jq expression inside a template."""
     if isinstance(value, str):
-        if (source := embedded(value)) is not None:
-            yield source
+        source = embedded(value)
+        if source is not None or loose:
+            yield value if source is None else source
     elif isinstance(value, dict):
         for item in value.values():
-            yield from sources(item)
+            yield from sources(item, loose=loose)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from sources(item)
+            yield from sources(item, loose=loose)
+
+
+@functools.lru_cache(maxsize=4096)
+def _mentions(text: str, word: str) -> bool:
+    return re.search(rf"\b{word}\b", text) is not None
+
+
+def mentions(expression: Expression, word: str) -> bool:
+    """Whether the text of an expression holds a word."""
+    match expression:
+        case Jq(source):
+            return _mentions(source, word)
+        case Template(value, loose):
+            return any(_mentions(source, word) for source in sources(value, loose=loose))
+    return False
 
 
 def evaluate(expression: Expression, data: Any, scope: Scope) -> Any:
     match expression:
         case Jq(source):
             return jq_value(source, data, scope)
-        case Template(value):
-            return _filled(value, data, scope)
+        case Template(value, loose):
+            return _filled(value, data, scope, loose=loose)
         case Function(name):
             return _call(name, data, scope)
         case Merge(key):
@@ -195,15 +219,24 @@ def merged(under: Any, over: Any, key: str) -> Any:
     return {**base, key: over}
 
 
-def _filled(value: Any, data: Any, scope: Scope) -> Any:
+def _filled(value: Any, data: Any, scope: Scope, *, loose: bool) -> Any:
     if isinstance(value, str):
         source = embedded(value)
-        return value if source is None else jq_value(source, data, scope)
+        if source is not None:
+            return jq_value(source, data, scope)
+        return _loosely(value, data, scope) if loose else value
     if isinstance(value, dict):
-        return {key: _filled(item, data, scope) for key, item in value.items()}
+        return {key: _filled(item, data, scope, loose=loose) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_filled(item, data, scope) for item in value]
+        return [_filled(item, data, scope, loose=loose) for item in value]
     return plain(value)
+
+
+def _loosely(text: str, data: Any, scope: Scope) -> Any:
+    try:
+        return jq_value(text, data, scope)
+    except ExpressionError:
+        return text
 
 
 def _call(name: str, data: Any, scope: Scope) -> Any:

@@ -27,6 +27,8 @@ class RetryPolicy:
     jitter: float = 0.5
     retry_on: tuple[str, ...] = ()
     no_retry_on: tuple[str, ...] = ()
+    added_s: tuple[float, float] = (0.0, 0.0)
+    """Between these two, evenly, is added to every delay."""
 
     def delay_s(self, failed_attempts: int, luck: float) -> float:
         """The wait after so many failed attempts; `luck` in [0, 1) is the caller's random number."""
@@ -38,7 +40,8 @@ class RetryPolicy:
         else:
             raw = self.base_s
         capped = min(raw, self.cap_s)
-        return capped * (1 - self.jitter * luck)
+        least, most = self.added_s
+        return capped * (1 - self.jitter * luck) + least + (most - least) * luck
 
     def allows(self, code: str, names: frozenset[str], *, retryable: bool) -> bool:
         """Does an error of this code and these exception names deserve another attempt?"""

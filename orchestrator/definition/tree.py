@@ -115,6 +115,7 @@ class Catch:
     retry_when: Expression | None = None
     retry_except_when: Expression | None = None
     retry_limit_s: float | None = None
+    """How long all attempts and the waits between them may take together."""
     do: Do | None = None
     then: str | None = None
 
@@ -124,6 +125,20 @@ class Catch:
 class Try(Task):
     do: Do = field(default_factory=lambda: Do(inline=True))
     catch: Catch = field(default_factory=lambda: Catch())
+
+
+@tagged("extended")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extended(Task):
+    """A task with something before and after it, when the condition holds, that leaves its data alone.
+
+    Unless what comes before ends with `exit`: then the task is left out, and what came before is its output.
+    """
+
+    task: AnyTask = field(default_factory=lambda: Do())
+    when: Expression | None = None
+    before: Do | None = None
+    after: Do | None = None
 
 
 @tagged("set")
@@ -184,12 +199,16 @@ class Raise(Task):
 @tagged("run")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run(Task):
-    """Another workflow, as a child instance; awaited or left to itself."""
+    """Another workflow, as a child instance; awaited or left to itself.
+
+    `source`: the workflow is a document that is computed, not one that is registered under a name.
+    """
 
     workflow: str = ""
     version: str | None = None
     input: Expression = field(default_factory=lambda: Jq("."))
     awaited: bool = True
+    source: Expression | None = None
 
 
 @tagged("compensation")
@@ -219,6 +238,8 @@ class Step(Task):
     isolate: bool = False
     once: bool = False
     compensation: Compensation | None = None
+    literal: Any = None
+    """Handed to the executor as it is: conditions that it judges by itself, as messages come."""
 
 
 @tagged("undo")
@@ -250,7 +271,7 @@ class Graph(Task):
     nodes: tuple[Node, ...] = ()
 
 
-AnyTask = Do | Fork | For | Switch | Try | Set | Wait | Listen | Emit | Raise | Run | Step | Undo | Graph
+AnyTask = Do | Fork | For | Switch | Try | Set | Wait | Listen | Emit | Raise | Run | Step | Undo | Graph | Extended
 
 
 @tagged("limits")
@@ -284,6 +305,11 @@ class Definition:
     dependency_timeout_s: float | None = None
     metadata: Any = None
     """Kept and returned; `labels` in it become labels of every instance."""
+    document: Any = None
+    """What the definition was read from, for expressions that look at it."""
+    secrets: tuple[str, ...] = ()
+    """The secrets its expressions and calls may use, by name."""
+    schedule: Any = None
 
     @property
     def ref(self) -> str:
@@ -305,6 +331,12 @@ def children(task: AnyTask) -> Iterator[tuple[str, AnyTask]]:
                 yield "/catch", catch.do
         case Listen(do=body) if body:
             yield "/foreach", body
+        case Extended(task=inner, before=before, after=after):
+            yield "/extended", inner
+            if before:
+                yield "/before", before
+            if after:
+                yield "/after", after
         case Graph(nodes=nodes):
             yield from ((f"/graph/{n.task.name}", n.task) for n in nodes)
         case _:
@@ -339,6 +371,12 @@ def find(root: AnyTask, position: str) -> AnyTask:
                 task = body
             case Listen(do=Do() as body) if head == "foreach":
                 parts.pop(0)
+                task = body
+            case Extended(task=inner) if head == "extended":
+                task = inner
+            case Extended(before=Do() as body) if head == "before":
+                task = body
+            case Extended(after=Do() as body) if head == "after":
                 task = body
             case Graph(nodes=nodes) if head == "graph":
                 name = parts.pop(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from orchestrator.definition.expressions import Expression, ExpressionError, Function, Jq, Template, check_jq, sources
+from orchestrator.definition.expressions import Expression, Function, Jq, Template, check_jq, sources
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.schemas import check_schema
 from orchestrator.definition.tree import (
@@ -16,6 +16,7 @@ from orchestrator.definition.tree import (
     Definition,
     Do,
     Emit,
+    Extended,
     For,
     Fork,
     Graph,
@@ -31,10 +32,10 @@ from orchestrator.definition.tree import (
     children,
 )
 from orchestrator.definition.versions import BadVersion, parse_version
-from orchestrator.errors import Fault, Invalid
+from orchestrator.errors import ExpressionError, Fault, Invalid
 
 # Always in scope of an expression; loop and error variables come on top.
-SCOPE = ("authorization", "context", "input", "output", "runtime", "secrets", "task", "workflow")
+SCOPE = ("authorization", "context", "input", "output", "runtime", "secret", "secrets", "task", "workflow")
 DIRECTIVES = (CONTINUE, EXIT, END)
 LARGEST_TREE = 20_000
 
@@ -148,8 +149,11 @@ def _own(task: AnyTask, place: str, scope: tuple[str, ...], knows_type: Callable
             yield from _expression(event, f"{place}.emit", scope)
         case Raise(error=error):
             yield from _expression(error, f"{place}.raise", scope)
-        case Run(workflow=workflow, input=given):
-            if not workflow:
+        case Extended(when=when):
+            yield from _expression(when, f"{place}.when", scope)
+        case Run(workflow=workflow, input=given, source=source):
+            yield from _expression(source, f"{place}.run.source", scope)
+            if not workflow and source is None:
                 yield Fault(place, "names no workflow to run")
             yield from _expression(given, f"{place}.run.input", scope)
         case Listen(filters=filters, until=until):
@@ -231,7 +235,7 @@ def _expression(expression: Expression | None, place: str, scope: tuple[str, ...
     if isinstance(expression, Jq):
         texts = (expression.source,)
     elif isinstance(expression, Template):
-        texts = sources(expression.value)
+        texts = () if expression.loose else sources(expression.value)
     elif isinstance(expression, Function) and not expression.name:
         yield Fault(place, "names no function")
     for text in texts:

@@ -1,10 +1,10 @@
-"""Versions: one to three numbers; what is not written is zero."""
+"""Versions: one to three numbers; what is not written is zero; after them a pre-release or a build, as semver has it."""
 
 from __future__ import annotations
 
 import re
 
-_VERSION = re.compile(r"(\d{1,9})(?:\.(\d{1,9}))?(?:\.(\d{1,9}))?")
+_VERSION = re.compile(r"(\d{1,9})(?:\.(\d{1,9}))?(?:\.(\d{1,9}))?([-+][0-9A-Za-z.+-]{1,64})?")
 
 
 class BadVersion(ValueError):
@@ -16,9 +16,15 @@ def parse_version(version: object) -> tuple[int, int, int]:
     found = _VERSION.fullmatch(str(version).strip())
     if found is None or isinstance(version, bool):
         raise BadVersion(version)
-    major, minor, patch = found.groups(default="0")
+    major, minor, patch, _ = found.groups(default="0")
     return int(major), int(minor), int(patch)
 
 
+def suffix(version: object) -> str:
+    """What follows the numbers: a pre-release or a build, or nothing."""
+    found = _VERSION.fullmatch(str(version).strip())
+    return (found.group(4) or "") if found else ""
+
+
 def same_version(one: object, other: object) -> bool:
-    return parse_version(one) == parse_version(other)
+    return (parse_version(one), suffix(one)) == (parse_version(other), suffix(other))

@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.definition.codec import from_json
-from orchestrator.definition.expressions import ExpressionError, evaluate
+from orchestrator.definition.documents import inline
+from orchestrator.definition.expressions import evaluate
 from orchestrator.definition.schemas import violations
 from orchestrator.definition.tree import Definition
 from orchestrator.engine import admission as admissions
 from orchestrator.engine.forking import fork_history
 from orchestrator.engine.runtime import Runtime, priority_number, queue_of
 from orchestrator.engine.undoing import undo_tree
-from orchestrator.errors import Fault, IllegalMove, Invalid, NotFound
+from orchestrator.errors import ExpressionError, Fault, IllegalMove, Invalid, NotFound
 from orchestrator.history import Fact, Kind, is_failing, numbered
 from orchestrator.ids import is_instance_id, new_instance_id
 from orchestrator.plan import remaining
@@ -158,7 +159,12 @@ def prepare_child(runtime: Runtime, held: Held, need: StartChild) -> tuple[New, 
         "source": "workflow",
         "actor": f"instance:{held.instance_id}",
     }
-    new, plan, address, _ = prepare(runtime, need.workflow, need.version, need.compute(), options)
+    workflow, version = need.workflow, need.version
+    if need.document is not None:
+        definition = inline(need.document())
+        runtime.database.patiently(lambda c: definitions.register(c, definition))
+        workflow, version = f"{definition.namespace}.{definition.name}", definition.version
+    new, plan, address, _ = prepare(runtime, workflow, version, need.compute(), options)
     return new, plan, address
 
 

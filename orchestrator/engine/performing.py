@@ -82,6 +82,9 @@ def context_of(walk: Walk, need: Perform) -> StepContext:
         output=undo.output if undo else None,
         checkpoint=undo.checkpoint if undo else None,
         input_of_instance=walk.held.instance_input,
+        literal=None if undo else step.literal,  # type: ignore[union-attr]
+        scope=walk.forward.scope(walk.forward.frames[-1]),
+        secrets=walk.forward.instance.get("secrets") or {},
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from orchestrator.config.secrets import resolve
 from orchestrator.definition.tree import AnyTask, Definition, find
 from orchestrator.engine.runtime import is_undo
 from orchestrator.ids import Position
+from orchestrator.plan.about import facts_of
 from orchestrator.plan.forward import Forward
 from orchestrator.plan.gathering import laid_over
 
@@ -23,6 +25,8 @@ class BranchLike(Protocol):
     def context(self) -> Any: ...
     @property
     def instance_input(self) -> Any: ...
+    @property
+    def created_at(self) -> float: ...
 
 
 class ClosedLike(Protocol):
@@ -45,12 +49,12 @@ def forward_of(
         laid_over(given, outputs) if outputs else given,
         variables=branch.vars or {},
         context=branch.context,
-        facts_of_instance={
-            "workflow": {
-                "id": branch.instance_id,
-                "input": branch.instance_input,
-                "definition": {"name": definition.name, "version": definition.version, "namespace": definition.namespace},
-            }
-        },
+        facts_of_instance=facts_of(
+            definition,
+            branch.instance_id,
+            branch.instance_input,
+            branch.created_at,
+            resolve(definition.secrets) if definition.secrets else {},
+        ),
         seed=branch.instance_id,
     )

@@ -26,7 +26,7 @@ def emit(walk: Walk, need: Publish) -> None:
         failure = Failure(error.code, str(error), need.position, type(error).__name__)
         walk.record(Fact(need.position, Kind.STEP_FAILED, {"error": failure.to_json()}))
         return
-    envelope = envelope_of(given, held.instance_id, need.position, walk.definition)
+    envelope = envelope_of(given, held.instance_id, need.position, walk.definition, walk.now())
     walk.record(Fact(need.position, Kind.EMITTED, {"event": envelope}))
 
     def tell(c: Connection) -> None:

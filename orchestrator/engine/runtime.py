@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.config.settings import Settings
 from orchestrator.definition.codec import from_json
 from orchestrator.definition.tree import Definition
+from orchestrator.engine import warden
 from orchestrator.engine.publish import Publisher
 from orchestrator.errors import NotFound
 from orchestrator.ids import Position
@@ -48,6 +49,9 @@ class Runtime:
     _capacity: tuple[int, float] = (0, 0.0)
     _definitions: OrderedDict[int, Definition] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        warden.install()
 
     @property
     def owner(self) -> str:

@@ -12,6 +12,7 @@ from orchestrator.definition.tree import (
     AnyTask,
     Definition,
     Do,
+    Extended,
     For,
     Fork,
     Graph,
@@ -290,6 +291,10 @@ class _Found:
                     yield self._named(body, p, p.rsplit("/", 1)[1])
                 if catch.do and any(p.startswith(f"{position}/catch") for p in self.nodes):
                     yield self._named(catch.do, f"{position}/catch", "catch")
+            case Extended(task=inner, before=before, after=after):
+                for part, name in ((before, "before"), (inner, "extended"), (after, "after")):
+                    if part is not None and (part is inner or any(p.startswith(f"{position}/{name}") for p in self.nodes)):
+                        yield self._named(part, f"{position}/{name}", inner.name if part is inner else name)
             case Listen(do=Do() as body):
                 for i in self._rounds(f"{position}/foreach/"):
                     yield self._named(body, f"{position}/foreach/{i}", f"[{i}]")

@@ -15,6 +15,7 @@ from orchestrator.definition.tree import (
     AnyTask,
     Compensation,
     Do,
+    Extended,
     For,
     Fork,
     Graph,
@@ -87,6 +88,9 @@ class _Mirror:
                 return self._sequence(task.name, [*tries, *caught])
             case Listen(do=Do() as body):
                 return self._sequence(task.name, [(body, f"{position}/foreach/{i}") for i in self._rounds(f"{position}/foreach/")])
+            case Extended(task=inner, before=before, after=after):
+                parts = [(inner, f"{position}/extended"), (before, f"{position}/before"), (after, f"{position}/after")]
+                return self._sequence(task.name, [(part, place) for part, place in parts if part is not None])
             case Graph(nodes=nodes):
                 return self._graph(task.name, nodes, position)
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.history import Failure
-from orchestrator.ids import Position
+from orchestrator.ids import Position, pointer
 
 HOST = "https://open-workflow-specification.org"
 STATUS_OF = {
@@ -29,7 +29,7 @@ def problem(failure: Failure) -> dict[str, Any]:
         "status": STATUS_OF[code],
         "title": failure.name or failure.code,
         "detail": failure.message,
-        "instance": failure.position,
+        "instance": pointer(failure.position),
         "code": failure.code,
         **said,
     }
@@ -40,7 +40,7 @@ def raised(value: Any, position: Position) -> Failure:
     """The failure a raise task stands for."""
     if not isinstance(value, dict) or "type" not in value:
         return Failure("configuration", f"raise needs an error with a type, not {value!r}", position, "ConfigurationError")
-    details = {"instance": str(position), **{key: item for key, item in value.items() if item is not None}}
+    details = {"instance": pointer(position), **{key: item for key, item in value.items() if item is not None}}
     code = str(value["type"]).rstrip("/").rsplit("/", 1)[-1]
     message = str(value.get("detail") or value.get("title") or value["type"])
     return Failure(code, message, position, str(value.get("title") or code), details=details)

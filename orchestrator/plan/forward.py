@@ -18,10 +18,13 @@ from typing import Any
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.expressions import (
     Expression,
-    ExpressionError,
+    Jq,
+    Lazy,
+    Names,
     Template,
     evaluate,
     is_true,
+    mentions,
 )
 from orchestrator.definition.schemas import violations
 from orchestrator.definition.tree import (
@@ -31,8 +34,10 @@ from orchestrator.definition.tree import (
     PLAIN,
     AnyTask,
     Case,
+    Catch,
     Do,
     Emit,
+    Extended,
     For,
     Fork,
     Graph,
@@ -47,9 +52,9 @@ from orchestrator.definition.tree import (
     Wait,
     in_order,
 )
-from orchestrator.errors import BrokenHistory
+from orchestrator.errors import BrokenHistory, ExpressionError
 from orchestrator.history import Fact, Failure, Kind, effective
-from orchestrator.ids import Position
+from orchestrator.ids import Position, pointer, unescaped
 from orchestrator.plan import catching, listening
 from orchestrator.plan.frames import EMPTY, Frame, Phase, Pool
 from orchestrator.plan.gathering import laid_over
@@ -72,6 +77,9 @@ from orchestrator.plan.needs import (
 )
 
 _ENTER, _BODY, _LEAVE = Phase.ENTER, Phase.BODY, Phase.LEAVE
+NOW = Jq("now")
+STARTED_AT = Jq("now | {iso8601: todate, epoch: {seconds: floor, milliseconds: (. * 1000 | floor)}}")
+RUNTIME = {"name": "celery-orchestrator", "version": "0.1.0", "metadata": {}}
 
 
 class _Pending(Exception):
@@ -174,19 +182,44 @@ class Forward:
         """Chance without chance: the same for every walk of this instance, spread over instances."""
         return zlib.crc32(f"{self.seed}{position}{attempt}".encode()) / 2**32
 
-    def scope(self, frame: Frame, **more: Any) -> dict[str, Any]:
-        """The named values an expression at this task may use."""
+    def scope(self, frame: Frame, **more: Any) -> Names:
+        """The named values an expression at this task may use; what costs something to say is said when it is asked for."""
+        return Names(
+            {
+                "context": self.context,
+                "input": frame.input,
+                "output": frame.output,
+                "secrets": Lazy(lambda: self._secrets(frame)),
+                "secret": Lazy(lambda: self._secrets(frame)),
+                "authorization": None,
+                "task": Lazy(lambda: self._about(frame)),
+                "workflow": self.instance.get("workflow"),
+                "runtime": RUNTIME,
+                **frame.vars,
+                **more,
+            }
+        )
+
+    def _secrets(self, frame: Frame) -> dict[str, Any]:
+        held: dict[str, Any] = self.instance.get("secrets") or {}
+        missing = [name for name, value in held.items() if value is None]
+        if missing:
+            said = f"the secret {missing[0]!r} is not given to this worker"
+            raise Fault(Failure("authorization", said, Position(frame.position), "AuthorizationError"))
+        return held
+
+    def _about(self, frame: Frame) -> dict[str, Any]:
+        """The task as its expressions see it: its descriptor, laid over the keys of its definition."""
+        written = self.instance.get("written")
+        definition = written(frame.position) if written else None
         return {
-            "context": self.context,
-            "input": frame.input,
+            **(definition if isinstance(definition, dict) else {}),
+            "name": unescaped(frame.task.name),
+            "reference": pointer(frame.position),
+            "definition": definition,
+            "input": frame.raw,
             "output": frame.output,
-            "secrets": {},
-            "authorization": None,
-            "task": {"name": frame.task.name, "reference": frame.position, "input": frame.raw},
-            "workflow": self.instance.get("workflow"),
-            "runtime": {"name": "celery-orchestrator"},
-            **frame.vars,
-            **more,
+            "startedAt": frame.decided.get("startedAt"),
         }
 
     # ── moving ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -283,12 +316,19 @@ class Forward:
         if slot in frame.decided:
             return frame.decided[slot]
         if expression.is_stable:
+            self._tell_start(frame, expression)
             return evaluate(expression, data, self.scope(frame, **more))
         return self._recorded(frame, slot, expression, data, **more)
+
+    def _tell_start(self, frame: Frame, expression: Expression) -> None:
+        """When the task started is recorded only where an expression asks for it."""
+        if "startedAt" not in frame.decided and mentions(expression, "task") and mentions(expression, "startedAt"):
+            raise _Pending(Decide(Position(frame.position), "startedAt", lambda: evaluate(STARTED_AT, None, {})))
 
     def _recorded(self, frame: Frame, slot: str, expression: Expression, data: Any, **more: Any) -> Any:
         if slot in frame.decided:
             return frame.decided[slot]
+        self._tell_start(frame, expression)
         scope = self.scope(frame, **more)
         raise _Pending(Decide(Position(frame.position), slot, lambda: evaluate(expression, data, scope)))
 
@@ -328,6 +368,8 @@ class Forward:
         if then is None or then == CONTINUE:
             frame.index += 1
         elif then == EXIT:
+            # Whoever extends a task with this list must know that it was left early.
+            frame.then = EXIT if len(self.frames) > 1 and type(self.frames[-2].task) is Extended else None
             self._done(frame, output)
         else:
             frame.index = self._target(frame, then)
@@ -395,7 +437,15 @@ class Forward:
         if child := frame.note.get("child"):
             return AwaitChild(Position(frame.position), child)
         scope, data = self.scope(frame), frame.input
-        return StartChild(Position(frame.position), task.workflow, task.version, lambda: evaluate(task.input, data, scope), task.awaited)
+        source = task.source
+        return StartChild(
+            Position(frame.position),
+            task.workflow,
+            task.version,
+            lambda: evaluate(task.input, data, scope),
+            task.awaited,
+            None if source is None else lambda: evaluate(source, data, scope),
+        )
 
     # fork, parallel for, graph: branches of their own
 
@@ -476,6 +526,43 @@ class Forward:
         frame.index += 1
         frame.decided = {slot: value for slot, value in frame.decided.items() if slot == "items"}
 
+    # something before and after a task
+
+    def _extended(self, frame: Frame) -> None:
+        task: Extended = frame.task  # type: ignore[assignment]
+        if task.when is not None and not is_true(self._extends(frame, task)):
+            self._push(task.task, f"{frame.position}/extended", frame.raw, frame.vars)
+            frame.note = {"stage": "last"}
+        elif task.before is not None and not frame.note:
+            self._push(task.before, f"{frame.position}/before", frame.raw, frame.vars)
+            frame.note = {"stage": "before"}
+        else:
+            self._push(task.task, f"{frame.position}/extended", frame.raw, frame.vars)
+            frame.note = {"stage": "task" if task.after else "last"}
+
+    def _extends(self, frame: Frame, task: Extended) -> Any:
+        assert task.when is not None
+        # `$task` is the task that is extended, which stands at the same place.
+        return self._recorded(frame, "when", task.when, frame.raw)
+
+    def _extended_receives(self, frame: Frame, output: Any, then: str | None) -> None:
+        task: Extended = frame.task  # type: ignore[assignment]
+        stage = frame.note["stage"]
+        if stage == "before" and then == EXIT:
+            self._done(frame, output)
+        elif stage == "before":
+            frame.note = {"stage": "ready"}
+        elif stage == "task":
+            assert task.after is not None
+            frame.note = {"stage": "after", "output": output, "then": then}
+            self._push(task.after, f"{frame.position}/after", output, frame.vars)
+        elif stage == "after":
+            frame.then = frame.note["then"]
+            self._done(frame, frame.note["output"])
+        else:
+            frame.then = then
+            self._done(frame, output)
+
     # try
 
     def _try(self, frame: Frame) -> Need | None:
@@ -484,6 +571,8 @@ class Forward:
         match note.get("stage"):
             case None | "again":
                 attempt = note.get("attempt", 0) + 1
+                if attempt == 1 and task.catch.retry_limit_s is not None:
+                    note = {"began": self._recorded(frame, "began", NOW, None)}
                 frame.note = {"stage": "try", "attempt": attempt, "began": note.get("began")}
                 name = "try" if attempt == 1 else f"try#{attempt}"
                 self._push(task.do, f"{frame.position}/{name}", frame.input, frame.vars)
@@ -511,8 +600,9 @@ class Forward:
                 again = is_true(self._value(frame, slot, condition, problem, **named)) is wanted
         if again and catch.retry is not None:
             delay = catch.retry.delay_s(attempt, self.luck(frame.position, attempt))
-            frame.note = {"stage": "delay", "attempt": attempt, "delay": delay}
-            return None
+            if self._has_time(frame, catch, delay):
+                frame.note = {"stage": "delay", "attempt": attempt, "delay": delay, "began": frame.note.get("began")}
+                return None
         if catch.do is not None:
             frame.note = {"stage": "catch"}
             self._push(catch.do, f"{frame.position}/catch", frame.input, {**frame.vars, **named})
@@ -523,6 +613,12 @@ class Forward:
         frame.then = catch.then
         self._done(frame, frame.input)
         return None
+
+    def _has_time(self, frame: Frame, catch: Catch, delay: float) -> bool:
+        if catch.retry_limit_s is None:
+            return True
+        now = self._recorded(frame, "judged at", NOW, None)
+        return bool(now + delay - frame.note["began"] <= catch.retry_limit_s)
 
     def _try_receives(self, frame: Frame, output: Any, then: str | None) -> None:
         task: Try = frame.task  # type: ignore[assignment]
@@ -579,7 +675,7 @@ class Forward:
 
     def _waited(self, frame: Frame, fact: Fact) -> None:
         if type(frame.task) is Try:
-            frame.note = {"stage": "again", "attempt": frame.note["attempt"]}
+            frame.note = {"stage": "again", "attempt": frame.note["attempt"], "began": frame.note.get("began")}
             frame.decided = EMPTY
         else:
             self._done(frame, frame.input)
@@ -665,6 +761,7 @@ _BODY_OF: dict[type, Callable[[Forward, Frame], Need | None]] = {
     For: Forward._for,
     Try: Forward._try,
     Listen: Forward._listen,
+    Extended: Forward._extended,
 }
 
 _RECEIVE: dict[type, Callable[[Forward, Frame, Any, str | None], None]] = {
@@ -672,6 +769,7 @@ _RECEIVE: dict[type, Callable[[Forward, Frame, Any, str | None], None]] = {
     For: Forward._for_receives,
     Try: Forward._try_receives,
     Listen: Forward._listen_receives,
+    Extended: Forward._extended_receives,
 }
 
 _APPLY: dict[str, Callable[[Forward, Frame, Fact], Need | None]] = {

@@ -63,7 +63,8 @@ def joined(need: Join, children: Sequence[Closed]) -> dict[str, Any]:
         return {"ended": ended.output}
     completed = [child for child in children if child.outcome == "completed"]
     if need.mode == "compete" and completed:
-        return {"outputs": completed[0].output, "winner": completed[0].position}
+        won = {"outputs": completed[0].output, "winner": completed[0].position}
+        return won if completed[0].context is None else {**won, "context": completed[0].context}
     failed = next((child for child in children if child.outcome == "failed"), None)
     if failed is not None:
         return {"error": failed.error}

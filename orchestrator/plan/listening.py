@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from orchestrator.definition.expressions import ExpressionError, Scope, embedded, evaluate, is_true, jq_value
+from orchestrator.definition.expressions import Scope, embedded, evaluate, is_true, jq_value
 from orchestrator.definition.tree import EventFilter, Listen
+from orchestrator.errors import ExpressionError
 from orchestrator.plan.needs import Heard
 
 
@@ -31,7 +32,7 @@ def received(task: Listen, note: dict[str, Any], data: dict[str, Any], scope: Sc
     is_until = task.until_event is not None and number == len(task.filters)
     outputs = note.get("outputs", [])
     if not is_until:
-        outputs = [*outputs, data["event"] if task.read != "data" else data["event"].get("data")]
+        outputs = [*outputs, data["event"] if task.read == "envelope" else data["event"].get("data")]
     after = {
         "outputs": outputs,
         "matched": sorted({*note.get("matched", []), number}),

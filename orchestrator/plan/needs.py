@@ -118,6 +118,7 @@ class StartChild:
     version: str | None
     compute: Callable[[], Any]
     awaited: bool
+    document: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

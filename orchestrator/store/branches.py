@@ -16,6 +16,7 @@ from orchestrator.history import Fact
 from orchestrator.ids import Position
 from orchestrator.store.connection import Connection
 from orchestrator.store.facts import Standing, columns
+from orchestrator.store.partitions import into
 
 
 @dataclass(slots=True)
@@ -211,7 +212,7 @@ insert into timers (branch_id, due_at, kind) select id, to_timestamp(%s), 'wake'
 
 def park_until(c: Connection, held: Held, seq: int, facts: Sequence[Fact], due: float, snapshot: str | None) -> bool:
     """Facts, timer and state in one statement. False: fenced."""
-    row = c.execute(_PARK, (snapshot, held.id, held.generation, held.owner, *columns(seq, facts), due)).fetchone()
+    row = c.execute(into(_PARK, held.id), (snapshot, held.id, held.generation, held.owner, *columns(seq, facts), due)).fetchone()
     return row is not None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.definition.codec import to_json
 from orchestrator.definition.tree import Definition
-from orchestrator.definition.versions import parse_version
+from orchestrator.definition.versions import parse_version, suffix
 from orchestrator.errors import VersionClash
 from orchestrator.store.connection import Connection, dumps
 
@@ -39,8 +39,9 @@ def register(c: Connection, definition: Definition, source: str | None = None) -
         # The lock keeps two registrations, and a registration and a first start, apart.
         c.execute("select pg_advisory_xact_lock(hashtextextended(%s, 11))", (f"{definition.namespace}/{definition.name}",))
         row = c.execute(
-            "select id, digest from definitions where namespace = %s and name = %s and major = %s and minor = %s and patch = %s",
-            (definition.namespace, definition.name, major, minor, patch),
+            "select id, digest from definitions where namespace = %s and name = %s and major = %s and minor = %s and patch = %s"
+            " and coalesce(substring(version from '[-+].*$'), '') = %s",
+            (definition.namespace, definition.name, major, minor, patch, suffix(definition.version)),
         ).fetchone()
         if row is None:
             fresh = c.execute(
@@ -82,9 +83,10 @@ def find(c: Connection, name: str, version: str | None, namespace: str | None = 
         select {_COLUMNS} from definitions
         where name = %s and (%s::text is null or namespace = %s)
           and (%s::int is null or major = %s) and (%s::int is null or minor = %s) and (%s::int is null or patch = %s)
-        order by major desc, minor desc, patch desc, id desc limit 1
+          and (%s = '' or version like '%%' || %s)
+        order by major desc, minor desc, patch desc, (version ~ '-') asc, id desc limit 1
         """,
-        (name, namespace, namespace, *(p for part in parts for p in (part, part))),
+        (name, namespace, namespace, *(p for part in parts for p in (part, part)), *(suffix(version or ""),) * 2),
     ).fetchone()
     return Stored(*row) if row else None
 
@@ -94,7 +96,7 @@ def parse_parts(version: str | None) -> tuple[int | None, int | None, int | None
     if version is None or version in ("", "latest"):
         return None, None, None
     major, minor, patch = parse_version(version)
-    written = len(version.split("."))
+    written = len(version.removesuffix(suffix(version)).split("."))
     if written == 1:
         return major, None, None
     if minor == 0 and patch == 0 and written == 2:

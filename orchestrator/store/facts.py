@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.history import Fact
 from orchestrator.store.connection import Connection, dumps
+from orchestrator.store.partitions import into
 
 if TYPE_CHECKING:
     from orchestrator.store.branches import Held
@@ -62,7 +63,7 @@ def commit(c: Connection, held: Held, seq: int, facts: Sequence[Fact], events: S
     if len(facts) == 1 and not events:
         fact = facts[0]
         return c.execute(
-            _COMMIT_ONE,
+            into(_COMMIT_ONE, held.id),
             (
                 held.id,
                 held.generation,
@@ -76,7 +77,7 @@ def commit(c: Connection, held: Held, seq: int, facts: Sequence[Fact], events: S
             ),
         ).fetchone()
     return c.execute(
-        _COMMIT_MANY,
+        into(_COMMIT_MANY, held.id),
         (
             held.id,
             held.generation,

@@ -12,6 +12,7 @@ from orchestrator.plan.needs import Opening
 from orchestrator.store.branches import FREE, HELD, Held, Published
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.facts import Event, columns
+from orchestrator.store.partitions import into
 
 _CLAIM_NEXT = f"""
 with next as (
@@ -119,7 +120,7 @@ def close(
     """Close the branch; with `next_of`, take the next open branch of that join in the same statement."""
     seqs, positions, kinds, attempts, datas = columns(seq, facts)
     row = c.execute(
-        _CLOSE_AND_NEXT,
+        into(_CLOSE_AND_NEXT, held.id),
         {
             "id": held.id,
             "generation": held.generation,

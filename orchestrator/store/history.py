@@ -31,6 +31,7 @@ class BranchRow:
     error: Any
     queued_at: float
     instance_input: Any
+    created_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ def of_instance(c: Connection, instance_id: str) -> Told:
     rows = c.execute(
         """
         select b.id, b.instance_id::text, b.parent_id, b.position, b.join_position, b.mode, b.state, b.outcome, b.generation,
-            b.owner, b.doing, b.after, b.shared, b.vars, b.context, b.output, b.error, extract(epoch from b.queued_at)::float8, i.input
+            b.owner, b.doing, b.after, b.shared, b.vars, b.context, b.output, b.error, extract(epoch from b.queued_at)::float8, i.input,
+            extract(epoch from i.created_at)::float8
         from branches b join instances i on i.id = b.instance_id where b.instance_id = %s order by b.id
         """,
         (instance_id,),

@@ -10,6 +10,7 @@ from orchestrator.history import Fact
 from orchestrator.store.branches import FREE, Held, Published
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.facts import columns
+from orchestrator.store.partitions import into
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +148,7 @@ def finish(c: Connection, held: Held, seq: int, facts: Sequence[Fact], end: End,
     """End the instance with its last facts. True: somebody depends on it. None: fenced, paused or cancelled; nothing changed."""
     seqs, positions, kinds, attempts, datas = columns(seq, facts)
     row = c.execute(
-        _FINISH,
+        into(_FINISH, held.id),
         {
             "id": held.id,
             "instance": held.instance_id,

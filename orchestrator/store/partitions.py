@@ -6,6 +6,7 @@ whole: the end of retention costs the same for one history as for millions.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -14,6 +15,16 @@ from orchestrator.store.connection import Connection
 
 BRANCHES_EACH = 5_000_000
 AHEAD = 4
+
+
+def into(statement: str, branch_id: int) -> str:
+    """The statement, writing straight into the range its branch belongs to: routing costs an insert a tenth of its time."""
+    return _into(statement, branch_id // BRANCHES_EACH)
+
+
+@functools.lru_cache(maxsize=256)
+def _into(statement: str, number: int) -> str:
+    return statement.replace("insert into checkpoints (", f"insert into checkpoints_{number} (")
 
 
 @dataclass(frozen=True, slots=True)

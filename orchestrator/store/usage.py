@@ -38,38 +38,47 @@ class Excess:
         return f"{self.what} limit exceeded: {self.used:,.1f} {self.unit} used, {self.allowed:,.1f} {self.unit} allowed"
 
 
+# What is held is little, what runs may be much: the branches are found first, and instances by their ids alone.
+_OF_PROCESSES = """
+with held as materialized (
+    select instance_id, usage from branches where state = 'running' and lease_until > now() - interval '1 hour' and usage is not null
+)
+select distinct on (id) id::text, what, used, allowed, unit from (
+    select i.id, l.what, (h.usage ->> l.key)::float8 as used,
+        coalesce((d.tree -> 'limits' ->> l.key)::float8, nullif(l.allowed, 0)) as allowed, l.unit
+    from held h join instances i on i.id = h.instance_id join definitions d on d.id = i.definition_id,
+        (values ('memory_mb', 'memory', %s::float8, 'MB'), ('cpu_percent', 'CPU', %s::float8, '%%')) as l (key, what, allowed, unit)
+    where i.state || '' = 'RUNNING' and i.phase = 'forward'
+) measured where used > allowed order by id
+"""
+
+
 def of_processes(c: Connection, memory_mb: float, cpu_percent: float) -> list[Excess]:
     """Instances whose processes were last measured above what their definition, or else the engine, allows. 0: no limit."""
-    rows = c.execute(
-        """
-        select distinct on (id) id::text, what, used, allowed, unit from (
-            select i.id, l.what, (b.usage ->> l.key)::float8 as used,
-                coalesce((d.tree -> 'limits' ->> l.key)::float8, nullif(l.allowed, 0)) as allowed, l.unit
-            from branches b join instances i on i.id = b.instance_id join definitions d on d.id = i.definition_id,
-                (values ('memory_mb', 'memory', %s::float8, 'MB'), ('cpu_percent', 'CPU', %s::float8, '%%')) as l (key, what, allowed, unit)
-            where b.state = 'running' and b.usage is not null and i.state = 'RUNNING' and i.phase = 'forward'
-        ) measured where used > allowed order by id
-        """,
-        (memory_mb, cpu_percent),
-    ).fetchall()
-    return [Excess(*row) for row in rows]
+    return [Excess(*row) for row in c.execute(_OF_PROCESSES, (memory_mb, cpu_percent)).fetchall()]
 
 
 def of_histories(c: Connection, disk_mb: float) -> list[Excess]:
-    """Running instances whose history takes more room than is allowed."""
-    rows = c.execute(
-        """
-        select id::text, 'disk', used, allowed, 'MB' from (
-            select i.id, coalesce((d.tree -> 'limits' ->> 'disk_mb')::float8, nullif(%s::float8, 0)) as allowed,
-                (select sum(pg_column_size(k.*)) / 1048576.0 from branches b join checkpoints k on k.branch_id = b.id
-                 where b.instance_id = i.id)::float8 as used
-            from instances i join definitions d on d.id = i.definition_id
-            where i.state = 'RUNNING' and i.phase = 'forward' and (%s::float8 > 0 or d.tree -> 'limits' ->> 'disk_mb' is not null)
-        ) measured where used > allowed
-        """,
+    """Running instances whose history takes more room than is allowed; weighed only where a limit is set."""
+    limited = c.execute(
+        "select id, name, coalesce((tree -> 'limits' ->> 'disk_mb')::float8, nullif(%s::float8, 0)) from definitions"
+        " where %s::float8 > 0 or tree -> 'limits' ->> 'disk_mb' is not null",
         (disk_mb, disk_mb),
     ).fetchall()
-    return [Excess(*row) for row in rows]
+    found = []
+    for definition_id, workflow, allowed in limited:
+        rows = c.execute(
+            """
+            select id::text, used from (
+                select i.id, (select sum(pg_column_size(k.*)) / 1048576.0 from branches b join checkpoints k on k.branch_id = b.id
+                    where b.instance_id = i.id)::float8 as used
+                from instances i where i.workflow = %s and i.definition_id = %s and i.state || '' = 'RUNNING' and i.phase = 'forward'
+            ) measured where used > %s
+            """,
+            (workflow, definition_id, allowed),
+        ).fetchall()
+        found += [Excess(instance_id, "disk", used, allowed, "MB") for instance_id, used in rows]
+    return found
 
 
 def older_than(c: Connection, seconds: float, limit: int = 500) -> list[str]:

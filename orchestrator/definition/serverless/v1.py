@@ -1,0 +1,619 @@
+"""DSL 1.0.x: a document becomes a task tree. The kernel's tree has the DSL's meaning, so there is little to do but parse.
+
+What the tree has no word of its own for is said with what it has: a call is a step, a function is a `do` whose input is
+the call's arguments, an extension is an `Extended` around the task.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from orchestrator.definition.durations import BadDuration, seconds
+from orchestrator.definition.expressions import Expression, Jq, Template, embedded
+from orchestrator.definition.marks import Marks, located
+from orchestrator.definition.retry import NO_RETRY, RetryPolicy
+from orchestrator.definition.serverless.schema import CALLS, faults, kind_of
+from orchestrator.definition.tree import (
+    PLAIN,
+    AnyTask,
+    Around,
+    Case,
+    Catch,
+    Definition,
+    Do,
+    Emit,
+    EventFilter,
+    Extended,
+    For,
+    Fork,
+    Listen,
+    Raise,
+    Run,
+    Set,
+    Step,
+    Switch,
+    Try,
+    Wait,
+)
+from orchestrator.errors import Fault, Invalid
+from orchestrator.ids import escaped
+
+RESERVED = ("continue", "exit", "end")
+EVENT_ATTRIBUTES = ("id", "source", "type", "time", "subject", "datacontenttype", "dataschema", "data", "specversion")
+# What is called so has no end of its own, or is a family: `composite` is the DSL's word for `do`.
+EXTENDABLE = {"call", "emit", "for", "listen", "raise", "run", "set", "switch", "try", "wait"}
+DEEPEST_FUNCTIONS = 20
+LONGEST_DELAY_S = 366 * 86400.0
+
+
+def read(document: Any, text: str | None = None) -> Definition:
+    """The definition; `Invalid` with every fault, each with its pointer, line and column."""
+    document = older_forms(document)
+    found = list(faults(document))
+    definition = None
+    if not found:
+        reader = Reader(document)
+        definition = reader.definition()
+        found = reader.faults
+    if found:
+        marks = Marks(text or "")
+        raise Invalid([Fault(located(fault.place, marks), fault.message) for fault in found], "Serverless Workflow document")
+    assert definition is not None
+    return definition
+
+
+def older_forms(document: Any) -> Any:
+    """What earlier 1.0 versions wrote otherwise, in the newest form: script and shell arguments as a map, `details`."""
+    if not isinstance(document, dict):
+        return document
+    document = copy.deepcopy(document)
+    for task in _mappings(document):
+        run = task.get("run")
+        for form in ("script", "shell"):
+            held = run.get(form) if isinstance(run, dict) else None
+            if isinstance(held, dict) and isinstance(held.get("arguments"), dict):
+                held["arguments"] = [str(part) for key, value in held["arguments"].items() for part in _argument(key, value)]
+        errors = (task.get("catch") or {}).get("errors") if isinstance(task.get("catch"), dict) else None
+        wanted = errors.get("with") if isinstance(errors, dict) else None
+        if isinstance(wanted, dict) and "details" in wanted:
+            wanted.setdefault("detail", wanted.pop("details"))
+    return document
+
+
+def _argument(key: str, value: Any) -> list[Any]:
+    return [key] if value in (None, "") else [key, value]
+
+
+def _mappings(value: Any) -> Iterator[dict[str, Any]]:
+    todo = [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, dict):
+            yield item
+            todo += item.values()
+        elif isinstance(item, list):
+            todo += item
+
+
+class Reader:
+    """One document. Faults are gathered; a task that has one stands as an empty `do` until all are reported."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = document
+        self.use: dict[str, Any] = document.get("use") or {}
+        self.faults: list[Fault] = []
+        self.loose = (document.get("evaluate") or {}).get("mode") == "loose"
+        self._inside: list[str] = []
+        self._extending = False
+
+    def fault(self, place: str, message: str) -> None:
+        self.faults.append(Fault(place, message))
+
+    def definition(self) -> Definition:
+        document = self.document
+        about = document["document"]
+        self._check_evaluate()
+        self._check_use()
+        if not document["do"]:
+            self.fault("/do", "is empty: a workflow needs at least one task")
+        around = self._around(document, "", is_workflow=True)
+        body = self.tasks(document["do"], "/do")
+        schedule = document.get("schedule")
+        self._check_schedule(schedule)
+        metadata = {**(about.get("metadata") or {}), **({"tags": about["tags"]} if about.get("tags") else {})}
+        return Definition(
+            name=about["name"],
+            namespace=about["namespace"],
+            version=about["version"],
+            title=about.get("title") or about.get("summary") or "",
+            do=Do(tasks=body, around=around),
+            retry=NO_RETRY,
+            step_events=False,
+            document=document,
+            secrets=tuple(self.use.get("secrets") or ()),
+            schedule=schedule,
+            metadata=metadata or None,
+        )
+
+    # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _check_evaluate(self) -> None:
+        language = (self.document.get("evaluate") or {}).get("language", "jq")
+        if language != "jq":
+            self.fault("/evaluate/language", f"is '{language}'; only jq is spoken here")
+
+    def _check_use(self) -> None:
+        for name, policy in (self.use.get("retries") or {}).items():
+            self._retry(policy, f"/use/retries/{name}")
+        for name, held in (self.use.get("timeouts") or {}).items():
+            self._duration(held["after"], f"/use/timeouts/{name}/after")
+        for name, held in (self.use.get("authentications") or {}).items():
+            self._authentication(held, f"/use/authentications/{name}")
+
+    def _check_schedule(self, schedule: Any) -> None:
+        if schedule is None:
+            return
+        for key in ("every", "after"):
+            if key in schedule:
+                self._duration(schedule[key], f"/schedule/{key}")
+        if "cron" in schedule and len(str(schedule["cron"]).split()) != 5:
+            self.fault("/schedule/cron", f"is '{schedule['cron']}'; write five fields: minute hour day month weekday")
+        if "on" in schedule:
+            self._strategy(schedule["on"], "/schedule/on")
+
+    # ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def tasks(self, given: list[dict[str, Any]], place: str) -> tuple[AnyTask, ...]:
+        names: list[str] = []
+        found: list[AnyTask] = []
+        for number, item in enumerate(given):
+            [(name, task)] = item.items()
+            here = f"{place}/{number}/{escaped(name)}"
+            if name in RESERVED:
+                self.fault(here, f"'{name}' is a flow directive and cannot name a task")
+            if name in names:
+                self.fault(here, f"duplicate task name '{name}' in this list")
+            names.append(name)
+            found.append(self.task(name, task, here))
+        for number, item in enumerate(given):
+            [(name, task)] = item.items()
+            for target, where in _targets(task):
+                if target not in names and target not in RESERVED:
+                    self.fault(f"{place}/{number}/{escaped(name)}{where}", f"there is no task '{target}' in this list to go to")
+        return tuple(found)
+
+    def task(self, name: str, given: dict[str, Any], place: str) -> AnyTask:
+        kind = kind_of(given)
+        assert kind is not None  # the schema said so
+        around = self._around(given, place)
+        made: AnyTask = getattr(self, f"_{kind}")(escaped(name), given, place, around)
+        return self._extended(made, kind, given, place)
+
+    def _do(self, name: str, given: dict[str, Any], place: str, around: Around) -> AnyTask:
+        return Do(name=name, around=around, tasks=self.tasks(given["do"], f"{place}/do"))
+
+    def _set(self, name: str, given: dict[str, Any], place: str, around: Around) -> AnyTask:
+        return Set(name=name, around=around, value=self._template(given["set"], f"{place}/set"))
+
+    def _switch(self, name: str, given: dict[str, Any], place: str, around: Around) -> AnyTask:
+        cases: list[Case] = []
+        for number, item in enumerate(given["switch"]):
+            [(case, held)] = item.items()
+            here = f"{place}/switch/{number}/{escaped(case)}"
+            if case in [known.name for known in cases]:
+                self.fault(here, f"duplicate case '{case}'")
+            when = self._expression(held["when"], f"{here}/when") if "when" in held else None
+            if when is None and any(known.when is None for known in cases):
+                self.fault(here, "is a second default: only one case may have no `when`")
+            cases.append(Case(name=case, when=when, then=_target(held["then"])))
+        return Switch(name=name, around=around, cases=tuple(cases))
+
+    def _for(self, name: str, given: dict[str, Any], place: str, around: Around) -> AnyTask:
+        loop = given["for"]
+        items = loop["in"]
+        return For(
+            name=name,
+            around=around,
+            items=self._expression(items, f"{place}/for/in") if isinstance(items, str) else self._template(items, f"{place}/for/in"),
+            each=self._variable(loop.get("each", "item"), f"{place}/for/each"),
+            at=self._variable(loop.get("at", "index"), f"{place}/for/at"),
+            condition=self._expression(given["while"], f"{place}/while") if "while" in given else None,
+            do=Do(tasks=self.tasks(given["do"], f"{place}/do")),
+        )
+
+    def _fork(self, name: str, given: dict[str, Any], place: str, around: Around) -> AnyTask:
+        fork = given["fork"]
+        branches = self.tasks(fork["branches"], f"{place}/fork/branches")
+        return Fork(name=name, around=around, branches=branches, compete=fork.get("compete", False))
+
+    def _wait(self, name: str, given: dict[str, Any], place: str, around: Around) -> AnyTask:
+        return Wait(name=name, around=around, duration=self._duration(given["wait"], f"{place}/wait"))
+
+    def _emit(self, name: str, given: dict[str, Any], place: str, around: Around) -> AnyTask:
+        event = given["emit"]["event"].get("with", {})
+        for key in event:
+            if key not in EVENT_ATTRIBUTES and not re.fullmatch(r"[a-z0-9]{1,20}", key):
+                self.fault(f"{place}/emit/event/with/{key}", "is no CloudEvents attribute: lower-case letters and digits, 20 at most")
+        return Emit(name=name, around=around, event=self._template(event, f"{place}/emit/event/with"))
+
+    def _raise(self, name: str, given: dict[str, Any], place: str, around: Around) -> AnyTask:
+        error = given["raise"]["error"]
+        where = f"{place}/raise/error"
+        if isinstance(error, str):
+            known = self.use.get("errors") or {}
+            if error not in known:
+                self.fault(where, f"there is no error '{error}' in use.errors")
+                return Do(name=name)
+            error, where = known[error], f"/use/errors/{error}"
+        return Raise(name=name, around=around, error=self._template(error, where))
+
+    def _try(self, name: str, given: dict[str, Any], place: str, around: Around) -> AnyTask:
+        held = given["catch"]
+        here = f"{place}/catch"
+        variable = self._variable(held.get("as", "error"), f"{here}/as")
+        policy, retry_when, retry_except, limit_s, attempt_s = self._retries(held.get("retry"), f"{here}/retry")
+        catch = Catch(
+            errors=(held.get("errors") or {}).get("with"),
+            name=variable,
+            when=self._expression(held["when"], f"{here}/when") if "when" in held else None,
+            except_when=self._expression(held["exceptWhen"], f"{here}/exceptWhen") if "exceptWhen" in held else None,
+            retry=policy,
+            retry_when=retry_when,
+            retry_except_when=retry_except,
+            retry_limit_s=limit_s,
+            do=Do(tasks=self.tasks(held["do"], f"{here}/do")) if "do" in held else None,
+            then=_target(held["then"]) if "then" in held else None,
+        )
+        each_attempt = PLAIN if attempt_s is None else Around(timeout_s=attempt_s)
+        body = Do(tasks=self.tasks(given["try"], f"{place}/try"), inline=True, around=each_attempt)
+        return Try(name=name, around=around, do=body, catch=catch)
+
+    def _listen(self, name: str, given: dict[str, Any], place: str, around: Around) -> AnyTask:
+        listen, each = given["listen"], given.get("foreach") or {}
+        mode, filters, until, until_event = self._strategy(listen["to"], f"{place}/listen/to")
+        body = None
+        if "do" in each or "output" in each or "export" in each:
+            inner = self._around({key: each[key] for key in ("output", "export") if key in each}, f"{place}/foreach")
+            body = Do(tasks=self.tasks(each.get("do") or [], f"{place}/foreach/do"), around=inner)
+        return Listen(
+            name=name,
+            around=around,
+            mode=mode,  # type: ignore[arg-type]  # one, any or all
+            filters=filters,
+            until=until,
+            until_event=until_event,
+            read=listen.get("read", "data"),
+            each=self._variable(each.get("item", "item"), f"{place}/foreach/item"),
+            at=self._variable(each.get("at", "index"), f"{place}/foreach/at"),
+            do=body,
+        )
+
+    def _run(self, name: str, given: dict[str, Any], place: str, around: Around) -> AnyTask:
+        run = given["run"]
+        awaited = run.get("await", True)
+        if "workflow" in run:
+            child = run["workflow"]
+            version = child.get("version", "latest")
+            return Run(
+                name=name,
+                around=around,
+                workflow=f"{child['namespace']}.{child['name']}",
+                version=None if version == "latest" else version,
+                input=self._template(child["input"], f"{place}/run/workflow/input") if "input" in child else Jq("."),
+                awaited=awaited,
+            )
+        form = next(word for word in ("container", "script", "shell") if word in run)
+        parameters = {**run[form], "return": run.get("return", "stdout"), "await": awaited}
+        if form == "script" and run[form]["language"] not in ("js", "javascript", "python"):
+            self.fault(f"{place}/run/script/language", f"is '{run[form]['language']}'; js and python are run here")
+        if "lifetime" in parameters and "after" in parameters["lifetime"]:
+            self._duration(parameters["lifetime"]["after"], f"{place}/run/container/lifetime/after")
+        return self._step(name, around, f"run.{form}", parameters, f"{place}/run/{form}")
+
+    def _call(self, name: str, given: dict[str, Any], place: str, around: Around) -> AnyTask:
+        call, arguments = given["call"], given.get("with") or {}
+        if call not in CALLS:
+            return self._function(name, call, arguments, place, around)
+        where = f"{place}/with"
+        parameters = self._with_authentications(copy.deepcopy(arguments), where)
+        if call == "asyncapi" and "subscription" in parameters:
+            return self._subscription(name, parameters, where, around)
+        if call == "mcp" and "timeout" in parameters:
+            timeout = self._duration(parameters["timeout"], f"{where}/timeout")
+            if isinstance(timeout, float):
+                parameters["timeout"] = timeout
+        return self._step(name, around, f"call.{call}", parameters, where)
+
+    def _subscription(self, name: str, parameters: dict[str, Any], where: str, around: Around) -> AnyTask:
+        subscription = parameters["subscription"]
+        for key in ("while", "until"):
+            if key in subscription["consume"]:
+                self._expression(subscription["consume"][key], f"{where}/subscription/consume/{key}")
+        if "for" in subscription["consume"]:
+            self._duration(subscription["consume"]["for"], f"{where}/subscription/consume/for")
+        each = subscription.pop("foreach", None)
+        # The conditions see each message as it comes: they go along as they are, to be judged there.
+        kept = {"filter": subscription.pop("filter", None), "consume": subscription.pop("consume")}
+        step = self._step(name, PLAIN if each else around, "call.asyncapi", parameters, where, literal={"subscription": kept})
+        if not each:
+            return step
+        inner = self._around({key: each[key] for key in ("output", "export") if key in each}, f"{where}/subscription/foreach")
+        loop = For(
+            name="foreach",
+            items=Jq("."),
+            each=self._variable(each.get("item", "item"), f"{where}/subscription/foreach/item"),
+            at=self._variable(each.get("at", "index"), f"{where}/subscription/foreach/at"),
+            do=Do(tasks=self.tasks(each.get("do") or [], f"{where}/subscription/foreach/do"), around=inner),
+        )
+        return Do(name=name, around=around, tasks=(step, loop))
+
+    def _step(
+        self, name: str, around: Around, type: str, parameters: dict[str, Any], where: str, literal: dict[str, Any] | None = None
+    ) -> Step:
+        return Step(name=name, around=around, type=type, parameters=self._template(parameters, where), literal=literal, retry=NO_RETRY)
+
+    # ── functions, catalogs, extensions ─────────────────────────────────────────────────────────────────────────────
+
+    def _function(self, name: str, call: str, arguments: dict[str, Any], place: str, around: Around) -> AnyTask:
+        functions = self.use.get("functions") or {}
+        reference = _catalogued(call)
+        if call in functions:
+            if call in self._inside or len(self._inside) > DEEPEST_FUNCTIONS:
+                self.fault(f"{place}/call", f"function '{call}' calls itself: {' → '.join([*self._inside, call])}")
+                return Do(name=name)
+            self._inside.append(call)
+            body = self.task(call, functions[call], f"/use/functions/{escaped(call)}")
+            self._inside.pop()
+            handed = Around(input_from=self._template(arguments, f"{place}/with"))
+            return Do(name=name, around=around, tasks=(Do(name="with", around=handed, tasks=(body,)),))
+        if reference is None:
+            self.fault(f"{place}/call", f"there is no function '{call}': not in use.functions, no URL, and not name:version@catalog")
+            return Do(name=name)
+        catalog = reference.get("catalog")
+        endpoint = (self.use.get("catalogs") or {}).get(catalog, {}).get("endpoint") if catalog else None
+        if catalog and endpoint is None and catalog != "default":
+            self.fault(f"{place}/call", f"there is no catalog '{catalog}' in use.catalogs")
+            return Do(name=name)
+        parameters = {"reference": call, "arguments": arguments, **({"catalog": endpoint} if endpoint else {})}
+        fetch = self._step("fetch", PLAIN, "call.function", parameters, f"{place}/with")
+        return Do(name=name, around=around, tasks=(fetch, Run(name="run", workflow="", input=Jq(".input"), source=Jq(".definition"))))
+
+    def _extended(self, task: AnyTask, kind: str, given: dict[str, Any], place: str) -> AnyTask:
+        if self._extending:
+            return task
+        for number, item in reversed(list(enumerate(self.use.get("extensions") or []))):
+            [(name, extension)] = item.items()
+            extends = "do" if extension["extend"] == "composite" else extension["extend"]
+            if extends not in ("all", kind):
+                continue
+            where = f"/use/extensions/{number}/{escaped(name)}"
+            self._extending = True
+            before = self.tasks(extension.get("before") or [], f"{where}/before")
+            after = self.tasks(extension.get("after") or [], f"{where}/after")
+            self._extending = False
+            task = Extended(
+                name=task.name,
+                task=task,
+                when=self._expression(extension["when"], f"{where}/when") if "when" in extension else None,
+                before=Do(tasks=before, inline=True) if before else None,
+                after=Do(tasks=after, inline=True) if after else None,
+            )
+        return task
+
+    # ── around a task ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _around(self, given: dict[str, Any], place: str, *, is_workflow: bool = False) -> Around:
+        held: dict[str, Any] = {}
+        if "if" in given:
+            held["condition"] = self._expression(given["if"], f"{place}/if")
+        for part, from_or_as in (("input", "from"), ("output", "as"), ("export", "as")):
+            inner = given.get(part)
+            if not inner:
+                continue
+            if from_or_as in inner:
+                held[f"{part}_{from_or_as}"] = self._mapping(inner[from_or_as], f"{place}/{part}/{from_or_as}")
+            if "schema" in inner:
+                held[f"{part}_schema"] = self._schema(inner["schema"], f"{place}/{part}/schema")
+        if "timeout" in given:
+            held["timeout_s"] = self._timeout(given["timeout"], f"{place}/timeout")
+        if "then" in given and not is_workflow:
+            held["then"] = _target(given["then"])
+        if "metadata" in given and not is_workflow:
+            held["metadata"] = given["metadata"]
+        return Around(**held) if held else PLAIN
+
+    def _schema(self, given: dict[str, Any], place: str) -> Any:
+        kind = str(given.get("format", "json")).split(":")[0]
+        if kind != "json":
+            self.fault(f"{place}/format", f"is '{given['format']}'; only json schemas are checked here")
+            return None
+        if "resource" in given:
+            return {"$resource": given["resource"]}
+        if not isinstance(given["document"], dict | bool):
+            self.fault(f"{place}/document", "is no JSON Schema")
+            return None
+        return given["document"]
+
+    def _timeout(self, given: Any, place: str) -> float | Expression | None:
+        if isinstance(given, str):
+            known = self.use.get("timeouts") or {}
+            if given not in known:
+                self.fault(place, f"there is no timeout '{given}' in use.timeouts")
+                return None
+            return self._duration(known[given]["after"], f"/use/timeouts/{given}/after")
+        return self._duration(given["after"], f"{place}/after")
+
+    def _duration(self, given: Any, place: str) -> float | Expression:
+        if isinstance(given, str) and (source := embedded(given)) is not None:
+            return self._expression(source, place)
+        try:
+            if isinstance(given, dict) and any(isinstance(value, int) and value < 0 for value in given.values()):
+                return 0.0
+            return seconds(given)
+        except BadDuration as error:
+            self.fault(place, str(error))
+            return 0.0
+
+    def _expression(self, given: str, place: str) -> Expression:
+        """Where an expression must stand, it may stand with or without its `${ }`."""
+        source = embedded(given)
+        return Jq(given if source is None else source)
+
+    def _mapping(self, given: Any, place: str) -> Expression:
+        return self._expression(given, place) if isinstance(given, str) else self._template(given, place)
+
+    def _template(self, given: Any, place: str) -> Template:
+        return Template(given, loose=self.loose)
+
+    def _variable(self, name: str, place: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_]\w*", name):
+            self.fault(place, f"'{name}' cannot be a variable: letters, digits and underscores")
+            return "item"
+        return name
+
+    # ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _strategy(self, given: dict[str, Any], place: str) -> tuple[str, tuple[EventFilter, ...], Expression | None, EventFilter | None]:
+        if "one" in given:
+            return "one", (self._filter(given["one"], f"{place}/one"),), None, None
+        if "all" in given:
+            return "all", tuple(self._filter(item, f"{place}/all/{n}") for n, item in enumerate(given["all"])), None, None
+        filters = tuple(self._filter(item, f"{place}/any/{n}") for n, item in enumerate(given["any"] or []))
+        until = given.get("until")
+        if until is None:
+            return "any", filters, None, None
+        if isinstance(until, str):
+            return "any", filters, self._expression(until, f"{place}/until"), None
+        mode, ends, inner, _ = self._strategy(until, f"{place}/until")
+        if inner is not None:
+            self.fault(f"{place}/until", "cannot have an `until` of its own")
+        if len(ends) != 1:
+            self.fault(f"{place}/until", f"waits for {mode} of {len(ends)} events; one event ends a listener here")
+            return "any", filters, None, None
+        return "any", filters, None, ends[0]
+
+    def _filter(self, given: dict[str, Any], place: str) -> EventFilter:
+        correlate = tuple(
+            (
+                key,
+                self._expression(held["from"], f"{place}/correlate/{key}/from"),
+                self._expected(held["expect"]) if "expect" in held else None,
+            )
+            for key, held in (given.get("correlate") or {}).items()
+        )
+        return EventFilter(attributes=given["with"], correlate=correlate)
+
+    def _expected(self, given: str) -> Expression:
+        source = embedded(given)
+        return Template(given) if source is None else Jq(source)
+
+    # ── errors, retries, authentications ────────────────────────────────────────────────────────────────────────────
+
+    def _retries(self, given: Any, place: str) -> tuple[RetryPolicy | None, Expression | None, Expression | None, Any, Any]:
+        if given is None:
+            return None, None, None, None, None
+        if isinstance(given, str):
+            known = self.use.get("retries") or {}
+            if given not in known:
+                self.fault(place, f"there is no retry policy '{given}' in use.retries")
+                return None, None, None, None, None
+            return self._retry(known[given], f"/use/retries/{given}")
+        return self._retry(given, place)
+
+    def _retry(self, given: dict[str, Any], place: str) -> tuple[RetryPolicy, Expression | None, Expression | None, Any, Any]:
+        limit = given.get("limit") or {}
+        attempt = limit.get("attempt") or {}
+        count = attempt.get("count")
+        if count is not None and count < 0:
+            self.fault(f"{place}/limit/attempt/count", "cannot be negative")
+        backoff = next(iter(given.get("backoff") or {"constant": {}}))
+        jitter = given.get("jitter") or {}
+        bounds = [self._fixed(jitter.get(key), f"{place}/jitter/{key}") for key in ("from", "to")]
+        if bounds[0] > bounds[1]:
+            self.fault(f"{place}/jitter", "`from` is longer than `to`")
+        policy = RetryPolicy(
+            # The count is of retries. Without any limit, and with a limit of time alone, there is always a next one.
+            max_attempts=2**31 if count is None else count + 1,
+            backoff=backoff,
+            base_s=self._fixed(given.get("delay"), f"{place}/delay"),
+            factor=2.0,
+            cap_s=LONGEST_DELAY_S,
+            jitter=0.0,
+            added_s=(bounds[0], bounds[1]),
+        )
+        return (
+            policy,
+            self._expression(given["when"], f"{place}/when") if "when" in given else None,
+            self._expression(given["exceptWhen"], f"{place}/exceptWhen") if "exceptWhen" in given else None,
+            self._fixed(limit["duration"], f"{place}/limit/duration") if "duration" in limit else None,
+            self._fixed(attempt["duration"], f"{place}/limit/attempt/duration") if "duration" in attempt else None,
+        )
+
+    def _fixed(self, given: Any, place: str) -> float:
+        """A duration that must be known beforehand."""
+        if given is None:
+            return 0.0
+        found = self._duration(given, place)
+        if isinstance(found, int | float):
+            return float(found)
+        self.fault(place, "must be a duration, not an expression")
+        return 0.0
+
+    def _with_authentications(self, value: Any, place: str) -> Any:
+        """Names of reusable policies become the policies; those of secrets stay names until the call."""
+        if isinstance(value, dict):
+            return {
+                key: self._authentication(item, f"{place}/{key}")
+                if key == "authentication" and isinstance(item, dict)
+                else self._with_authentications(item, f"{place}/{key}")
+                for key, item in value.items()
+            }
+        if isinstance(value, list):
+            return [self._with_authentications(item, f"{place}/{n}") for n, item in enumerate(value)]
+        return value
+
+    def _authentication(self, given: dict[str, Any], place: str) -> dict[str, Any]:
+        if set(given) == {"use"}:
+            known = self.use.get("authentications") or {}
+            if given["use"] not in known:
+                self.fault(place, f"there is no authentication '{given['use']}' in use.authentications")
+                return {}
+            if place.startswith("/use/authentications"):
+                self.fault(place, "a reusable authentication cannot use another one")
+                return {}
+            found: dict[str, Any] = known[given["use"]]
+            return found
+        for scheme, held in given.items():
+            name = held.get("use") if isinstance(held, dict) else None
+            if name is not None and name not in (self.use.get("secrets") or ()):
+                self.fault(f"{place}/{scheme}/use", f"there is no secret '{name}' in use.secrets")
+        return given
+
+
+def _target(then: str) -> str:
+    return then if then in RESERVED else escaped(then)
+
+
+def _targets(task: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where a task may send the flow, and where it says so."""
+    if "then" in task:
+        yield task["then"], "/then"
+    for number, item in enumerate(task.get("switch") or ()):
+        [(name, case)] = item.items()
+        yield case["then"], f"/switch/{number}/{escaped(name)}/then"
+    if isinstance(task.get("catch"), dict) and "then" in task["catch"]:
+        yield task["catch"]["then"], "/catch/then"
+
+
+def _catalogued(call: str) -> dict[str, str] | None:
+    """A URL, `name:version@catalog`, or `name:version` of the runtime's own catalog."""
+    if re.match(r"(https?|file)://", call):
+        return {"url": call}
+    found = re.fullmatch(r"([A-Za-z0-9_.-]+):([^@:]+)(?:@([A-Za-z0-9_.-]+))?", call)
+    if found is None:
+        return None
+    name, version, catalog = found.groups()
+    return {"name": name, "version": version, "catalog": catalog or "default"}

@@ -83,7 +83,7 @@ def context_of(walk: Walk, need: Perform) -> StepContext:
         checkpoint=undo.checkpoint if undo else None,
         input_of_instance=walk.held.instance_input,
         literal=None if undo else step.literal,  # type: ignore[union-attr]
-        scope=walk.forward.scope(walk.forward.frames[-1]),
+        scope=walk.forward.scope(walk.forward.frames[-1]) if isinstance(step, Step) and step.literal is not None else {},
         secrets=walk.forward.instance.get("secrets") or {},
     )
 

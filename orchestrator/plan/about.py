@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,13 +14,12 @@ _STAMPED = Jq("{iso8601: todate, epoch: {seconds: floor, milliseconds: (. * 1000
 
 
 def facts_of(definition: Definition, instance_id: str, input: Any, created_at: float | None, secrets: Mapping[str, Any]) -> dict[str, Any]:
-    shown = functools.cache(lambda: _shown(definition))
     return {
         "workflow": Names(
             {
                 "id": instance_id,
                 "input": input,
-                "definition": Lazy(shown),
+                "definition": Lazy(lambda: _shown(definition)),
                 "startedAt": None if created_at is None else Lazy(lambda: evaluate(_STAMPED, created_at, {})),
             }
         ),

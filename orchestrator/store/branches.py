@@ -76,17 +76,11 @@ with begun as (
 )
 update branches b
 set state = 'running', owner = %(owner)s, lease_until = now() + make_interval(secs => %(lease)s), claims = b.claims + 1,
-    doing = null,
-    -- Taken over from one that fell silent: that counts as a crash, as it does when the keeper finds it.
-    crashes = case when b.state <> 'running' then b.crashes
-        when b.crash_seq = (select coalesce(max(seq), 0) from checkpoints where branch_id = b.id) then b.crashes + 1 else 1 end,
-    crash_seq = case when b.state <> 'running' then b.crash_seq
-        else (select coalesce(max(seq), 0) from checkpoints where branch_id = b.id) end
+    doing = null
 from instances i
 where b.instance_id = %(instance)s and b.position = %(position)s and b.generation = %(generation)s
   and i.id = %(instance)s and i.state || '' in ('PENDING', 'RUNNING')
   and (b.state = 'queued'
-       or (b.state = 'running' and b.lease_until < now())
        or (b.state = 'joining' and not exists (select 1 from branches c where c.parent_id = b.id and c.state <> 'closed')))
   and (select count(*) from begun) >= 0
 returning {HELD}

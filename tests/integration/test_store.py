@@ -97,16 +97,18 @@ def test_ranges_of_histories_are_attached_ahead_and_dropped_when_spent(database_
     database.drop()
 
 
-def test_taking_over_from_one_that_fell_silent_counts_as_its_crash(database_url: str) -> None:
+def test_a_branch_whose_holder_fell_silent_is_taken_back_by_recovery_alone_and_that_counts_as_a_crash(database_url: str) -> None:
     database = Database(database_url)
     c = database.connection()
     [instance_id] = start(database)
     crashes = []
-    for owner in ("a", "b", "c"):
-        held = branches.claim(c, instance_id, "", 1, owner, 15)
+    for number, owner in enumerate(("a", "b", "c"), 1):
+        held = branches.claim(c, instance_id, "", number, owner, 15)
         assert held is not None
         crashes.append(held.crashes)
         c.execute("update branches set lease_until = now() - interval '1 second'")
+        assert branches.claim(c, instance_id, "", number, "redelivered", 15) is None
+        assert len(leases.recover_expired(c, 10)) == 1
     assert crashes == [0, 1, 2]
     database.drop()
 

@@ -1,0 +1,68 @@
+"""`run: script`: Python or JavaScript, inline or from a resource, in a process of its own. Off unless RUN_SCRIPTS is on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from orchestrator.net import process
+from orchestrator.net.authentication import authentication
+from orchestrator.net.problems import Problem
+from orchestrator.net.resources import fetched
+from orchestrator.steps.call_http import endpoint_of
+from orchestrator.steps.registry import StepContext, executor
+
+
+@executor
+class RunScript:
+    type = "run.script"
+
+    def execute(self, context: StepContext) -> Any:
+        process.allowed("RUN_SCRIPTS", "scripts")
+        given = context.parameters if isinstance(context.parameters, dict) else {}
+        code = given.get("code")
+        if code is None:
+            where, policy = endpoint_of((given.get("source") or {}).get("endpoint"), context)
+            code = fetched(where, authentication(policy, context.secrets))
+        if not isinstance(code, str):
+            raise Problem("configuration", "a script needs `code`, or a `source` to read it from")
+        arguments = arguments_of(given.get("arguments"))
+        language = given.get("language")
+        if language == "python":
+            # From a file descriptor of its own, so that stdin is the script's.
+            command = [process.program("python3"), "-I", "-c", code, *arguments]
+        elif language in ("js", "javascript"):
+            flavour = "module" if _is_module(code) else "commonjs"
+            memory = f"--max-old-space-size={process.MEMORY_MB}"
+            # As for a file, `process.argv` is [node, name, …].
+            command = [process.program("node"), memory, f"--input-type={flavour}", "--eval", code, "--", "script", *arguments]
+        else:
+            raise Problem("configuration", f"'{language}' is no script language here; write js or python")
+        awaited = given.get("await", True) is not False
+        ended = process.run(
+            command,
+            stdin=stdin_of(given.get("stdin")),
+            environment=given.get("environment"),
+            timeout_s=context.deadline_s,
+            limit_memory=language == "python",
+            awaited=awaited,
+        )
+        return context.input if not awaited else process.outcome(ended, given.get("return", "stdout"), "the script")
+
+
+def _is_module(code: str) -> bool:
+    return any(line.lstrip().startswith(("import ", "export ", "import{")) for line in code.splitlines()) or "await " in code
+
+
+def arguments_of(given: Any) -> list[str]:
+    if given is None:
+        return []
+    if not isinstance(given, list):
+        raise Problem("configuration", "arguments must be a list")
+    return [item if isinstance(item, str) else json.dumps(item) for item in given]
+
+
+def stdin_of(given: Any) -> str:
+    if given is None:
+        return ""
+    return given if isinstance(given, str) else json.dumps(given)

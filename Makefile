@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export ALEMBIC_QUIET := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format bench chaos lock clean
+.PHONY: help up test lint format bench chaos ctk lock clean
 
 help: ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -28,6 +28,9 @@ bench: $(VENV)/.bench ## all measures beside their peers; `make bench M=sequence
 
 chaos: $(VENV)/.dev ## the long form: kills, floods, freezes, 1,000 instances each
 	@CHAOS=long $(BIN)/python -m pytest tests/chaos -p no:randomly -q
+
+ctk: $(VENV)/.dev ## the Serverless Workflow conformance kit, with real workers and in one process; CTK=<its directory>
+	@$(BIN)/python -m tests.serverless
 
 lock: ## write the hash-locked requirements anew from the .in files (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.txt requirements.in

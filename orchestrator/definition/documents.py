@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Any
 
 import yaml
@@ -26,37 +25,10 @@ from orchestrator.definition.expressions import Jq, Merge, Template
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.serverless import v1
 from orchestrator.definition.tree import AnyTask, Around, Compensation, Definition, Graph, Limits, Node, Run, Step
+from orchestrator.definition.yaml12 import CoreLoader
 from orchestrator.errors import Fault, Invalid
 
 LIMIT_BYTES = 1024 * 1024
-
-
-class CoreLoader(yaml.SafeLoader):
-    """YAML 1.2 core: `on`, `yes` and `12:30` are strings, and a key given twice is a fault."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", key_node.start_mark)
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-CoreLoader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("tag:yaml.org,2002:int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    (
-        "tag:yaml.org,2002:float",
-        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-):
-    CoreLoader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
 def parse(text: str, name: str = "document") -> Any:

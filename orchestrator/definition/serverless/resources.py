@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from orchestrator.definition.yaml12 import CoreLoader
 from orchestrator.errors import Fault, Invalid
 
 
@@ -16,6 +17,6 @@ def parsed(text: str, name: str) -> Any:
     except ValueError:
         pass
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=CoreLoader)  # noqa: S506  # a SafeLoader with other resolvers
     except (yaml.YAMLError, RecursionError) as error:
         raise Invalid([Fault(name, f"is neither JSON nor YAML: {str(error).splitlines()[0]}")], "resource") from None

@@ -15,6 +15,7 @@ from typing import Any
 import jsonschema_rs
 import yaml
 
+from orchestrator.definition.yaml12 import CoreLoader
 from orchestrator.errors import Fault
 
 # The key that makes a task what it is, and the schema of that kind. `for` before `do`: a loop has both.
@@ -38,7 +39,7 @@ CALLS = ("asyncapi", "grpc", "http", "openapi", "a2a", "mcp")
 @functools.cache
 def _schema() -> dict[str, Any]:
     text = resources.files(__package__).joinpath("schemas/workflow-1.0.yaml").read_text(encoding="utf-8")
-    loaded: dict[str, Any] = yaml.safe_load(text)
+    loaded: dict[str, Any] = yaml.load(text, Loader=CoreLoader)  # noqa: S506  # a SafeLoader with other resolvers
     return loaded
 
 

@@ -15,6 +15,7 @@ from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.expressions import Expression, Jq, Template, embedded
 from orchestrator.definition.marks import Marks, located
 from orchestrator.definition.retry import NO_RETRY, RetryPolicy
+from orchestrator.definition.serverless.endpoints import marked
 from orchestrator.definition.serverless.schema import CALLS, faults, kind_of
 from orchestrator.definition.tree import (
     PLAIN,
@@ -318,7 +319,7 @@ class Reader:
         if call not in CALLS:
             return self._function(name, call, arguments, place, around)
         where = f"{place}/with"
-        parameters = self._with_authentications(copy.deepcopy(arguments), where)
+        parameters = marked(self._with_authentications(copy.deepcopy(arguments), where))
         if call == "asyncapi" and "subscription" in parameters:
             return self._subscription(name, parameters, where, around)
         if call == "mcp" and "timeout" in parameters:

@@ -144,6 +144,10 @@ class ExpressionError(OrchestratorError):
     code = "expression"
 
 
+class MissingSecret(ExpressionError):
+    code = "authorization"
+
+
 class WorldError(OrchestratorError):
     code = "world"
 

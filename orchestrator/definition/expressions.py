@@ -58,10 +58,15 @@ def jq_value(source: str, data: Any, scope: Scope) -> Any:
     if path is not None:
         name, keys = path
         if name is None or name in scope:
-            return paths.followed(data if name is None else scope[name], keys)
+            return told(paths.followed(data if name is None else scope[name], keys))
     wanted = names_in(source)
     names = tuple(sorted(name for name in wanted if name in scope))
-    return programs.value(source, names, [data, *(scope[name] for name in names)])
+    return programs.value(source, names, [data, *(told(scope[name]) for name in names)])
+
+
+def told(value: Any) -> Any:
+    """With everything lazy in it made."""
+    return {key: value[key] for key in value} if type(value) is Names else value
 
 
 def check_jq(source: str, names: tuple[str, ...] = ()) -> None:

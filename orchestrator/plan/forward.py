@@ -52,7 +52,7 @@ from orchestrator.definition.tree import (
     Wait,
     in_order,
 )
-from orchestrator.errors import BrokenHistory, ExpressionError
+from orchestrator.errors import BrokenHistory, ExpressionError, MissingSecret
 from orchestrator.history import Fact, Failure, Kind, effective
 from orchestrator.ids import Position, pointer, unescaped
 from orchestrator.plan import catching, listening
@@ -204,8 +204,7 @@ class Forward:
         held: dict[str, Any] = self.instance.get("secrets") or {}
         missing = [name for name, value in held.items() if value is None]
         if missing:
-            said = f"the secret {missing[0]!r} is not given to this worker"
-            raise Fault(Failure("authorization", said, Position(frame.position), "AuthorizationError"))
+            raise MissingSecret(f"the secret {missing[0]!r} is not given to this worker")
         return held
 
     def _about(self, frame: Frame) -> dict[str, Any]:
@@ -240,7 +239,7 @@ class Forward:
             except Fault as fault:
                 need = self._fail(fault.failure)
             except (ExpressionError, BadDuration) as error:
-                need = self._fail(Failure("expression", str(error), Position(frame.position), type(error).__name__))
+                need = self._fail(Failure(getattr(error, "code", "expression"), str(error), Position(frame.position), type(error).__name__))
             if need is not None:
                 return need
 

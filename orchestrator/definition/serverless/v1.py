@@ -342,12 +342,16 @@ class Reader:
         if not each:
             return step
         inner = self._around({key: each[key] for key in ("output", "export") if key in each}, f"{where}/subscription/foreach")
+        item = self._variable(each.get("item", "item"), f"{where}/subscription/foreach/item")
+        body = Do(name="do", tasks=self.tasks(each.get("do") or [], f"{where}/subscription/foreach/do"), around=inner)
+        # As a listener's: each round gets its message, and what the rounds give is gathered in a list.
         loop = For(
             name="foreach",
-            items=Jq("."),
-            each=self._variable(each.get("item", "item"), f"{where}/subscription/foreach/item"),
+            around=Around(input_from=Jq("[]")),
+            items=Jq("$task.input"),
+            each=item,
             at=self._variable(each.get("at", "index"), f"{where}/subscription/foreach/at"),
-            do=Do(tasks=self.tasks(each.get("do") or [], f"{where}/subscription/foreach/do"), around=inner),
+            do=Do(tasks=(body,), around=Around(input_from=Jq(f"${item}"), output_as=Jq("$task.input + [.]"))),
         )
         return Do(name=name, around=around, tasks=(step, loop))
 

@@ -23,6 +23,7 @@ from orchestrator.history import Fact, Failure, Kind, effective
 from orchestrator.ids import Position, new_instance_id
 from orchestrator.plan.about import facts_of
 from orchestrator.plan.backward import Done, backward
+from orchestrator.plan.catching import told
 from orchestrator.plan.events import envelope_of
 from orchestrator.plan.forward import Forward
 from orchestrator.plan.gathering import handed_over, joined, laid_over
@@ -535,7 +536,7 @@ class Embedded:
         if branch.position == "/undo":
             self._end_undone(instance)
             return
-        instance.error = failure.to_json()
+        instance.error = told(failure)
         if instance.definition.saga:
             self._turn_round(instance, State.FAILED)
         else:

@@ -9,6 +9,7 @@ import click
 
 from orchestrator.cli.console import as_json, out, parse_json, print_json, runner
 from orchestrator.definition.documents import read_document
+from orchestrator.definition.drawing import mermaid
 from orchestrator.definition.tree import Definition
 from orchestrator.definition.validate import check
 from orchestrator.steps.registry import REGISTRY
@@ -39,6 +40,15 @@ def validate(files: tuple[Path, ...]) -> None:
     for path in files:
         definition, _ = _read(path)
         click.echo(f"{path}: {definition.ref} is valid")
+
+
+@click.command()
+@click.argument("file", type=FILE)
+def graph(file: Path) -> None:
+    """Print the flow of a document as a Mermaid flowchart."""
+    _discover()
+    definition, _ = _read(file)
+    click.echo(mermaid(definition), nl=False)
 
 
 @click.command()
@@ -86,4 +96,4 @@ def completion(shell: str) -> None:
     click.echo(found(cli, {}, "orchestrator", "_ORCHESTRATOR_COMPLETE").source())
 
 
-COMMANDS = [validate, register, run_file, completion]
+COMMANDS = [validate, graph, register, run_file, completion]

@@ -12,6 +12,7 @@ from orchestrator.engine.runtime import queue_of
 from orchestrator.engine.stopped import Stopped
 from orchestrator.errors import Fenced
 from orchestrator.history import Failure, Kind
+from orchestrator.plan.catching import told
 from orchestrator.plan.needs import Finished
 from orchestrator.store import admission, branches, facts, history, instances, outbox, timers
 from orchestrator.store.connection import Connection, dumps
@@ -83,9 +84,9 @@ def end(walk: Walk, need: Finished) -> None:
 def end_failed(walk: Walk, failure: Failure) -> None:
     """A saga goes backwards first; anything else has failed."""
     held = walk.held
-    error = failure.to_json()
     if held.parent_id is not None:
-        branching.close(walk, Closing("failed", error=error))
+        branching.close(walk, Closing("failed", error=failure.to_json()))
+    error = told(failure)
     if held.position == "/undo":
         end_undone(walk, failure)
     if walk.definition.saga and held.position == "":

@@ -36,6 +36,11 @@ def problem(failure: Failure) -> dict[str, Any]:
     return {key: value for key, value in shown.items() if value is not None}
 
 
+def told(failure: Failure) -> dict[str, Any]:
+    """An instance's error: the failure, and the same as a problem for those who read RFC 7807."""
+    return {**problem(failure), **failure.to_json()}
+
+
 def raised(value: Any, position: Position) -> Failure:
     """The failure a raise task stands for."""
     if not isinstance(value, dict) or "type" not in value:

@@ -29,8 +29,8 @@ def perform_step(walk: Walk, need: Perform) -> None:
     if need.pending is not None:
         finish_later(walk, need)
         return
-    if need.not_before is not None and need.not_before > walk.now():
-        waiting.wait_until(walk, need.not_before)
+    if need.not_before is not None and need.not_before > walk.now() and not waiting.wait_until(walk, need.not_before):
+        return
     if isinstance(step, Step) and belongs_elsewhere(walk, step):
         hand_over(walk, step)
     if isinstance(step, Step) and step.once:
@@ -143,8 +143,8 @@ def record_failure(walk: Walk, need: Perform, failure: Failure) -> None:
 def finish_later(walk: Walk, need: Perform) -> None:
     """A step that was done in so many seconds: the time has come, or is still to come."""
     pending = need.pending or {}
-    if pending["until"] > walk.now():
-        waiting.wait_until(walk, pending["until"])
+    if pending["until"] > walk.now() and not waiting.wait_until(walk, pending["until"]):
+        return
     if pending["times_out"]:
         policy = perform.policy_of(need, default_retry(walk.definition))
         judge(walk, need, perform.timed_out(need, policy, walk.forward.luck))

@@ -26,9 +26,8 @@ def sleep(walk: Walk, need: Sleep) -> None:
         assert need.seconds is not None
         until = walk.now() + need.seconds
         walk.record(Fact(need.position, Kind.WAITING, {"until": until}))
-    if until > walk.now():
-        wait_until(walk, until)
-    walk.record(Fact(need.position, Kind.WAITED))
+    if until <= walk.now() or wait_until(walk, until):
+        walk.record(Fact(need.position, Kind.WAITED))
 
 
 def set_deadline(walk: Walk, need: Deadline) -> None:
@@ -44,8 +43,8 @@ def time_out(walk: Walk, position: Position) -> None:
     walk.transact(lambda c: fanouts.stop_children(c, walk.held.id, gently=False))
 
 
-def wait_until(walk: Walk, until: float) -> None:
-    """Short waits are slept through under the lease; longer ones give the worker up."""
+def wait_until(walk: Walk, until: float) -> bool:
+    """Short waits are slept through under the lease; longer ones give the worker up. False: a deadline came first."""
     due = walk.forward.due
     wake = until if due is None else min(until, due[0])
     length = wake - walk.now()
@@ -55,6 +54,7 @@ def wait_until(walk: Walk, until: float) -> None:
     if length > 0:
         time.sleep(length)
     walk.look_again()
+    return wake == until
 
 
 def park_until(walk: Walk, due: float) -> None:

@@ -168,6 +168,13 @@ def test_a_failing_undo_is_retried_recorded_and_stops_no_other(running: Stack) -
     assert effects(running, status["id"])[4:] == ["undo flight", "undo visa fails", "undo visa fails", "undo hotel"]
 
 
+def test_a_deadline_inside_of_a_short_wait_comes_first(running: Stack) -> None:
+    status = running.run("short-deadline", {})
+
+    assert (status["status"], status["error"]["code"]) == ("FAILED", "timeout")
+    assert effects(running, status["id"]) == ["before"]
+
+
 def test_rolling_back_again_tries_only_what_could_not_be_undone(running: Stack) -> None:
     status = running.run("saga-mended", {})
     assert status["compensation"]["result"] == "partially compensated"

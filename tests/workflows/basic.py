@@ -312,6 +312,7 @@ def gives_back(context: StepContext) -> None:
 
 
 late = Workflow("late").then(slow, parameters={"seconds": 1}, timeout=0.3, retries=0)
+short_deadline = Workflow("short-deadline", timeout=0.3).then(note, "before").wait(0.9, "longer").then(note, "never")
 uses_resources = Workflow("uses").then(uses)
 hungry = Workflow("hungry", saga=True, limits=Limits(memory_mb=300)).then(takes).then(uses)
 _story = (EventFilter(attributes={"type": "story.told"}),)

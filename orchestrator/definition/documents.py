@@ -23,7 +23,7 @@ from orchestrator.definition.approval import approval
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.expressions import Jq, Merge, Template
 from orchestrator.definition.retry import RetryPolicy
-from orchestrator.definition.serverless import v1
+from orchestrator.definition.serverless import v08, v1
 from orchestrator.definition.tree import AnyTask, Around, Compensation, Definition, Graph, Limits, Node, Run, Step
 from orchestrator.definition.yaml12 import CoreLoader
 from orchestrator.errors import Fault, Invalid
@@ -57,9 +57,11 @@ def read_document(text: str, name: str = "document") -> Definition:
 
 
 def definition_from(data: Any, text: str | None = None) -> Definition:
-    """By its keys a document says which front end it is for: `document` is the DSL 1.0, `steps` the graph form."""
+    """By its keys a document says which front end it is for: `document` is the DSL 1.0, `states` 0.8, `steps` the graph form."""
     if isinstance(data, dict) and "document" in data:
         return v1.read(data, text)
+    if isinstance(data, dict) and "states" in data:
+        return v08.read(data, text)
     if not isinstance(data, dict):
         raise Invalid([Fault("", "a workflow document is a mapping with `type` and `steps`")])
     reader = _Reader(data)

@@ -29,12 +29,14 @@ class RetryPolicy:
     no_retry_on: tuple[str, ...] = ()
     added_s: tuple[float, float] = (0.0, 0.0)
     """Between these two, evenly, is added to every delay."""
+    step_s: float = 0.0
+    """Added to the base once more with every further attempt, before it is multiplied."""
 
     def delay_s(self, failed_attempts: int, luck: float) -> float:
         """The wait after so many failed attempts; `luck` in [0, 1) is the caller's random number."""
         if self.backoff == "exponential":
             # Bounded before the power, so that the thousandth attempt cannot overflow.
-            raw = self.base_s * self.factor ** min(failed_attempts - 1, 64)
+            raw = (self.base_s + self.step_s * (failed_attempts - 1)) * self.factor ** min(failed_attempts - 1, 64)
         elif self.backoff == "linear":
             raw = self.base_s * failed_attempts
         else:

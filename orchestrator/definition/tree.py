@@ -309,6 +309,8 @@ class Definition:
     """What the definition was read from, for expressions that look at it."""
     secrets: tuple[str, ...] = ()
     """The secrets its expressions and calls may use, by name."""
+    constants: Any = None
+    """What its expressions see as `$CONST`."""
     schedule: Any = None
 
     @property

@@ -35,7 +35,7 @@ from orchestrator.definition.versions import BadVersion, parse_version
 from orchestrator.errors import ExpressionError, Fault, Invalid
 
 # Always in scope of an expression; loop and error variables come on top.
-SCOPE = ("authorization", "context", "input", "output", "runtime", "secret", "secrets", "task", "workflow")
+SCOPE = ("CONST", "SECRETS", "authorization", "context", "input", "output", "runtime", "secret", "secrets", "task", "workflow")
 DIRECTIVES = (CONTINUE, EXIT, END)
 LARGEST_TREE = 20_000
 

@@ -24,6 +24,7 @@ def facts_of(definition: Definition, instance_id: str, input: Any, created_at: f
             }
         ),
         "secrets": secrets,
+        "constants": None if definition.constants is None else plain(definition.constants),
         "written": _written(definition),
     }
 

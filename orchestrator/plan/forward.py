@@ -191,6 +191,8 @@ class Forward:
                 "output": frame.output,
                 "secrets": Lazy(lambda: self._secrets(frame)),
                 "secret": Lazy(lambda: self._secrets(frame)),
+                "SECRETS": Lazy(lambda: self._secrets(frame)),
+                "CONST": self.instance.get("constants"),
                 "authorization": None,
                 "task": Lazy(lambda: self._about(frame)),
                 "workflow": self.instance.get("workflow"),

@@ -312,6 +312,9 @@ class Definition:
     constants: Any = None
     """What its expressions see as `$CONST`."""
     schedule: Any = None
+    """When it starts by itself: every, cron, after, on."""
+    trigger: AnyTask | None = None
+    """The listener that `schedule.on` stands for."""
 
     @property
     def ref(self) -> str:

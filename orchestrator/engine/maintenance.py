@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Protocol
 
 from celery import bootsteps
 
-from orchestrator.engine import interrupt, limits
+from orchestrator.engine import interrupt, limits, scheduling
 from orchestrator.engine.admission import settle
 from orchestrator.engine.broker import depth
 from orchestrator.engine.runtime import Runtime
@@ -174,6 +174,10 @@ class Maintenance(threading.Thread):
         self._next_timer = None if probe.next_timer is None else time.monotonic() + max(0.0, probe.next_timer - probe.now)
         if probe.has_outbox and self.relay is not None:
             self._relay(c)
+        if probe.has_schedules:
+            scheduling.fire_due(self.runtime)
+        if probe.has_triggers:
+            scheduling.hear(self.runtime)
         if probe.has_expired:
             self._publish("lease expired", leases.recover_expired(c, BATCH))
         if probe.has_overdue and self._overdue.is_due():

@@ -14,7 +14,7 @@ import psycopg
 
 from orchestrator.definition.tree import Definition
 from orchestrator.engine import admission as admissions
-from orchestrator.engine import lifecycle, limits, view
+from orchestrator.engine import lifecycle, limits, scheduling, view
 from orchestrator.engine.catalog import discover
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import Duplicate, Fault, IllegalMove, Invalid, NotFound, OrchestratorError
@@ -61,7 +61,15 @@ class WorkflowRunner:
 
     def register_workflow(self, definition: Definition, source: str | None = None) -> int:
         """Make a definition startable, without a restart of anything. Faults and version clashes are raised."""
-        stored_id, _ = self.database.patiently(lambda c: definitions.register(c, definition, source))
+        scheduling.check(definition)
+
+        def keep(c: Connection) -> int:
+            stored_id, changed = definitions.register(c, definition, source)
+            if changed:
+                scheduling.put(c, definition, queries.now(c))
+            return stored_id
+
+        stored_id = self.database.patiently(keep)
         lifecycle.forget_found()
         return stored_id
 

@@ -21,6 +21,7 @@ import jq
 
 from orchestrator.definition.programs import set_warden, shortened
 from orchestrator.errors import ExpressionError
+from orchestrator.net import schemas
 
 TIME_S = float(os.environ.get("EXPRESSION_TIMEOUT_S", "2"))
 MEMORY_BYTES = 512 * 1024 * 1024
@@ -146,6 +147,7 @@ WARDEN = Warden()
 def install() -> None:
     """From now on this process runs no expression by itself that might not end."""
     set_warden(WARDEN)
+    schemas.install()
     os.register_at_fork(after_in_child=_fresh)
 
 

@@ -26,7 +26,7 @@ from orchestrator.definition.expressions import (
     is_true,
     mentions,
 )
-from orchestrator.definition.schemas import violations
+from orchestrator.definition.schemas import is_elsewhere, violations
 from orchestrator.definition.tree import (
     CONTINUE,
     END,
@@ -339,7 +339,14 @@ class Forward:
         return seconds(self._value(frame, slot, duration, frame.input))
 
     def _check(self, frame: Frame, schema: Any, data: Any, what: str) -> None:
-        faults = violations(schema, data)
+        if is_elsewhere(schema):
+            # What stands elsewhere may change: what was found is recorded.
+            slot = f"{what} schema"
+            if slot not in frame.decided:
+                raise _Pending(Decide(Position(frame.position), slot, lambda: violations(schema, data)))
+            faults = frame.decided[slot]
+        else:
+            faults = violations(schema, data)
         if faults:
             detail = "; ".join(faults)
             raise Fault(Failure("validation", f"{what} does not fit its schema: {detail}", Position(frame.position), "ValidationError"))

@@ -131,6 +131,12 @@ def _dicts(c: Connection, sql: str, arguments: Any = ()) -> list[dict[str, Any]]
     return [{key: _plain(value) for key, value in row.items()} for row in rows]
 
 
+def now(c: Connection) -> float:
+    row = c.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
+    assert row is not None
+    return float(row[0])
+
+
 def matching_ids(c: Connection, text: str) -> list[str]:
     if len(text) < 4:
         return []

@@ -213,6 +213,24 @@ audit = Table(
     Column("detail", JSONB),
 )
 
+schedules = Table(
+    "schedules",
+    metadata,
+    _id(),
+    Column("namespace", Text, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("spec", JSONB, nullable=False),
+    _at("next_at"),
+    Column("seen_event", BigInteger, nullable=False),
+    Column("note", JSONB),
+    Column("fires", BigInteger, nullable=False),
+    _at("last_at"),
+    Column("last_instance", UUID(as_uuid=False)),
+    _at("created_at", nullable=False),
+)
+
 chores = Table(
     "chores",
     metadata,

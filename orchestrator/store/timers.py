@@ -76,6 +76,8 @@ class Probe:
     has_expired: bool
     has_overdue: bool
     has_waiting: bool
+    has_schedules: bool
+    has_triggers: bool
 
 
 def probe(c: Connection, queue_grace_s: float) -> Probe:
@@ -86,7 +88,9 @@ def probe(c: Connection, queue_grace_s: float) -> Probe:
             exists (select 1 from outbox),
             exists (select 1 from branches where state = 'running' and lease_until < now()),
             exists (select 1 from branches where state = 'queued' and queued_at < now() - make_interval(secs => %s)),
-            exists (select 1 from branches where state in ('joining', 'blocked') and queued_at < now() - make_interval(secs => %s))
+            exists (select 1 from branches where state in ('joining', 'blocked') and queued_at < now() - make_interval(secs => %s)),
+            exists (select 1 from schedules where next_at <= now() or (kind = 'after' and next_at is null)),
+            exists (select 1 from schedules where kind = 'on')
         """,
         (queue_grace_s, queue_grace_s),
     ).fetchone()

@@ -695,3 +695,10 @@ def test_a_container_is_created_started_awaited_and_removed(standin: StandIn, mo
     assert created[0]["Cmd"] == ["hello"]
     assert created[0]["Env"] == ["A=b"]
     assert [r["method"] for r in standin.requests[before:]] == ["GET", "POST", "POST", "POST", "POST", "GET", "DELETE"]
+
+
+def test_a_schema_may_stand_elsewhere_and_what_it_said_is_recorded(standin: StandIn) -> None:
+    standin.answers["GET", "/schema.json"] = lambda _: (200, {"type": "object", "required": ["n"]})
+    body = f"do: [{{s: {{input: {{schema: {{resource: {{endpoint: '{standin.address}/schema.json'}}}}}}, set: {{ok: true}}}}}}]"
+    assert output(body, {"n": 1}) == {"ok": True}
+    assert fault(body, {})["type"].endswith("/validation")

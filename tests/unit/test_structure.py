@@ -29,7 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "net": MEANS | {"net"},
     "steps": MEANS | {"steps", "net"},
     "compensations": MEANS | {"steps"},
-    "engine": MEANS | {"store", "steps", "engine"},
+    "engine": MEANS | {"store", "steps", "engine", "net"},
     "embedded": MEANS | {"steps", "engine"},
     "testing": MEANS | {"steps", "embedded"},
     "stream": MEANS | {"store"},

@@ -123,7 +123,7 @@ class Reader:
         around = self._around(document, "", is_workflow=True)
         body = self.tasks(document["do"], "/do")
         schedule = document.get("schedule")
-        self._check_schedule(schedule)
+        trigger = self._trigger(schedule)
         metadata = {**(about.get("metadata") or {}), **({"tags": about["tags"]} if about.get("tags") else {})}
         return Definition(
             name=about["name"],
@@ -136,6 +136,7 @@ class Reader:
             document=document,
             secrets=tuple(self.use.get("secrets") or ()),
             schedule=schedule,
+            trigger=trigger,
             metadata=metadata or None,
         )
 
@@ -154,16 +155,20 @@ class Reader:
         for name, held in (self.use.get("authentications") or {}).items():
             self._authentication(held, f"/use/authentications/{name}")
 
-    def _check_schedule(self, schedule: Any) -> None:
+    def _trigger(self, schedule: Any) -> Listen | None:
         if schedule is None:
-            return
+            return None
         for key in ("every", "after"):
             if key in schedule:
                 self._duration(schedule[key], f"/schedule/{key}")
         if "cron" in schedule and len(str(schedule["cron"]).split()) != 5:
             self.fault("/schedule/cron", f"is '{schedule['cron']}'; write five fields: minute hour day month weekday")
-        if "on" in schedule:
-            self._strategy(schedule["on"], "/schedule/on")
+        if "on" not in schedule:
+            return None
+        mode, filters, until, until_event = self._strategy(schedule["on"], "/schedule/on")
+        # 1.0.3 hands the events over as they are; `read`, which came later, says otherwise where it is written.
+        read = schedule.get("read", "envelope")
+        return Listen(name="on", mode=mode, filters=filters, until=until, until_event=until_event, read=read)  # type: ignore[arg-type]
 
     # ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -71,6 +71,9 @@ class Settings:
     )
     retention_s: float = _setting(30 * 86400.0, "ended instances are cleaned up after this", seconds, env="RETENTION")
     event_stream: str = _setting("orchestrator:events", "the Redis stream of life-cycle events")
+    cloudevents_stream: str = _setting(
+        "orchestrator:cloudevents", "the Redis stream of the Serverless Workflow specification's life-cycle events"
+    )
     event_stream_length: int = _setting(100_000, "about how many events the stream keeps", _count)
     log_format: str = _setting("text", "text or json")
     log_level: str = _setting("INFO", "debug, info, warning or error")

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from orchestrator.definition.tree import AnyTask, Definition, Undo
+from orchestrator.definition.tree import AnyTask, Definition, Step, Undo
 from orchestrator.engine import branching, ending, heartbeat, performing, relating, waiting
 from orchestrator.engine.rebuild import forward_of
 from orchestrator.engine.runtime import Runtime, is_undo, queue_of
@@ -28,6 +28,7 @@ from orchestrator.engine.stopped import Stopped
 from orchestrator.engine.undoing import undo_tree
 from orchestrator.errors import BrokenHistory, Fenced, OrchestratorError
 from orchestrator.history import Fact, Failure, Kind
+from orchestrator.ids import unescaped
 from orchestrator.plan.forward import Forward
 from orchestrator.plan.needs import (
     AwaitChild,
@@ -48,7 +49,7 @@ from orchestrator.store import admission, branches, facts, fanouts, outbox
 from orchestrator.store.branches import Held
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.fanouts import Closing
-from orchestrator.telemetry import metrics
+from orchestrator.telemetry import lifecycle, metrics
 
 T = TypeVar("T")
 logger = logging.getLogger("orchestrator.walk")
@@ -70,6 +71,7 @@ class Walk:
         self.events: list[tuple[str, str]] = []
         self.performed = 0
         self.was_isolated = False
+        self.tells_tasks = held.step_events and self.definition.document is not None
         self.snapshot_seq = 0
         self.root: AnyTask | None = None
         self.shared: Any = None
@@ -187,8 +189,13 @@ class Walk:
         return self.database.patiently(lambda c: undo_tree(c, self.held.instance_id, self.definition, self.runtime.registry))
 
     def record(self, fact: Fact) -> None:
+        task = self.forward.frames[-1].task if self.tells_tasks and self.forward.frames else None
         self.forward.apply(fact)
         self.pending.append(fact)
+        if task is not None and not isinstance(task, Step | Undo):
+            for type in lifecycle.of_fact(fact):
+                more = {"error": fact.data["error"]} if type == "step.failed" else {}
+                self.events.append((type, dumps({"step": unescaped(task.name), "position": fact.position, **more})))
 
     def flush(self) -> None:
         """Commit what is pending. Afterwards this worker still holds the branch and the instance still runs."""

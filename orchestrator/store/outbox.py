@@ -45,11 +45,14 @@ def about(c: Connection, instance_ids: Collection[str]) -> dict[str, dict[str, A
     """What the events of these instances say beside themselves."""
     rows = c.execute(
         """
-        select i.id::text, i.workflow, i.trace_id, i.definition_id from instances i where i.id = any (%s::uuid[])
+        select i.id::text, i.workflow, i.trace_id, i.definition_id, i.namespace, i.version, d.tree ? 'document',
+            case when d.tree ? 'document' then i.output end
+        from instances i join definitions d on d.id = i.definition_id where i.id = any (%s::uuid[])
         """,
         (list(instance_ids),),
     ).fetchall()
-    return {row[0]: {"workflow": row[1], "trace_id": row[2], "definition_id": row[3]} for row in rows}
+    names = ("workflow", "trace_id", "definition_id", "namespace", "version", "is_document", "output")
+    return {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
 
 
 _AT_ONCE = {"workflow.created": 0.0, "workflow.started": 0.0, "workflow.completed": 1.0}

@@ -12,6 +12,7 @@ from orchestrator.store import outbox
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.telemetry import metrics
 from orchestrator.telemetry.events import fields
+from orchestrator.telemetry.lifecycle import cloud_events
 
 logger = logging.getLogger("orchestrator.relay")
 
@@ -19,6 +20,7 @@ logger = logging.getLogger("orchestrator.relay")
 class Relay:
     def __init__(self, settings: Settings) -> None:
         self.stream = settings.event_stream
+        self.cloud_stream = settings.cloudevents_stream
         self.length = settings.event_stream_length
         self._counted: dict[int, int] = {}
         self._redis = redis.Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=2, decode_responses=True)
@@ -38,6 +40,10 @@ class Relay:
                     entry: dict[Any, Any] = fields(event.id, event.type, event.instance_id, event.data, event.at, instance)
                     entry["data"] = dumps(entry["data"])
                     pipeline.xadd(self.stream, entry, maxlen=self.length, approximate=True)
+                    if instance.get("is_document") and event.instance_id:
+                        for cloud in cloud_events(entry["id"], event.type, event.data, event.at, instance, event.instance_id):
+                            said: dict[Any, Any] = {**cloud, "data": dumps(cloud["data"])}
+                            pipeline.xadd(self.cloud_stream, said, maxlen=self.length, approximate=True)
                 # If the process dies between this and the commit, the same ids are sent again.
                 pipeline.execute()
         except redis.RedisError as error:

@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "state": {"errors"},
     "plan": CORE,
     "config": {"config", "errors", "definition"},
-    "telemetry": {"telemetry", "errors"},
+    "telemetry": {"telemetry", "errors", "history", "ids"},
     "store": MEANS | {"store"},
     "net": MEANS | {"net"},
     "steps": MEANS | {"steps", "net"},

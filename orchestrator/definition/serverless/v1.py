@@ -132,7 +132,7 @@ class Reader:
             title=about.get("title") or about.get("summary") or "",
             do=Do(tasks=body, around=around),
             retry=NO_RETRY,
-            step_events=False,
+            step_events=(about.get("metadata") or {}).get("lifecycleEvents") == "tasks",
             document=document,
             secrets=tuple(self.use.get("secrets") or ()),
             schedule=schedule,

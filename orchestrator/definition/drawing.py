@@ -144,9 +144,10 @@ class _Drawing:
         waited: set[str] = set()
         todo = list(task.nodes)
         while todo:
-            node = next(n for n in todo if all(name in ends for name in n.after))
+            # A cycle is a fault of its own; it is drawn all the same.
+            node = next((n for n in todo if all(name in ends for name in n.after)), todo[0])
             todo.remove(node)
-            before = [end for name in node.after for end in ends[name]] or [(opened, "")]
+            before = [end for name in node.after for end in ends.get(name, [])] or [(opened, "")]
             waited |= set(node.after)
             ends[node.task.name] = self.task(node.task, before)
         joined = self.node("all done", "()")

@@ -52,8 +52,8 @@ def faults(document: dict[str, Any]) -> Iterator[Fault]:
         place = f"/states/{number}"
         if kind == "switch":
             name = "eventbasedswitchstate" if "eventConditions" in state else "databasedswitchstate"
-        elif kind in STATES:
-            name = STATES[str(kind)]
+        elif isinstance(kind, str) and kind in STATES:
+            name = STATES[kind]
         else:
             yield Fault(place, f"is no state: type {kind!r} is none of {', '.join([*STATES, 'switch'])}")
             continue

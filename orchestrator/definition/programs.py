@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import jq
@@ -68,8 +70,57 @@ def value(source: str, names: tuple[str, ...], values: list[Any]) -> Any:
     return _exact(found, text, source)
 
 
+_good: OrderedDict[tuple[str, tuple[str, ...]], None] = OrderedDict()
+TOGETHER = 200
+
+
+def check_together(wanted: Iterable[tuple[str, tuple[str, ...]]]) -> None:
+    """Compile many at once: compiling costs the same for one as for hundreds. Says nothing; what was fine is remembered, and
+    what was not is left to `check`, which says why."""
+    fresh = [(source, names) for source, names in dict.fromkeys(wanted) if (source, names) not in _good]
+    for tame in (True, False):
+        kind = [pair for pair in fresh if is_whole(pair[0]) and is_tame(pair[0]) is tame]
+        for start in range(0, len(kind), TOGETHER):
+            _check_chunk(kind[start : start + TOGETHER], tame=tame)
+
+
+def _check_chunk(chunk: list[tuple[str, tuple[str, ...]]], *, tame: bool) -> None:
+    text = "[" + ",".join(f"({source}\n)" for source, _ in chunk) + "]"
+    names = tuple(sorted({name for _, given in chunk for name in given}))
+    warden = _warden[0]
+    try:
+        if tame or warden is None:
+            jq.compile(text, args=dict.fromkeys(names))
+        else:
+            warden.run(text, text, names, None)
+    except (ValueError, ExpressionError):
+        return
+    _good.update(dict.fromkeys(chunk))
+    while len(_good) > 65_536:
+        _good.popitem(last=False)
+
+
+def is_whole(source: str) -> bool:
+    """Whether the text closes what it opens and nothing else: then it means the same inside of brackets."""
+    if len(source) > 2000:
+        return False
+    opened: list[str] = []
+    for found in _TOKEN.finditer(source):
+        lexeme = found.group()
+        if lexeme in ("(", "[", "{"):
+            opened.append(lexeme)
+        elif lexeme in (")", "]", "}"):
+            if not opened or "([{".index(opened.pop()) != ")]}".index(lexeme):
+                return False
+        elif lexeme in ('"', "#", "\x00"):
+            return False
+    return not opened and bool(source.strip())
+
+
 def check(source: str, names: tuple[str, ...]) -> None:
     """Raises `ExpressionError` when the text is no jq expression over these names."""
+    if (source, names) in _good:
+        return
     warden = _warden[0]
     if warden is None or is_tame(source):
         _program(source, names)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
 from typing import Any
 
-from orchestrator.definition.expressions import Expression, Function, Jq, Template, check_jq, sources
+from orchestrator.definition.expressions import Expression, Function, Jq, Template, check_jq, check_jq_together, sources
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.schemas import check_schema
 from orchestrator.definition.tree import (
@@ -64,7 +65,22 @@ def faults(definition: Definition, knows_type: Callable[[str], bool]) -> Iterato
                 yield Fault(f"limits.{name}", f"is {number!r}; write a number of at least 1")
     if isinstance(definition.do, Do) and not definition.do.tasks:
         yield Fault("do", "workflow must have at least one step")
+    check_jq_together(_texts(definition.do, SCOPE))
     yield from _task(definition.do, "", SCOPE, knows_type)
+
+
+def _texts(task: AnyTask, scope: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The jq of a tree, each with the names it may use there."""
+    own = (*scope, *_bound(task))
+    for held in (task.around, task):
+        for field in fields(held):
+            value = getattr(held, field.name)
+            if isinstance(value, Jq):
+                yield value.source, own
+            elif isinstance(value, Template) and not value.loose:
+                yield from ((source, own) for source in sources(value.value))
+    for _, child in children(task):
+        yield from _texts(child, own)
 
 
 def _is_name(name: str) -> bool:

@@ -34,6 +34,7 @@ def sequence(name: str, length: int, what: Any = nop) -> Workflow:
 
 ten = sequence("ten", 10)
 fifty = sequence("fifty", 50)
+thousand = sequence("thousand", 1000)
 forty_busy = sequence("forty-busy", 40, ten_ms)
 stamped = Workflow("stamped").then(stamp)
 wide = Workflow("wide").foreach(".items", parallel=True, gather="input").do(nop)

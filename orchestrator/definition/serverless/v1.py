@@ -47,6 +47,8 @@ EVENT_ATTRIBUTES = ("id", "source", "type", "time", "subject", "datacontenttype"
 # What is called so has no end of its own, or is a family: `composite` is the DSL's word for `do`.
 EXTENDABLE = {"call", "emit", "for", "listen", "raise", "run", "set", "switch", "try", "wait"}
 DEEPEST_FUNCTIONS = 20
+OWN_STEP = "step:"
+"""`call: step:charge` is a step type of this project: a `@step` function, or an executor."""
 LONGEST_DELAY_S = 366 * 86400.0
 
 
@@ -321,6 +323,8 @@ class Reader:
 
     def _call(self, name: str, given: dict[str, Any], place: str, around: Around) -> AnyTask:
         call, arguments = given["call"], given.get("with") or {}
+        if call.startswith(OWN_STEP):
+            return self._step(name, around, call.removeprefix(OWN_STEP), arguments, f"{place}/with")
         if call not in CALLS:
             return self._function(name, call, arguments, place, around)
         where = f"{place}/with"

@@ -47,7 +47,7 @@ def parse(text: str, name: str = "document") -> Any:
         mark = error.problem_mark
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         raise Invalid([Fault(place, error.problem or str(error))], "document") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
         raise Invalid([Fault(name, str(error) or "is nested too deeply")], "document") from None
 
 

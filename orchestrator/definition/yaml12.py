@@ -38,3 +38,16 @@ for _tag, _pattern, _first in (
     ),
 ):
     CoreLoader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def _int(loader: Any, node: yaml.ScalarNode) -> int:
+    """Leading zeros mean nothing; octal is 0o17."""
+    text = loader.construct_scalar(node)
+    sign, digits = (-1, text[1:]) if text[0] == "-" else (1, text.lstrip("+"))
+    for prefix, base in (("0o", 8), ("0x", 16)):
+        if digits.startswith(prefix):
+            return sign * int(digits[2:], base)
+    return sign * int(digits)
+
+
+CoreLoader.add_constructor("tag:yaml.org,2002:int", _int)

@@ -98,7 +98,8 @@ class TestDocuments:
         )
 
     def test_yaml_is_of_version_1_2(self) -> None:
-        assert parse("on: yes\nat: 12:30\nn: 0o17\nf: 1e3\nt: true") == {
+        assert parse("on: yes\nat: 12:30\nn: 0o17\nz: 08\nf: 1e3\nt: true") == {
+            "z": 8,
             "on": "yes",
             "at": "12:30",
             "n": 15,

@@ -570,7 +570,7 @@ class Reader:
             about = declared.get("metadata") or {}
             if "host" not in about:
                 self.fault(f"function '{name}' (rpc) names no host: write it into its metadata as host and port")
-            target = {"name": service, "host": about.get("host", ""), "port": int(about.get("port", 80))}
+            target = {"name": service, "host": about.get("host", ""), "port": int(self._number(about.get("port", 80), "port"))}
             return self._step("call.grpc", {"proto": document, "service": target, "method": method, "arguments": arguments}, around)
         if kind == "graphql":
             verb, _, what = fragment.partition("#")
@@ -662,19 +662,31 @@ class Reader:
             return None
         base = self._seconds(held.get("delay")) or 0.0
         increment = self._seconds(held.get("increment")) or 0.0
-        multiplier = float(held.get("multiplier") or 1)
+        multiplier = self._number(held.get("multiplier") or 1, "multiplier")
+        retries = int(self._number(held.get("maxAttempts", 1), "maxAttempts"))
         jitter = held.get("jitter", 0)
         absolute = self._seconds(jitter) if isinstance(jitter, str) else 0.0
         return RetryPolicy(
-            max_attempts=int(held.get("maxAttempts", 1)) + 1 if int(held.get("maxAttempts", 1)) > 0 else 1,
+            max_attempts=max(retries, 0) + 1,
             backoff="exponential",
             base_s=base,
             factor=multiplier,
             step_s=increment,
             cap_s=self._seconds(held.get("maxDelay")) or 86400.0,
-            jitter=float(jitter) if not isinstance(jitter, str) else 0.0,
+            jitter=min(1.0, self._number(jitter, "jitter")) if not isinstance(jitter, str) else 0.0,
             added_s=(0.0, absolute or 0.0),
         )
+
+    def _number(self, given: Any, what: str) -> float:
+        """Numbers may be written as text."""
+        try:
+            found = float(given)
+        except (TypeError, ValueError):
+            found = -1.0
+        if not 0 <= found < 1e9:
+            self.fault(f"{what} is {given!r}: write a number that is not negative")
+            return 1.0
+        return found
 
     # ── expressions, events ─────────────────────────────────────────────────────────────────────────────────────────
 

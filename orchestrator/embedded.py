@@ -149,7 +149,7 @@ class Embedded:
     # ── verbs ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def register(self, definition: Definition) -> None:
-        self.definitions[definition.name] = definition
+        self.definitions[definition.name] = self.definitions[f"{definition.namespace}.{definition.name}"] = definition
 
     def start(self, workflow: Definition | str, input: Any = None, *, id: str | None = None) -> Instance:
         definition = self._definition(workflow)

@@ -65,15 +65,28 @@ def register(files: tuple[Path, ...]) -> None:
 @click.command("run")
 @click.argument("file", type=FILE)
 @click.option("-i", "--input", "input_text", help="The input as JSON.")
+@click.option("--also", "others", multiple=True, type=FILE, help="A further document, which this one may run as a child.")
+@click.option(
+    "--event", "events", multiple=True, metavar="JSON", help="An event that is sent when nothing else can happen; several, in order."
+)
 @as_json
-def run_file(file: Path, input_text: str | None, as_json: bool) -> None:
+def run_file(file: Path, input_text: str | None, others: tuple[Path, ...], events: tuple[str, ...], as_json: bool) -> None:
     """Run a document in this process, without any service, and print what happened."""
     from orchestrator.embedded import Embedded
 
     _discover()
     definition, _ = _read(file)
     engine = Embedded()
-    instance = engine.finish(engine.start(definition, parse_json(input_text, "--input")))
+    for path in others:
+        engine.register(_read(path)[0])
+    instance = engine.start(definition, parse_json(input_text, "--input"))
+    for number, text in enumerate(events):
+        engine.settle()
+        event = parse_json(text, "--event")
+        engine.send(
+            {"specversion": "1.0", "id": f"cli-{number}", "source": "/cli", **(event if isinstance(event, dict) else {"data": event})}
+        )
+    engine.finish(instance)
     if as_json:
         print_json({"state": instance.state, "output": instance.output, "error": instance.error})
     else:

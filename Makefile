@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export ALEMBIC_QUIET := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format bench chaos ctk lock clean
+.PHONY: help up test lint format bench chaos ctk coverage build lock clean
 
 help: ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -16,6 +16,12 @@ up: $(VENV)/.ready ## everything in one terminal: Postgres, Redis, web, worker, 
 
 test: $(VENV)/.dev ## everything CI runs: lint, types, all tests, the short form of chaos
 	@$(BIN)/python -m tests.run
+
+coverage: $(VENV)/.dev ## unit, contract and document tests with a coverage report
+	@$(BIN)/python -m pytest -q --cov=orchestrator --cov-report=term:skip-covered tests/unit tests/contracts tests/histories tests/serverless
+
+build: $(VENV)/.ready ## the wheel, in dist/
+	@$(BIN)/pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 
 lint: $(VENV)/.dev ## ruff and mypy
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

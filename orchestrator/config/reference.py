@@ -1,7 +1,8 @@
-"""`docs/reference/settings.md`, made from the settings themselves: `python -m orchestrator.config.reference`."""
+"""`docs/reference/settings.md`, and `.env.example`, made from the settings: `python -m orchestrator.config.reference [--env]`."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
 
 from orchestrator.config.settings import Settings, variable
@@ -11,7 +12,8 @@ def page() -> str:
     lines = [
         "# Settings",
         "",
-        "Read from the environment; what is not set comes from the stack that runs in this folder (`make up`), else the default.",
+        "Read from the environment, then from `.env` in the folder, then from the stack that runs there (`make up`), else the default.",
+        "`REDIS_URL` may lack its scheme; without it `REDIS_HOST`, `REDIS_PORT` and `REDIS_PASSWORD` are read.",
         "Durations may be written as `15`, `15s`, `1m30s` or `PT15S`. All faults are reported at once.",
         "",
         "| variable | default | meaning |",
@@ -24,5 +26,14 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def example() -> str:
+    """`.env.example`: every variable with its default, commented out."""
+    lines = ["# Copy to .env and change what you need. docs/reference/settings.md says what each means.", ""]
+    for setting in fields(Settings):
+        shown = ",".join(setting.default) if isinstance(setting.default, tuple) else str(setting.default)
+        lines += [f"# {setting.metadata['help']}", f"#{variable(setting.name)}={shown}", ""]
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    print(page(), end="")  # noqa: T201
+    print(example() if "--env" in sys.argv else page(), end="")  # noqa: T201

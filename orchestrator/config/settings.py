@@ -7,6 +7,9 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
+from urllib.parse import quote
+
+from dotenv import load_dotenv
 
 from orchestrator.config.stack import running_stack
 from orchestrator.definition.durations import BadDuration, seconds
@@ -35,6 +38,15 @@ def _count(text: str) -> int:
 
 def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.strip().lower() not in allowed:
+            raise ValueError(f"is '{text}'; write {' or '.join(allowed)}")
+        return text.strip().lower()
+
+    return parse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +90,27 @@ class Settings:
     log_format: str = _setting("text", "text or json")
     log_level: str = _setting("INFO", "debug, info, warning or error")
     metrics_port: int = _setting(0, "the worker's Prometheus port; 0: none", _count)
+    health_port: int = _setting(0, "the worker's /health port; 0: none", _count)
     tracing: bool = _setting(False, "OpenTelemetry spans for instances and steps", _flag)
     port: int = _setting(5003, "the API's port", _count)
     host: str = _setting("127.0.0.1", "the address the API listens on")
     flower_port: int = _setting(5555, "Flower's port", _count)
     worker_concurrency: int = _setting(0, "processes of a worker; 0: one per core, at least 2", _count)
     worker_queues: tuple[str, ...] = _setting((), "queues beside the four priority classes that this worker serves", _list)
+    expression_timeout_s: float = _setting(2.0, "an expression that takes longer is stopped", seconds, env="EXPRESSION_TIMEOUT_S")
+    egress_allow: tuple[str, ...] = _setting((), "when given, calls go only to these hosts, *.suffixes and networks", _list)
+    egress_deny: tuple[str, ...] = _setting((), "calls never go to these; link-local and metadata addresses are always refused", _list)
+    egress_private: bool = _setting(True, "whether calls may go to loopback and private networks", _flag)
+    resources_dir: str = _setting("", "the folder that file:// addresses of documents lead into; empty: they are refused")
+    secrets_dir: str = _setting("", "a folder with one file per secret; else SECRET_<NAME> variables")
+    run_scripts: bool = _setting(False, "whether `run: script` (and MCP servers over stdio) are allowed", _flag)
+    run_shell: bool = _setting(False, "whether `run: shell` is allowed", _flag)
+    run_containers: bool = _setting(False, "whether `run: container` is allowed", _flag)
+    run_timeout_s: float = _setting(300.0, "a program that runs longer is killed", seconds, env="RUN_TIMEOUT_S")
+    run_memory_mb: int = _setting(512, "memory of a program", _count)
+    container_host: str = _setting("", "the container engine's API; empty: DOCKER_HOST, else the local socket")
+    db_type: str = _setting("postgres", "where instances are kept: postgres", _one_of("postgres"))
+    workflow_engine_type: str = _setting("serverless", "the engine: serverless", _one_of("serverless"))
     hostname: str = _setting("", "this machine's name in leases and logs; empty: the system's")
 
     @property
@@ -101,9 +128,13 @@ def variable(name: str) -> str:
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """Environment before the running embedded stack before defaults."""
+    """Environment before `.env` before the running embedded stack before defaults."""
+    if environ is None:
+        # Into the environment itself: calls and programs look there, too.
+        load_dotenv(".env", override=False)
     given = os.environ if environ is None else environ
     stack = running_stack()
+    given = {**given, **_redis(given, stack)}
     values: dict[str, Any] = {}
     faults: list[Fault] = []
     for setting in fields(Settings):
@@ -119,6 +150,25 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     if faults:
         raise Invalid(faults, "configuration")
     return Settings(**values)
+
+
+def _redis(given: Mapping[str, str], stack: Mapping[str, str]) -> dict[str, str]:
+    """REDIS_URL with or without its scheme; else REDIS_HOST, REDIS_PORT and REDIS_PASSWORD."""
+
+    def of(name: str) -> str:
+        return given.get(name) or stack.get(name) or ""
+
+    url, host, password = of("REDIS_URL"), of("REDIS_HOST"), of("REDIS_PASSWORD")
+    if not url and host:
+        url = f"{host}:{of('REDIS_PORT') or 6379}/0" if ":" not in host else f"{host}/0"
+    if not url:
+        return {}
+    if "://" not in url:
+        url = f"redis://{url}"
+    scheme, _, rest = url.partition("://")
+    if password and "@" not in rest:
+        url = f"{scheme}://:{quote(password, safe='')}@{rest}"
+    return {"REDIS_URL": url}
 
 
 def _faults(values: Mapping[str, Any]) -> list[Fault]:

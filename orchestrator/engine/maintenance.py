@@ -80,6 +80,7 @@ class Maintenance(threading.Thread):
         self.concurrency = concurrency
         self.queues = queues or []
         self.is_keeper = False
+        self._moved_at = time.monotonic()
         self._stop_asked = threading.Event()
         self._known_children: set[int] = set()
         self._next_timer: float | None = None
@@ -99,6 +100,7 @@ class Maintenance(threading.Thread):
         while not self._stop_asked.is_set():
             try:
                 self._cycle()
+                self._moved_at = time.monotonic()
                 pause = 0.1
             except BROKEN as error:
                 logger.warning("Postgres is away: %s", str(error).split("\n", 1)[0])
@@ -115,6 +117,18 @@ class Maintenance(threading.Thread):
 
     def stop(self) -> None:
         self._stop_asked.set()
+
+    def health(self) -> dict[str, Any]:
+        """Whether this thread moves, which it does only while Postgres answers."""
+        silent_s = time.monotonic() - self._moved_at
+        is_healthy = silent_s < max(5.0, 2 * self.settings.heartbeat_s)
+        return {
+            "status": "healthy" if is_healthy else "unhealthy",
+            "database": {"type": self.settings.db_type, "silent_s": round(silent_s, 1)},
+            "engine": self.settings.workflow_engine_type,
+            "worker": self.runtime.worker_id,
+            "keeper": self.is_keeper,
+        }
 
     def _cycle(self) -> None:
         self._watch_children()
@@ -286,6 +300,8 @@ class MaintenanceStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.thread.start()
         if runtime.settings.metrics_port:
             scrape.serve(runtime.settings.metrics_port)
+        if runtime.settings.health_port:
+            scrape.health(runtime.settings.health_port, self.thread.health)
 
     def stop(self, worker: Any) -> None:
         if self.thread is not None:

@@ -1,9 +1,14 @@
-"""The worker's /metrics: what all of its processes counted, on one port."""
+"""The worker's /metrics, what all of its processes counted, on one port; and its /health on another."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 logger = logging.getLogger("orchestrator.metrics")
 
@@ -20,3 +25,27 @@ def serve(port: int, host: str = "127.0.0.1") -> None:
         start_http_server(port, addr=host, registry=registry)
     except OSError as error:
         logger.error("METRICS_PORT %d cannot be opened: %s", port, error)
+
+
+def health(port: int, ask: Callable[[], dict[str, Any]], host: str = "127.0.0.1") -> None:
+    """`ask` says how the worker is; `status` decides the answer's code."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            said = ask() if self.path.split("?")[0] in ("/health", "/") else {"status": "unknown path"}
+            body = json.dumps(said).encode()
+            self.send_response({"healthy": 200, "unknown path": 404}.get(str(said["status"]), 503))
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            return None
+
+    try:
+        server = ThreadingHTTPServer((host, port), Handler)
+    except OSError as error:
+        logger.error("HEALTH_PORT %d cannot be opened: %s", port, error)
+        return
+    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()

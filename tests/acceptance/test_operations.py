@@ -85,6 +85,35 @@ def test_a_pool_of_threads_runs_everything_that_needs_no_signal(stack: Stack) ->
     assert repeated == []
 
 
+def test_a_worker_says_on_its_own_port_how_it_is(stack: Stack) -> None:
+    port = any_free()
+    stack.worker(HEALTH_PORT=str(port))
+
+    said = json.loads(urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read())
+
+    assert (said["status"], said["engine"], said["database"]["type"]) == ("healthy", "serverless", "postgres")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"REDIS_URL": "localhost:6379"}, "redis://localhost:6379"),
+        ({"REDIS_URL": "redis://cache:6380/1", "REDIS_HOST": "ignored"}, "redis://cache:6380/1"),
+        ({"REDIS_HOST": "cache"}, "redis://cache:6379/0"),
+        ({"REDIS_HOST": "cache", "REDIS_PORT": "6380", "REDIS_PASSWORD": "a/b"}, "redis://:a%2Fb@cache:6380/0"),
+        ({"REDIS_URL": "cache:6379", "REDIS_PASSWORD": "pw"}, "redis://:pw@cache:6379"),
+    ],
+)
+def test_redis_is_named_in_one_way_or_another(given: dict[str, str], expected: str) -> None:
+    assert load(given).redis_url == expected
+
+
+@pytest.mark.parametrize("name", ["DB_TYPE", "WORKFLOW_ENGINE_TYPE"])
+def test_a_kind_that_is_not_there_is_refused_by_the_variables_name(name: str) -> None:
+    with pytest.raises(Invalid, match=f"{name}.*is 'bogus'"):
+        load({name: "bogus"})
+
+
 def test_faults_of_settings_are_reported_together() -> None:
     with pytest.raises(Invalid) as caught:
         load(

@@ -471,7 +471,9 @@ def test_a_retry_that_its_condition_forbids_is_the_end_of_retrying() -> None:
 # ── wait, timeouts ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("duration", ["{seconds: 90}", "PT1M30S", "'${ .for }'", "{minutes: 1, seconds: 29, milliseconds: 1000}"])
+@pytest.mark.parametrize(
+    "duration", ["{seconds: 90}", "PT1M30S", "'${ .for }'", "{minutes: 1, seconds: 29, milliseconds: 1000}", "1m30s", "90s"]
+)
 def test_a_wait_takes_its_time_and_hands_its_input_on(duration: str) -> None:
     instance = run(f"do: [{{w: {{wait: {duration}}}}}]", {"for": "PT90S"})
     assert instance.output == {"for": "PT90S"}

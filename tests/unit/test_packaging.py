@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from orchestrator.config.reference import page
+from orchestrator.config.reference import example, page
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -46,3 +46,4 @@ def test_the_dockerfile_copies_what_exists() -> None:
 
 def test_the_reference_of_settings_is_the_settings() -> None:
     assert (ROOT / "docs/reference/settings.md").read_text() == page()
+    assert (ROOT / ".env.example").read_text() == example()

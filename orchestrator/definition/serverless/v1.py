@@ -46,6 +46,8 @@ RESERVED = ("continue", "exit", "end")
 EVENT_ATTRIBUTES = ("id", "source", "type", "time", "subject", "datacontenttype", "dataschema", "data", "specversion")
 # What is called so has no end of its own, or is a family: `composite` is the DSL's word for `do`.
 EXTENDABLE = {"call", "emit", "for", "listen", "raise", "run", "set", "switch", "try", "wait"}
+PLAIN_DURATION = re.compile(r"(\d+(\.\d+)?(ms|s|m|h|d))+")
+"""`2s`, `1m30s`: not the specification's, and understood."""
 DEEPEST_FUNCTIONS = 20
 OWN_STEP = "step:"
 """`call: step:charge` is a step type of this project: a `@step` function, or an executor."""
@@ -79,6 +81,9 @@ def older_forms(document: Any) -> Any:
             held = run.get(form) if isinstance(run, dict) else None
             if isinstance(held, dict) and isinstance(held.get("arguments"), dict):
                 held["arguments"] = [str(part) for key, value in held["arguments"].items() for part in _argument(key, value)]
+        for key in ("wait", "after", "delay", "every", "timeout"):
+            if isinstance(task.get(key), str) and PLAIN_DURATION.fullmatch(task[key]):
+                task[key] = {"milliseconds": round(seconds(task[key]) * 1000)}
         errors = (task.get("catch") or {}).get("errors") if isinstance(task.get("catch"), dict) else None
         wanted = errors.get("with") if isinstance(errors, dict) else None
         if isinstance(wanted, dict) and "details" in wanted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from api import errors, health, instances
+from api import definitions, errors, health, instances
 from orchestrator.engine.runner import WorkflowRunner
 
 
@@ -17,4 +17,5 @@ def create_app(runner: WorkflowRunner | None = None) -> Flask:
     errors.register(app)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(instances.blueprint)
+    app.register_blueprint(definitions.blueprint)
     return app

@@ -11,10 +11,11 @@ FIELDS_S = {"days": 86400.0, "hours": 3600.0, "minutes": 60.0, "seconds": 1.0, "
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)")
 _PLAIN = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h|d))+")
 _ISO = re.compile(
-    r"P(?=.)(?:(\d+(?:\.\d+)?)W)?(?:(\d+(?:\.\d+)?)D)?"
+    r"P(?=.)(?:(\d+(?:\.\d+)?)Y)?(?:(\d+(?:\.\d+)?)M)?(?:(\d+(?:\.\d+)?)W)?(?:(\d+(?:\.\d+)?)D)?"
     r"(?:T(?=\d)(?:(\d+(?:\.\d+)?)H)?(?:(\d+(?:\.\d+)?)M)?(?:(\d+(?:\.\d+)?)S)?)?"
 )
-_ISO_S = (604800.0, 86400.0, 3600.0, 60.0, 1.0)
+# A year is 365 days here and a month 30: what they are in truth depends on when they begin.
+_ISO_S = (31536000.0, 2592000.0, 604800.0, 86400.0, 3600.0, 60.0, 1.0)
 
 
 class BadDuration(ValueError):

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,6 +138,26 @@ def test_the_api_starts_shows_moves_and_cancels(running: Stack, client: object) 
     again = http.post(f"/workflow/instance/{instance_id}/pause")  # type: ignore[attr-defined]
     assert again.status_code == 409
     assert "Cannot pause workflow in CANCELLED state" in again.get_json()["message"]
+
+
+DOCUMENT = """
+document: {dsl: '1.0.3', namespace: api, name: by-api, version: '1.0.0'}
+do:
+  - wait: {listen: {to: {one: {with: {type: api.go}}}}}
+"""
+
+
+def test_documents_and_events_by_the_api(running: Stack, client: Any) -> None:
+    assert client.post("/workflow/definitions", data=DOCUMENT).get_json() == {"workflow": "by-api", "namespace": "api", "version": "1.0.0"}
+    assert {"by-api"} <= {item["workflow"] for item in client.get("/workflow/definitions").get_json()["definitions"]}
+    started = client.post("/workflow/start/api.by-api", json={"data": {}}).get_json()["instanceId"]
+    event = {"specversion": "1.0", "id": "go-1", "source": "/api", "type": "api.go", "data": 7}
+    assert [client.post("/workflow/events", json=event).status_code for _ in range(2)] == [202, 200]
+    assert running.ended(started)["output"] == [7]
+
+    refused = client.post("/workflow/definitions", data=DOCUMENT.replace("listen:", "lisen:"))
+    assert refused.status_code == 400
+    assert "line 4" in refused.get_data(as_text=True)
 
 
 def test_the_api_answers_problems_with_stable_codes(client: object) -> None:

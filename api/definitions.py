@@ -1,0 +1,47 @@
+"""Definitions: registered as documents, listed, read back; and events for whoever listens."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, jsonify, request
+
+from api.runner import runner
+from orchestrator.definition.documents import read_document
+from orchestrator.definition.validate import check
+from orchestrator.errors import Fault, Invalid
+from orchestrator.steps.registry import REGISTRY
+
+blueprint = Blueprint("definitions", __name__, url_prefix="/workflow")
+
+
+@blueprint.post("/definitions")
+def register() -> tuple[Response, int]:
+    """A document in YAML or JSON as the body. Every fault at once, with its line and column."""
+    text = request.get_data(as_text=True)
+    definition = read_document(text, "request.json" if request.is_json else "request.yaml")
+    check(definition, REGISTRY.knows)
+    runner().register_workflow(definition, text)
+    return jsonify({"workflow": definition.name, "namespace": definition.namespace, "version": definition.version}), 201
+
+
+@blueprint.get("/definitions")
+def listing() -> Response:
+    found = [
+        {
+            "workflow": stored.name,
+            "namespace": stored.namespace,
+            "version": stored.version,
+            "form": "document" if stored.source else "python",
+        }
+        for stored in runner().workflows()
+    ]
+    return jsonify({"definitions": found})
+
+
+@blueprint.post("/events")
+def send() -> tuple[Response, int]:
+    """A CloudEvent. 202: taken; 200: this source and id were here before."""
+    body = request.get_json(force=True)
+    if not isinstance(body, dict):
+        raise Invalid([Fault("body", "must be a CloudEvent")], "event")
+    is_new = runner().send_event(body)
+    return jsonify({"id": body["id"], "status": "accepted" if is_new else "known"}), 202 if is_new else 200

@@ -33,6 +33,7 @@ def _pairs(given: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--priority", type=click.Choice(["low", "normal", "high", "critical"]))
 @click.option("--key", "idempotency_key", help="Idempotency key: the same key starts one instance.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE")
+@click.option("--tenant", help="Whose instance it is; `default` when not said.")
 @click.option(
     "--after", "after", multiple=True, metavar="WORKFLOW[:CONDITION]", help="Wait for another workflow first (completed, failed, any)."
 )
@@ -46,6 +47,7 @@ def start(
     priority: str | None,
     idempotency_key: str | None,
     labels: tuple[str, ...],
+    tenant: str | None,
     after: tuple[str, ...],
     wait: bool,
     watching: bool,
@@ -63,6 +65,7 @@ def start(
         priority=priority,
         idempotency_key=idempotency_key,
         labels=_pairs(labels) or None,
+        tenant=tenant,
         dependencies=dependencies or None,
         **by_me(),
     )

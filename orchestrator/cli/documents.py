@@ -53,12 +53,13 @@ def graph(file: Path) -> None:
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=FILE)
-def register(files: tuple[Path, ...]) -> None:
+@click.option("--tenant", default="default", show_default=True, help="For this tenant alone.")
+def register(files: tuple[Path, ...], tenant: str) -> None:
     """Register workflow documents with the running engine; nothing needs a restart."""
     current = runner()
     for path in files:
         definition, text = _read(path)
-        current.register_workflow(definition, text)
+        current.register_workflow(definition, text, tenant=tenant)
         click.echo(f"registered {definition.ref}")
 
 

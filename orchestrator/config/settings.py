@@ -73,6 +73,9 @@ class Settings:
     max_duration_s: float = _setting(
         0.0, "instances that live longer are cancelled: 'Maximum duration exceeded'; 0: no limit", seconds, env="MAX_DURATION"
     )
+    workflow_timeout_s: float = _setting(
+        0.0, "instances that live longer fail with `timeout`; 0: no limit", seconds, env="WORKFLOW_TIMEOUT_SECONDS"
+    )
     max_memory_mb: float = _setting(
         0.0, "memory the processes of one instance may use, where its definition says nothing; 0: no limit", float
     )

@@ -34,18 +34,18 @@ _FOUND_FOR_S = 1.0
 _found: dict[tuple[int, str, str | None, str | None], tuple[float, definitions.Stored]] = {}
 
 
-def find_definition(runtime: Runtime, workflow: str, version: str | None) -> definitions.Stored:
+def find_definition(runtime: Runtime, workflow: str, version: str | None, tenant: str = "default") -> definitions.Stored:
     """By name, by `namespace.name`, by `name@version`; registered in the database or found in code."""
     name, _, suffix = workflow.partition("@")
     version = version or suffix or None
-    key = (id(runtime), name, version, None)
+    key = (id(runtime), name, version, tenant)
     held = _found.get(key)
     if held is not None and held[0] > time.monotonic():
         return held[1]
-    stored = runtime.database.patiently(lambda c: definitions.find(c, name, version))
+    stored = runtime.database.patiently(lambda c: definitions.find(c, name, version, tenant=tenant))
     if stored is None and "." in name:
         namespace, _, bare = name.rpartition(".")
-        stored = runtime.database.patiently(lambda c: definitions.find(c, bare, version, namespace))
+        stored = runtime.database.patiently(lambda c: definitions.find(c, bare, version, namespace, tenant))
     if stored is None:
         raise NotFound(
             "workflow", workflow if version is None else f"{name}@{version}", "`orchestrator workflows` lists what is registered"
@@ -71,7 +71,7 @@ def prepare(
     runtime: Runtime, workflow: str, version: str | None, input: Any, options: Mapping[str, Any]
 ) -> tuple[New, Planned, Address, Definition]:
     """Everything a start needs, decided before its transaction."""
-    stored = find_definition(runtime, workflow, version)
+    stored = find_definition(runtime, workflow, version, options.get("tenant") or "default")
     definition = definition_of(runtime, stored)
     schema = definition.do.around.input_schema
     if schema is not None:

@@ -24,6 +24,9 @@ def enforce(runtime: Runtime, *, with_disk: bool = True) -> dict[str, str]:
     if settings.max_duration_s:
         for instance_id in database.patiently(lambda c: usage.older_than(c, settings.max_duration_s)):
             _stop(runtime, stopped, instance_id, State.CANCELLED, "cancelled", "Maximum duration exceeded")
+    if settings.workflow_timeout_s:
+        for instance_id in database.patiently(lambda c: usage.older_than(c, settings.workflow_timeout_s)):
+            _stop(runtime, stopped, instance_id, State.FAILED, "timeout", f"workflow timeout: {settings.workflow_timeout_s:g} s are over")
     excesses = database.patiently(lambda c: usage.of_processes(c, settings.max_memory_mb, settings.max_cpu_percent))
     if with_disk:
         excesses += database.patiently(lambda c: usage.of_histories(c, settings.max_disk_mb))

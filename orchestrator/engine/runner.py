@@ -59,12 +59,15 @@ class WorkflowRunner:
 
     # ── definitions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def register_workflow(self, definition: Definition, source: str | None = None) -> int:
-        """Make a definition startable, without a restart of anything. Faults and version clashes are raised."""
+    def register_workflow(self, definition: Definition, source: str | None = None, *, tenant: str = "default") -> int:
+        """Make a definition startable, without a restart of anything: for everybody, or for one tenant.
+
+        Faults and version clashes are raised.
+        """
         scheduling.check(definition)
 
         def keep(c: Connection) -> int:
-            stored_id, changed = definitions.register(c, definition, source)
+            stored_id, changed = definitions.register(c, definition, source, tenant)
             if changed:
                 scheduling.put(c, definition, queries.now(c))
             return stored_id

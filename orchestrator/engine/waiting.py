@@ -74,6 +74,9 @@ def park_until(walk: Walk, due: float) -> None:
 
 def snapshot(walk: Walk) -> str | None:
     """Written now and then by branches that live long, so that waking costs the same however long they have lived."""
+    if walk.definition.secrets:
+        # What flows through it may hold one; facts do not.
+        return None
     if walk.forward.seq - walk.snapshot_seq < walk.settings.snapshot_every or is_undo(walk.held.position):
         return None
     return dumps(walk.forward.snapshot())

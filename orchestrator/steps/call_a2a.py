@@ -40,7 +40,7 @@ class CallA2A:
                 headers={"Accept": "application/json, text/event-stream", "Idempotency-Key": context.idempotency_key},
                 content=body,
                 auth=auth,
-                timeout_s=min(TIMEOUT_S, context.deadline_s or TIMEOUT_S),
+                timeout_s=context.deadline_s or TIMEOUT_S,
             )
             try:
                 judged(answer, redirect=False)

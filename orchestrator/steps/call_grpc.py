@@ -92,7 +92,7 @@ def _called(pool: Any, service: dict[str, Any], method_name: str, arguments: Any
     host, port = str(service.get("host")), int(service.get("port") or 80)
     metadata = [("x-idempotency-key", context.idempotency_key), *_credentials(service.get("authentication"), context)]
     path = f"/{described.full_name}/{method.name}"
-    timeout_s = min(TIMEOUT_S, context.deadline_s or TIMEOUT_S)
+    timeout_s = context.deadline_s or TIMEOUT_S
     with grpc.insecure_channel(_address(host, port), options=[("grpc.default_authority", f"{host}:{port}")]) as channel:
         options = {"request_serializer": request_class.SerializeToString, "response_deserializer": answer_class.FromString}
         streams = method.client_streaming

@@ -41,7 +41,7 @@ class CallHttp:
                 content=content,
                 auth=authentication(policy, context.secrets),
                 follow=redirect,
-                timeout_s=min(TIMEOUT_S, context.deadline_s or TIMEOUT_S),
+                timeout_s=context.deadline_s or TIMEOUT_S,
             )
             return shown(judged(answer, redirect=redirect), given.get("output", "content"), context)
 
@@ -107,8 +107,9 @@ def _header(headers: Mapping[str, str], name: str) -> str:
 def shown(answer: Answer, form: str, context: StepContext) -> Any:
     if form == "raw":
         return base64.b64encode(answer.body).decode()
+    hidden_strings = values_in(list(context.secrets.values()))
     if form == "content":
-        return answer.content
+        return masked(answer.content, hidden_strings)
     request_headers = {key: "***" if key.lower() in SECRET_HEADERS else value for key, value in answer.request_headers.items()}
     said = {
         "request": {"method": answer.method, "uri": answer.url, "headers": request_headers},
@@ -116,7 +117,7 @@ def shown(answer: Answer, form: str, context: StepContext) -> Any:
         "statusCode": answer.status,
         "content": answer.content,
     }
-    return masked(said, values_in(list(context.secrets.values())))
+    return masked(said, hidden_strings)
 
 
 class hidden:  # noqa: N801  # reads as what it does

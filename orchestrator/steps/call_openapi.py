@@ -41,7 +41,7 @@ class CallOpenApi:
                 content=request.content,
                 auth=authentication(given.get("authentication"), context.secrets),
                 follow=redirect,
-                timeout_s=min(TIMEOUT_S, context.deadline_s or TIMEOUT_S),
+                timeout_s=context.deadline_s or TIMEOUT_S,
             )
             return shown(judged(answer, redirect=redirect), given.get("output", "content"), context)
 

@@ -22,52 +22,56 @@ class Stored:
     tree: Any
     source: str | None
     created_at: Any
+    tenant: str = "default"
 
 
 def digest(definition: Definition) -> str:
     return hashlib.sha256(dumps(to_json(definition)).encode()).hexdigest()
 
 
-def register(c: Connection, definition: Definition, source: str | None = None) -> tuple[int, bool]:
+def register(c: Connection, definition: Definition, source: str | None = None, tenant: str = "default") -> tuple[int, bool]:
     """Store the definition; the same content again changes nothing. Gives its id and whether something changed.
 
     A version nobody used yet may be replaced; a used one raises `VersionClash`.
     """
-    tree, hashed = dumps(to_json(definition)), digest(definition)
+    hashed = digest(definition)
     major, minor, patch = parse_version(definition.version)
     with c.transaction():
         # The lock keeps two registrations, and a registration and a first start, apart.
-        c.execute("select pg_advisory_xact_lock(hashtextextended(%s, 11))", (f"{definition.namespace}/{definition.name}",))
+        c.execute("select pg_advisory_xact_lock(hashtextextended(%s, 11))", (f"{tenant}/{definition.namespace}/{definition.name}",))
         row = c.execute(
-            "select id, digest from definitions where namespace = %s and name = %s and major = %s and minor = %s and patch = %s"
-            " and coalesce(substring(version from '[-+].*$'), '') = %s",
-            (definition.namespace, definition.name, major, minor, patch, suffix(definition.version)),
+            "select id, digest from definitions where tenant = %s and namespace = %s and name = %s and major = %s and minor = %s"
+            " and patch = %s and coalesce(substring(version from '[-+].*$'), '') = %s",
+            (tenant, definition.namespace, definition.name, major, minor, patch, suffix(definition.version)),
         ).fetchone()
-        if row is None:
-            fresh = c.execute(
-                "insert into definitions (namespace, name, version, major, minor, patch, tree, digest, source)"
-                " values (%s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s) returning id",
-                (definition.namespace, definition.name, definition.version, major, minor, patch, tree, hashed, source),
-            ).fetchone()
-            assert fresh is not None
-            return fresh[0], True
-        if row[1] == hashed:
+        if row is not None and row[1] == hashed:
             return row[0], False
-        used = c.execute("select 1 from instances where definition_id = %s limit 1", (row[0],)).fetchone()
-        if used:
-            raise VersionClash(definition.name, definition.version)
-        # A new row instead of a changed one: workers may hold the old tree under its id.
-        c.execute("delete from definitions where id = %s", (row[0],))
+        if row is not None:
+            if c.execute("select 1 from instances where definition_id = %s limit 1", (row[0],)).fetchone():
+                raise VersionClash(definition.name, definition.version)
+            # A new row instead of a changed one: workers may hold the old tree under its id.
+            c.execute("delete from definitions where id = %s", (row[0],))
         fresh = c.execute(
-            "insert into definitions (namespace, name, version, major, minor, patch, tree, digest, source)"
-            " values (%s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s) returning id",
-            (definition.namespace, definition.name, definition.version, major, minor, patch, tree, hashed, source),
+            "insert into definitions (tenant, namespace, name, version, major, minor, patch, tree, digest, source)"
+            " values (%s, %s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s) returning id",
+            (
+                tenant,
+                definition.namespace,
+                definition.name,
+                definition.version,
+                major,
+                minor,
+                patch,
+                dumps(to_json(definition)),
+                hashed,
+                source,
+            ),
         ).fetchone()
         assert fresh is not None
         return fresh[0], True
 
 
-_COLUMNS = "id, namespace, name, version, tree, source, created_at"
+_COLUMNS = "id, namespace, name, version, tree, source, created_at, tenant"
 
 
 def by_id(c: Connection, definition_id: int) -> Stored | None:
@@ -75,18 +79,18 @@ def by_id(c: Connection, definition_id: int) -> Stored | None:
     return Stored(*row) if row else None
 
 
-def find(c: Connection, name: str, version: str | None, namespace: str | None = None) -> Stored | None:
-    """The newest version that fits: all of it, or of a major, or of a major and minor."""
+def find(c: Connection, name: str, version: str | None, namespace: str | None = None, tenant: str = "default") -> Stored | None:
+    """The newest version that fits: all of it, or of a major, or of a major and minor. A tenant's own come before everybody's."""
     parts = parse_parts(version)
     row = c.execute(
         f"""
         select {_COLUMNS} from definitions
-        where name = %s and (%s::text is null or namespace = %s)
+        where name = %s and tenant in (%s, 'default') and (%s::text is null or namespace = %s)
           and (%s::int is null or major = %s) and (%s::int is null or minor = %s) and (%s::int is null or patch = %s)
           and (%s = '' or version like '%%' || %s)
-        order by major desc, minor desc, patch desc, (version ~ '-') asc, id desc limit 1
+        order by (tenant = %s) desc, major desc, minor desc, patch desc, (version ~ '-') asc, id desc limit 1
         """,
-        (name, namespace, namespace, *(p for part in parts for p in (part, part)), *(suffix(version or ""),) * 2),
+        (name, tenant, namespace, namespace, *(p for part in parts for p in (part, part)), *(suffix(version or ""),) * 2, tenant),
     ).fetchone()
     return Stored(*row) if row else None
 

@@ -35,6 +35,7 @@ definitions = Table(
     "definitions",
     metadata,
     _id(),
+    Column("tenant", Text, nullable=False),
     Column("namespace", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("version", Text, nullable=False),

@@ -10,6 +10,7 @@ FILES = (
     "test_data_flow.py",
     "test_flow.py",
     "test_calls.py",
+    "test_durability.py",
     "test_schedules.py",
     "test_lifecycle.py",
     "test_v08.py",

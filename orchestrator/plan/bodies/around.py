@@ -1,0 +1,126 @@
+"""Tasks that stand around others: try, and what extends a task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.definition.expressions import Jq, is_true
+from orchestrator.definition.tree import (
+    EXIT,
+    Catch,
+    Extended,
+    Try,
+)
+from orchestrator.history import Failure
+from orchestrator.ids import Position
+from orchestrator.plan import catching
+from orchestrator.plan.frames import Frame
+from orchestrator.plan.needs import Need, Sleep
+
+if TYPE_CHECKING:
+    from orchestrator.plan.forward import Forward
+
+NOW = Jq("now")
+
+
+def extended(forward: Forward, frame: Frame) -> None:
+    task: Extended = frame.task  # type: ignore[assignment]
+    if task.when is not None and not is_true(extends(forward, frame, task)):
+        forward.push(task.task, f"{frame.position}/extended", frame.raw, frame.vars)
+        frame.note = {"stage": "last"}
+    elif task.before is not None and not frame.note:
+        forward.push(task.before, f"{frame.position}/before", frame.raw, frame.vars)
+        frame.note = {"stage": "before"}
+    else:
+        forward.push(task.task, f"{frame.position}/extended", frame.raw, frame.vars)
+        frame.note = {"stage": "task" if task.after else "last"}
+
+
+def extends(forward: Forward, frame: Frame, task: Extended) -> Any:
+    assert task.when is not None
+    # `$task` is the task that is extended, which stands at the same place.
+    return forward.recorded(frame, "when", task.when, frame.raw)
+
+
+def extended_receives(forward: Forward, frame: Frame, output: Any, then: str | None) -> None:
+    task: Extended = frame.task  # type: ignore[assignment]
+    stage = frame.note["stage"]
+    if stage == "before" and then == EXIT:
+        forward.done(frame, output)
+    elif stage == "before":
+        frame.note = {"stage": "ready"}
+    elif stage == "task":
+        assert task.after is not None
+        frame.note = {"stage": "after", "output": output, "then": then}
+        forward.push(task.after, f"{frame.position}/after", output, frame.vars)
+    elif stage == "after":
+        frame.then = frame.note["then"]
+        forward.done(frame, frame.note["output"])
+    else:
+        frame.then = then
+        forward.done(frame, output)
+
+
+def try_(forward: Forward, frame: Frame) -> Need | None:
+    task: Try = frame.task  # type: ignore[assignment]
+    note = frame.note
+    match note.get("stage"):
+        case None | "again":
+            attempt = note.get("attempt", 0) + 1
+            if attempt == 1 and task.catch.retry_limit_s is not None:
+                note = {"began": forward.recorded(frame, "began", NOW, None)}
+            frame.note = {"stage": "try", "attempt": attempt, "began": note.get("began")}
+            name = "try" if attempt == 1 else f"try#{attempt}"
+            forward.push(task.do, f"{frame.position}/{name}", frame.input, frame.vars)
+        case "judge":
+            return judge(forward, frame, task, Failure.from_json(note["failure"]))
+        case "delay":
+            return Sleep(Position(frame.position), note.get("delay"), note.get("until"))
+    return None
+
+
+def judge(forward: Forward, frame: Frame, task: Try, failure: Failure) -> Need | None:
+    catch = task.catch
+    problem = catching.problem(failure)
+    named = {catch.name: problem}
+    caught = catching.matches(catch.errors, problem)
+    for slot, condition, wanted in (("when", catch.when, True), ("except", catch.except_when, False)):
+        if caught and condition is not None:
+            caught = is_true(forward.value(frame, slot, condition, problem, **named)) is wanted
+    if not caught:
+        forward.frames.pop()
+        return forward.fail(failure)
+    attempt = frame.note["attempt"]
+    again = catch.retry is not None and attempt < catch.retry.max_attempts
+    for slot, condition, wanted in (("retry when", catch.retry_when, True), ("retry except", catch.retry_except_when, False)):
+        if again and condition is not None:
+            again = is_true(forward.value(frame, slot, condition, problem, **named)) is wanted
+    if again and catch.retry is not None:
+        delay = catch.retry.delay_s(attempt, forward.luck(frame.position, attempt))
+        if has_time(forward, frame, catch, delay):
+            frame.note = {"stage": "delay", "attempt": attempt, "delay": delay, "began": frame.note.get("began")}
+            return None
+    if catch.do is not None:
+        frame.note = {"stage": "catch"}
+        forward.push(catch.do, f"{frame.position}/catch", frame.input, {**frame.vars, **named})
+        return None
+    if catch.retry is not None:
+        forward.frames.pop()
+        return forward.fail(failure)
+    frame.then = catch.then
+    forward.done(frame, frame.input)
+    return None
+
+
+def has_time(forward: Forward, frame: Frame, catch: Catch, delay: float) -> bool:
+    if catch.retry_limit_s is None:
+        return True
+    now = forward.recorded(frame, "judged at", NOW, None)
+    return bool(now + delay - frame.note["began"] <= catch.retry_limit_s)
+
+
+def try_receives(forward: Forward, frame: Frame, output: Any, then: str | None) -> None:
+    task: Try = frame.task  # type: ignore[assignment]
+    if frame.note.get("stage") == "catch":
+        frame.then = task.catch.then
+    forward.done(frame, output)

@@ -108,7 +108,7 @@ def sequence(rig: Rig) -> Measure:
     """Durable sequences of ten steps that do nothing, many instances."""
     instances, steps = 600, 10
     ours, floor, bare, dbos, direct = [], [], [], [], []
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS + 2):
         with rig.ours() as runner:
 
             def run(runner: Any = runner) -> None:
@@ -123,7 +123,9 @@ def sequence(rig: Rig) -> Measure:
         direct.append(100 * steps / _dbos(rig, 100, steps, "direct"))
     peers = {"bare Celery chain": median(bare), "DBOS": median(direct), "DBOS, eight at a time": median(dbos), "floor": median(floor)}
     value = median(ours)
-    ratios = {name: round(value / figure, 2) for name, figure in peers.items()}
+    # Round by round: what the machine does to one of a round it does to the others, too.
+    rounds = {"bare Celery chain": bare, "DBOS": direct, "DBOS, eight at a time": dbos, "floor": floor}
+    ratios = {name: round(median([a / b for a, b in zip(ours, theirs, strict=True)]), 2) for name, theirs in rounds.items()}
     met = ratios["bare Celery chain"] >= 2.2 and ratios["DBOS"] >= 5 and ratios["floor"] >= 0.75
     return Measure(
         "durable sequence, 10 steps", "steps/s", value, "≥ 2.2 × chain, ≥ 5 × DBOS, ≥ 0.75 × floor", met, peers, {"ratios": ratios}
@@ -166,9 +168,9 @@ def _register(rig: Rig, name: str, body: str) -> None:
 def documents(rig: Rig) -> Measure:
     """Serverless Workflow documents: a hundred `set` tasks, and a loop of a thousand rounds with a step each."""
     _register(rig, "sets", "".join(f"  - s{n}: {{set: {{n: '${{ .n + 1 }}'}}}}\n" for n in range(100)))
-    _register(rig, "rounds", "  - loop: {for: {in: '[range(1000)]'}, do: [{s: {call: 'step:nop'}}]}\n")
+    _register(rig, "document-rounds", "  - loop: {for: {in: '[range(1000)]'}, do: [{s: {call: 'step:nop'}}]}\n")
     sets = median(_end_to_end(rig, "bench.sets", 20)) * 1000
-    rounds = 1000 / median(_end_to_end(rig, "bench.rounds", 3))
+    rounds = 1000 / median(_end_to_end(rig, "bench.document-rounds", 3))
     kernel = 1000 / median(_end_to_end(rig, "thousand", 3))
     ratio = rounds / kernel
     return Measure(

@@ -15,7 +15,6 @@ from typing import Any
 
 import httpx
 
-from orchestrator.definition.durations import seconds
 from orchestrator.net import process
 from orchestrator.net.problems import Problem
 from orchestrator.steps.registry import StepContext, executor
@@ -52,8 +51,18 @@ class RunContainer:
             finally:
                 if cleanup == "always" and awaited:
                     engine.remove(container)
-                elif cleanup == "eventually":
-                    engine.note_end(container, seconds((given.get("lifetime") or {}).get("after", 0)))
+
+
+@executor
+class RemoveContainer:
+    """`run.container_removal`: the end of a container whose lifetime is `eventually`."""
+
+    type = "run.container_removal"
+
+    def execute(self, context: StepContext) -> Any:
+        process.allowed("RUN_CONTAINERS", "containers")
+        with Engine() as engine:
+            engine.remove(_name(context.parameter("name"), context))
 
 
 def _name(given: Any, context: StepContext) -> str:
@@ -166,15 +175,6 @@ class Engine:
 
     def remove(self, container: str) -> None:
         self._call("DELETE", f"/containers/{container}", good=(204, 404, 409), params={"force": "1", "v": "1"})
-
-    def note_end(self, container: str, after_s: float) -> None:
-        """Left for later: the engine is asked to keep it stopped; `orchestrator cleanup` of the host removes it by its label."""
-        self._call(
-            "POST",
-            f"/containers/{container}/rename",
-            good=(204, 404, 409),
-            params={"name": f"until-{int(time.time() + after_s)}-{container[:12]}"},
-        )
 
 
 def _demultiplexed(raw: bytes) -> tuple[str, str]:

@@ -88,7 +88,7 @@ def find(c: Connection, name: str, version: str | None, namespace: str | None = 
         where name = %s and tenant in (%s, 'default') and (%s::text is null or namespace = %s)
           and (%s::int is null or major = %s) and (%s::int is null or minor = %s) and (%s::int is null or patch = %s)
           and (%s = '' or version like '%%' || %s)
-        order by (tenant = %s) desc, major desc, minor desc, patch desc, (version ~ '-') asc, id desc limit 1
+        order by (tenant = %s) desc, (namespace = 'default') desc, major desc, minor desc, patch desc, (version ~ '-') asc, id desc limit 1
         """,
         (name, tenant, namespace, namespace, *(p for part in parts for p in (part, part)), *(suffix(version or ""),) * 2, tenant),
     ).fetchone()

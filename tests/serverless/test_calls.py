@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from orchestrator.dev.servers import Redis
+from orchestrator.embedded import Embedded
 from orchestrator.net import authentication, egress, resources
 from orchestrator.net.problems import Problem
-from tests.serverless.running import fault, output
+from orchestrator.testing import ManualClock
+from tests.serverless.running import definition, fault, output
 from tests.serverless.standins import StandIn
 
 
@@ -702,3 +704,57 @@ def test_a_schema_may_stand_elsewhere_and_what_it_said_is_recorded(standin: Stan
     body = f"do: [{{s: {{input: {{schema: {{resource: {{endpoint: '{standin.address}/schema.json'}}}}}}, set: {{ok: true}}}}}}]"
     assert output(body, {"n": 1}) == {"ok": True}
     assert fault(body, {})["type"].endswith("/validation")
+
+
+def test_a_container_may_be_removed_later_by_a_workflow_of_its_own(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTAINER_HOST", standin.address)
+    api, names = "/v1.41", []
+
+    def create(asked: dict[str, Any]) -> tuple[int, Any]:
+        names.append(asked["query"]["name"][0])
+        return 201, {"Id": "c2"}
+
+    standin.answers["GET", f"{api}/images/hello/json"] = lambda _: (200, {})
+    standin.answers["POST", f"{api}/containers/create"] = create
+    standin.answers["POST", f"{api}/containers/c2/start"] = lambda _: (204, b"")
+    standin.answers["POST", f"{api}/containers/c2/wait"] = lambda _: (200, {"StatusCode": 0})
+    standin.answers["GET", f"{api}/containers/c2/logs"] = lambda _: (200, b"\x01\x00\x00\x00\x00\x00\x00\x02hi", {"content-type": "x/y"})
+    made = definition("do: [{c: {run: {container: {image: hello, lifetime: {cleanup: eventually, after: {minutes: 30}}}}}}]")
+    engine = Embedded(clock=ManualClock())
+    instance = engine.start(made, {})
+    engine.settle()
+    assert instance.output == "hi"
+    assert names == [f"case-{instance.id}.tests-c"]
+    standin.answers["DELETE", f"{api}/containers/{names[0]}"] = lambda _: (204, b"")
+    assert not [r for r in standin.requests if r["method"] == "DELETE" and names[0] in r["path"]]
+    engine.settle(engine.clock.now() + 31 * 60)
+    assert [r["path"] for r in standin.requests if r["method"] == "DELETE"][-1] == f"{api}/containers/{names[0]}"
+
+
+def test_asyncapi_over_a_websocket(standin: StandIn) -> None:
+    from websockets.sync.server import serve
+
+    heard: list[Any] = []
+
+    def handle(socket: Any) -> None:
+        if socket.request.path == "/in":
+            heard.append(json.loads(socket.recv()))
+            return
+        for n in range(3):
+            socket.send(json.dumps({"payload": {"n": n}}))
+        socket.recv(timeout=5)
+
+    with serve(handle, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.socket.getsockname()[1]}"
+        document = {
+            "asyncapi": "2.6.0",
+            "servers": {"s": {"url": host, "protocol": "ws"}},
+            "channels": {"out": {"subscribe": {"operationId": "hear"}}, "in": {"publish": {"operationId": "say"}}},
+        }
+        standin.answers["GET", "/ws.json"] = lambda _: (200, document)
+        body = f"do: [{{c: {{call: asyncapi, with: {{document: {{endpoint: '{standin.address}/ws.json'}}, %s}}}}}}]"
+        assert output(body % "channel: /out, subscription: {consume: {amount: 2}}") == [{"n": 0}, {"n": 1}]
+        assert output(body % "operation: say, message: {payload: {word: '${ .w }'}}", {"w": "hi"}) == {"w": "hi"}
+        server.shutdown()
+    assert heard == [{"word": "hi"}]

@@ -7,6 +7,7 @@ the call's arguments, an extension is an `Extended` around the task.
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -40,7 +41,7 @@ from orchestrator.definition.tree import (
     Wait,
 )
 from orchestrator.errors import Fault, Invalid
-from orchestrator.ids import escaped
+from orchestrator.ids import escaped, unescaped
 
 RESERVED = ("continue", "exit", "end")
 EVENT_ATTRIBUTES = ("id", "source", "type", "time", "subject", "datacontenttype", "dataschema", "data", "specversion")
@@ -322,9 +323,36 @@ class Reader:
         parameters = {**run[form], "return": run.get("return", "stdout"), "await": awaited}
         if form == "script" and run[form]["language"] not in ("js", "javascript", "python"):
             self.fault(f"{place}/run/script/language", f"is '{run[form]['language']}'; js and python are run here")
-        if "lifetime" in parameters and "after" in parameters["lifetime"]:
-            self._duration(parameters["lifetime"]["after"], f"{place}/run/container/lifetime/after")
+        if form == "container":
+            return self._container(name, parameters, place, around)
         return self._step(name, around, f"run.{form}", parameters, f"{place}/run/{form}")
+
+    def _container(self, name: str, parameters: dict[str, Any], place: str, around: Around) -> AnyTask:
+        """Named as the specification recommends, the same for every attempt; removed later by a workflow of its own."""
+        about = self.document["document"]
+        own = f'${{ "{about["name"]}-\\($workflow.id).{about["namespace"]}-" + ({json.dumps(unescaped(name))} | gsub("[^A-Za-z0-9_.-]"; "-")) }}'
+        given = {**parameters, "name": parameters.get("name") or own}
+        step = self._step(name, around, "run.container", given, f"{place}/run/container")
+        lifetime = parameters.get("lifetime") or {}
+        if lifetime.get("cleanup") != "eventually":
+            return step
+        after = self._duration(lifetime["after"], f"{place}/run/container/lifetime/after")
+        document = {
+            "document": {"dsl": "1.0.3", "namespace": "containers", "name": "remove-container", "version": "1.0.0"},
+            "do": [
+                {"wait": {"wait": "${ .after }"}},
+                {"remove": {"call": f"{OWN_STEP}run.container_removal", "with": {"name": "${ .name }"}}},
+            ],
+        }
+        later = f"PT{after}S" if isinstance(after, float) else lifetime["after"]
+        removal = Run(
+            name="removal",
+            source=Jq(json.dumps(document)),
+            input=self._template({"name": given["name"], "after": later}, place),
+            awaited=False,
+        )
+        # The removal is asked for first: a container that is never removed would be the worse outcome.
+        return Do(name=name, tasks=(removal, step))
 
     def _call(self, name: str, given: dict[str, Any], place: str, around: Around) -> AnyTask:
         call, arguments = given["call"], given.get("with") or {}

@@ -1,4 +1,4 @@
-"""One running stack, one stand-in for all tests of this folder."""
+"""A running stack for each module, one stand-in for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def standin() -> Iterator[StandIn]:
         yield made
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def running(postgres: Postgres, redis_server: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     made = Stack(fresh_database(postgres), redis_server, tmp_path_factory.mktemp("serverless"))
     made.environment.update({"QUEUE_GRACE": "3", "RUN_SCRIPTS": "1", "RUN_SHELL": "1", "SECRET_TOKEN": "s3cr3t-value"})

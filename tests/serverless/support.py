@@ -11,6 +11,7 @@ FILES = (
     "test_flow.py",
     "test_calls.py",
     "test_durability.py",
+    "../acceptance/test_documents.py",
     "test_schedules.py",
     "test_lifecycle.py",
     "test_v08.py",
@@ -27,7 +28,7 @@ def page() -> str:
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 said = node.name.removeprefix("test_").replace("_", " ")
-                lines.append(f"| {said} | `{name}` |")
+                lines.append(f"| {said} | `{Path(name).name}` |")
         lines.append("")
     return "\n".join(lines)
 

@@ -88,9 +88,9 @@ def test_cron_means_what_unix_means(cron: str, zone: str, after: str, expected: 
     assert next_of({"cron": cron, "timezone": zone}, moment) == dt.datetime.fromisoformat(expected).timestamp()
 
 
-def test_a_cron_that_is_none_is_refused(stack: Stack) -> None:
+def test_a_cron_that_is_none_is_refused(running: Stack) -> None:
     with pytest.raises(Invalid, match="no schedule"):
-        register(stack, "never", "{cron: '61 * * * *'}")
+        register(running, "never", "{cron: '61 * * * *'}")
 
 
 def test_a_workflow_with_a_schedule_can_be_run_on_demand(running: Stack) -> None:

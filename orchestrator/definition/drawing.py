@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 from orchestrator.definition.tree import (
     END,
@@ -176,10 +175,3 @@ class _Box:
 
     def __exit__(self, *_: object) -> None:
         self.drawing.lines.append("end")
-
-
-def nodes(text: str) -> Iterator[str]:
-    """The labels of a drawing's nodes."""
-    for line in text.splitlines():
-        if '"' in line and "-->" not in line and "subgraph" not in line:
-            yield line.split('"')[1]

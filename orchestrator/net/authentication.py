@@ -5,6 +5,7 @@ Tokens are kept per process until shortly before they expire, by everything they
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -20,7 +21,6 @@ from orchestrator.net.problems import Problem
 
 EARLY_S = 30.0
 DISCOVERY = "/.well-known/openid-configuration"
-SECRET_GRANTS = ("password", "refresh_token")
 
 
 def authentication(policy: Mapping[str, Any] | None, secrets: Mapping[str, Any]) -> httpx.Auth | None:
@@ -133,8 +133,6 @@ class Tokens:
         token = answer.get("access_token")
         if not issuers or not isinstance(token, str) or token.count(".") != 2:
             return
-        import base64
-
         body = token.split(".")[1]
         try:
             issuer = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))).get("iss")

@@ -19,7 +19,7 @@ class RunScript:
 
     def execute(self, context: StepContext) -> Any:
         process.allowed("RUN_SCRIPTS", "scripts")
-        given = context.parameters if isinstance(context.parameters, dict) else {}
+        given = {**(context.parameters or {}), **(context.literal or {})}
         code = given.get("code")
         if code is None:
             where, policy = endpoint_of((given.get("source") or {}).get("endpoint"), context)
@@ -29,7 +29,6 @@ class RunScript:
         arguments = arguments_of(given.get("arguments"))
         language = given.get("language")
         if language == "python":
-            # From a file descriptor of its own, so that stdin is the script's.
             command = [process.program("python3"), "-I", "-c", code, *arguments]
         elif language in ("js", "javascript"):
             flavour = "module" if _is_module(code) else "commonjs"

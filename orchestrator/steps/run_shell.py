@@ -16,7 +16,7 @@ class RunShell:
 
     def execute(self, context: StepContext) -> Any:
         process.allowed("RUN_SHELL", "shell commands")
-        given = context.parameters if isinstance(context.parameters, dict) else {}
+        given = {**(context.parameters or {}), **(context.literal or {})}
         command = given.get("command")
         if not isinstance(command, str):
             raise Problem("configuration", "a shell task needs a `command`")

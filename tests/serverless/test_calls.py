@@ -345,7 +345,7 @@ def test_a_function_of_a_catalog_and_one_at_a_url(standin: StandIn) -> None:
       - b: {{call: '{standin.address}/catalog/functions/twice/1.0.0/function.yaml', with: {{n: '${{ .n }}'}}}}
     """
     assert output(body, {"n": 3}) == 12
-    assert fault(body, {})["type"].endswith("/validation") or True
+    assert fault(body, {})["type"].endswith("/expression")
 
 
 # ── programs ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -423,6 +423,14 @@ def test_scripts_in_python_and_javascript() -> None:
     assert output(module) == "Hello Workflow hello bar"
     plain = "do: [{r: {run: {script: {language: javascript, code: 'console.log(require(\"os\").EOL.length, `${1 + 1}`)'}}}}]"
     assert output(plain) == "1 2"
+
+
+def test_a_shells_own_braces_are_the_shells() -> None:
+    more = ", environment: {A: a, B: b}"
+    assert output(shell("${SHELL_OF:-echo} ${A}${B}", more)) == "ab"
+    assert output(shell("${ .say }"), {"say": "echo said"}) == "said"
+    script = "do: [{r: {run: {script: {language: js, code: '${ { console.log(`${1 + 1}`) } }'}}}}]"
+    assert fault(script)["type"].endswith("/runtime")
 
 
 def test_a_script_may_come_from_a_resource(standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from orchestrator.definition.documents import read_document
 from orchestrator.definition.serverless.schema import KINDS
 from orchestrator.embedded import Embedded
+from orchestrator.testing import ManualClock
 from tests.serverless.support import page
 
 ROOT = Path(__file__).parents[2] / "docs" / "reference" / "serverless-workflow"
@@ -34,6 +35,15 @@ def test_the_example_of_a_page_gives_what_it_says(path: Path, monkeypatch: pytes
     engine.finish(instance)
     assert instance.state == "COMPLETED", instance.error
     assert instance.output == json.loads(expected)
+
+
+def test_the_shipped_sample_runs() -> None:
+    text = (Path(__file__).parents[2] / "workflows" / "wait_sample.yaml").read_text()
+    engine = Embedded(clock=ManualClock())
+    instance = engine.finish(engine.start(read_document(text), {"name": "Ada"}))
+    assert instance.output == {"greeting": "Hello Ada", "marked": True, "waited": True}
+    assert instance.ended is not None
+    assert round(instance.ended - instance.began) == 2
 
 
 def test_every_task_has_its_page() -> None:

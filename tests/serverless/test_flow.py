@@ -306,10 +306,10 @@ def test_the_first_correlated_event_pins_the_value_for_the_others() -> None:
 
 
 def test_a_correlation_may_expect_a_value_or_an_expression() -> None:
-    body = "do: [{l: {listen: {to: {one: {with: {type: a}, correlate: {id: {from: .data.id, expect: '%s'}}}}}}}]"
+    body = "do: [{s: {set: {id: x7}}}, {l: {listen: {to: {one: {with: {type: a}, correlate: {id: {from: .data.id, expect: '%s'}}}}}}}]"
     events = [{"type": "a", "data": {"id": "other"}}, {"type": "a", "data": {"id": "x7"}}]
-    assert output(body % "x7", {"id": "x7"}, events=events) == [{"id": "x7"}]
-    assert output(body % "${ .id }", events=events, input=None) if False else True
+    assert output(body % "x7", events=events) == [{"id": "x7"}]
+    assert output(body % "${ $input.id }", events=events) == [{"id": "x7"}]
 
 
 def test_foreach_handles_each_event_in_turn_and_shapes_the_output() -> None:

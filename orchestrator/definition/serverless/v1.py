@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.definition.durations import BadDuration, seconds
-from orchestrator.definition.expressions import Expression, Jq, Template, embedded
+from orchestrator.definition.expressions import Expression, Jq, Template, check_jq, embedded, names_in
 from orchestrator.definition.marks import Marks, located
 from orchestrator.definition.retry import NO_RETRY, RetryPolicy
 from orchestrator.definition.serverless.endpoints import marked
@@ -40,13 +40,11 @@ from orchestrator.definition.tree import (
     Try,
     Wait,
 )
-from orchestrator.errors import Fault, Invalid
+from orchestrator.errors import ExpressionError, Fault, Invalid
 from orchestrator.ids import escaped, unescaped
 
 RESERVED = ("continue", "exit", "end")
 EVENT_ATTRIBUTES = ("id", "source", "type", "time", "subject", "datacontenttype", "dataschema", "data", "specversion")
-# What is called so has no end of its own, or is a family: `composite` is the DSL's word for `do`.
-EXTENDABLE = {"call", "emit", "for", "listen", "raise", "run", "set", "switch", "try", "wait"}
 PLAIN_DURATION = re.compile(r"(\d+(\.\d+)?(ms|s|m|h|d))+")
 """`2s`, `1m30s`: not the specification's, and understood."""
 DEEPEST_FUNCTIONS = 20
@@ -325,7 +323,20 @@ class Reader:
             self.fault(f"{place}/run/script/language", f"is '{run[form]['language']}'; js and python are run here")
         if form == "container":
             return self._container(name, parameters, place, around)
-        return self._step(name, around, f"run.{form}", parameters, f"{place}/run/{form}")
+        # Shells and scripts own `${ }`: what stands between them is ours only when it is an expression.
+        text = {"shell": "command", "script": "code"}[form]
+        literal = {text: parameters.pop(text)} if not self._is_expression(parameters.get(text)) and text in parameters else None
+        return self._step(name, around, f"run.{form}", parameters, f"{place}/run/{form}", literal=literal)
+
+    def _is_expression(self, given: Any) -> bool:
+        source = embedded(given) if isinstance(given, str) else None
+        if source is None:
+            return False
+        try:
+            check_jq(source, tuple(names_in(source)))
+        except ExpressionError:
+            return False
+        return True
 
     def _container(self, name: str, parameters: dict[str, Any], place: str, around: Around) -> AnyTask:
         """Named as the specification recommends, the same for every attempt; removed later by a workflow of its own."""

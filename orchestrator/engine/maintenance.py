@@ -9,6 +9,7 @@ once would only waste effort: everything they do is claimed row by row.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
 import logging
 import os
@@ -32,6 +33,7 @@ from orchestrator.telemetry import metrics, scrape
 logger = logging.getLogger("orchestrator.maintenance")
 
 TICK_S = 0.25
+LOOK_AGAIN_S = (0.0, 0.5, 2.0)
 PROBE_EVERY_S = 0.5
 OFFICE_S = 6.0
 SWEEP_EVERY_S = 5.0
@@ -83,6 +85,7 @@ class Maintenance(threading.Thread):
         self._moved_at = time.monotonic()
         self._stop_asked = threading.Event()
         self._known_children: set[int] = set()
+        self._look_for: list[tuple[float, int]] = []
         self._next_timer: float | None = None
         self._listening: Connection | None = None
         # Shorter than a branch's lease: a host that is lost may have been the keeper, too.
@@ -164,17 +167,29 @@ class Maintenance(threading.Thread):
                 if worker == self.runtime.worker_id and host == self.settings.host_name and int(pid) in self.children() | {os.getpid()}:
                     os.kill(int(pid), interrupt.CANCEL_SIGNAL)
 
+    def born(self, pid: int) -> None:
+        """A pool process was started: one that dies before the next look is missed all the same."""
+        self._known_children.add(pid)
+
     # ── children ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _watch_children(self) -> None:
-        """A pool process that is gone held branches that nobody renews: they are freed now, not when the lease ends."""
+        """A pool process that is gone held branches that nobody renews: they are freed now, not when the lease ends.
+
+        Looked at again a little later: a claim that it sent before it died may be committed after it was missed.
+        """
+        known = frozenset(self._known_children)  # before who is alive is asked: none of these was born since
+        now = time.monotonic()
         alive = self.children()
-        for pid in self._known_children - alive:
-            owner = f"{self.settings.host_name}/{self.runtime.worker_id}/{pid}"
-            freed = leases.recover_owner(self.runtime.database.connection(), owner)
+        for pid in known - alive:
             self._known_children.discard(pid)
-            self._publish("child died", freed)
+            for later in LOOK_AGAIN_S:
+                heapq.heappush(self._look_for, (now + later, pid))
         self._known_children |= alive
+        while self._look_for and self._look_for[0][0] <= now:
+            _, pid = heapq.heappop(self._look_for)
+            owner = f"{self.settings.host_name}/{self.runtime.worker_id}/{pid}"
+            self._publish("child died", leases.recover_owner(self.runtime.database.connection(), owner))
 
     # ── the keeper ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -297,6 +312,7 @@ class MaintenanceStep(bootsteps.StartStopStep):  # type: ignore[misc]
             concurrency=worker.concurrency or 0,
             queues=list(worker.app.amqp.queues.consume_from),
         )
+        _tell_births(getattr(pool, "_pool", None), self.thread.born)
         self.thread.start()
         if runtime.settings.metrics_port:
             scrape.serve(runtime.settings.metrics_port)
@@ -307,3 +323,18 @@ class MaintenanceStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if self.thread is not None:
             self.thread.stop()
             self.thread.join(timeout=5)
+
+
+def _tell_births(pool: Any, born: Callable[[int], None]) -> None:
+    """Pools that fork say so to `on_process_up`, which may be somebody's already."""
+    if not hasattr(pool, "on_process_up"):
+        return
+    before = pool.on_process_up
+
+    def up(process: Any) -> None:
+        if process.pid:
+            born(process.pid)
+        if before is not None:
+            before(process)
+
+    pool.on_process_up = up

@@ -20,7 +20,7 @@ from orchestrator.store import queries
 
 @click.command()
 def up() -> None:
-    """Everything in one terminal: Postgres, Redis, web, worker, beat, Flower."""
+    """Everything in one terminal: Postgres, Redis, web, worker, beat, bridge, Flower."""
     from orchestrator.dev.supervisor import Supervisor, home_folder
 
     sys.exit(Supervisor(home_folder(), echo=click.echo).run())
@@ -34,6 +34,22 @@ def migrate() -> None:
     migrations.upgrade(url)
     after = migrations.current_revision(url)
     click.echo(f"schema {after}" + (" (nothing to do)" if before == after else f" (was {before or 'empty'})"))
+
+
+@click.command()
+def bridge() -> None:
+    """Bring events from Redis streams to whoever listens. Several may run; SIGTERM ends it when its batch is done."""
+    import signal
+
+    from orchestrator.app import runtime, settings
+    from orchestrator.stream.bridge import Bridge
+    from orchestrator.telemetry import logs
+
+    logs.configure(settings().log_format, settings().log_level)
+    made = Bridge(runtime())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: made.stop())
+    made.run()
 
 
 @click.command()
@@ -115,4 +131,4 @@ def bench(measures: tuple[str, ...]) -> None:
     sys.exit(subprocess.run([sys.executable, "-m", "benchmarks", *measures], check=False).returncode)
 
 
-COMMANDS = [up, migrate, doctor, bench]
+COMMANDS = [up, migrate, bridge, doctor, bench]

@@ -90,6 +90,15 @@ class Settings:
         "orchestrator:cloudevents", "the Redis stream of the Serverless Workflow specification's life-cycle events"
     )
     event_stream_length: int = _setting(100_000, "about how many events the stream keeps", _count)
+    streams: tuple[str, ...] = _setting(("events:workflow",), "the Redis streams that the bridge reads", _list, env="BRIDGE_STREAMS")
+    tenant_streams: str = _setting(
+        "tenant:*:workflow:*:events", "streams of tenants, found as they appear; empty: none", env="BRIDGE_TENANT_STREAMS"
+    )
+    consumer_group: str = _setting("workflow-group", "the bridge's consumer group", env="CONSUMER_GROUP")
+    consumer_name: str = _setting("", "this bridge's name in the group; empty: worker- and eight digits")
+    stream_batch: int = _setting(100, "entries read at once", _count, env="WORKER_STREAM_BATCH")
+    stream_block_s: float = _setting(1.0, "how long a read waits for entries", seconds, env="WORKER_STREAM_BLOCK")
+    reclaim_idle_s: float = _setting(60.0, "entries pending for longer are taken over; 0: never", seconds, env="WORKER_RECLAIM_IDLE")
     log_format: str = _setting("text", "text or json")
     log_level: str = _setting("INFO", "debug, info, warning or error")
     metrics_port: int = _setting(0, "the worker's Prometheus port; 0: none", _count)

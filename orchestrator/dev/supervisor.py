@@ -1,4 +1,4 @@
-"""`orchestrator up`: everything in one terminal. Servers, migration, web, worker, beat, Flower; Ctrl-C stops it all.
+"""`orchestrator up`: everything in one terminal. Servers, migration, web, worker, beat, bridge, Flower; Ctrl-C stops it all.
 
 What was started is written to `.orchestrator/stack.json`, so that the CLI, `celery -A orchestrator.app …` and Flower
 in a second terminal of the same folder find it.
@@ -30,7 +30,7 @@ from orchestrator.dev.ports import LOOPBACK, answers, is_free, usual_or_free
 from orchestrator.dev.servers import Postgres, Redis, ServerError
 from orchestrator.store import migrate
 
-COLOURS = {"web": 36, "worker": 32, "beat": 35, "flower": 33, "up": 34}
+COLOURS = {"web": 36, "worker": 32, "beat": 35, "flower": 33, "bridge": 96, "up": 34}
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 8.0
 
@@ -50,6 +50,7 @@ def processes(settings: Settings) -> dict[str, list[str]]:
         ],
         "worker": [*celery, "worker", "--loglevel", "INFO", "-E", "--without-gossip", "--without-mingle"],
         "beat": [*celery, "beat", "--loglevel", "WARNING", "--pidfile="],
+        "bridge": [python, "-m", "orchestrator.cli", "bridge"],
         "flower": [
             *celery, "flower", f"--address={LOOPBACK}", f"--port={settings.flower_port}", "--logging=warning", "--max-tasks=10000",
         ],

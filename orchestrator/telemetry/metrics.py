@@ -34,6 +34,7 @@ def enable() -> None:
         fenced=Counter("orchestrator_fenced_total", "Writers that were found to hold a branch no longer"),
         recoveries=Counter("orchestrator_recoveries_total", "Branches published again", ["reason"]),
         timer_lateness=Histogram("orchestrator_timer_lateness_seconds", "How late a timer fired", buckets=BUCKETS_S),
+        bridged=Counter("orchestrator_bridge_entries_total", "Stream entries by what became of them", ["result"]),
         relayed=Counter("orchestrator_events_relayed_total", "Events sent to the stream"),
     )
     _enabled[0] = True
@@ -77,6 +78,12 @@ def recovered(reason: str, number: int) -> None:
 def timer_fired(lateness_s: float) -> None:
     if _enabled[0]:
         _known["timer_lateness"].observe(max(0.0, lateness_s))
+
+
+def bridged(fresh: int, known: int, poison: int) -> None:
+    for result, number in (("kept", fresh), ("known", known), ("put aside", poison)):
+        if number:
+            _count("bridged", number, result=result)
 
 
 def relayed(number: int) -> None:

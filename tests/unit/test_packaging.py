@@ -17,7 +17,7 @@ BIN = Path(sys.executable).parent
 
 def test_the_procfile_runs_what_exists() -> None:
     lines = dict(line.split(":", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line)
-    assert set(lines) == {"web", "worker", "beat", "flower"}
+    assert set(lines) == {"web", "worker", "beat", "bridge", "flower"}
     for command in lines.values():
         assert shutil.which(str(BIN / command.split()[0])), command
 
@@ -25,7 +25,7 @@ def test_the_procfile_runs_what_exists() -> None:
 def test_compose_is_whole_and_publishes_only_on_loopback() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     services = compose["services"]
-    assert {"postgres", "redis", "migrate", "web", "worker", "beat", "flower"} <= set(services)
+    assert {"postgres", "redis", "migrate", "web", "worker", "beat", "bridge", "flower"} <= set(services)
     assert services["worker"]["deploy"]["replicas"] == 2
     for name, service in services.items():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name

@@ -1,0 +1,136 @@
+"""The bridge, as a process of its own: events from Redis streams reach listeners, once each, whatever dies."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from orchestrator.definition.documents import read_document
+from orchestrator.stream.envelopes import Poison, envelope_of, tenant_of
+from tests.stack import Stack, until
+
+STREAM = "events:workflow"
+
+
+@contextlib.contextmanager
+def bridge(stack: Stack, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    log = stack.folder / f"bridge-{len(list(stack.folder.glob('bridge-*')))}.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.cli", "bridge"],
+            stdout=out,
+            stderr=out,
+            env=stack.variables(WORKER_STREAM_BLOCK="100ms", WORKER_RECLAIM_IDLE="1s", **variables),
+        )
+    try:
+        until(lambda: "reads" in log.read_text() or process.poll() is not None, 30, str(log))
+        assert process.poll() is None, log.read_text()
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def kept(stack: Stack) -> list[Any]:
+    return [row[0] for row in stack.sql("select envelope -> 'data' -> 'n' from events where source <> '/x' order by id")]
+
+
+def pending(stack: Stack, stream: str = STREAM) -> int:
+    return int(stack.redis.xpending(stream, "workflow-group")["pending"])
+
+
+def test_entries_become_events_once_and_wake_who_listens(stack: Stack) -> None:
+    stack.runner.register_workflow(
+        read_document(
+            "document: {dsl: '1.0.3', namespace: t, name: hears, version: '1.0.0'}\n"
+            "do: [{l: {listen: {to: {any: [{with: {type: proxy_created}}], until: '(. | length) == 2'}}}}]"
+        )
+    )
+    stack.worker()
+    instance_id = stack.runner.start_workflow("t.hears", input={})
+    until(lambda: stack.sql("select state from branches where instance_id = %s", instance_id) == [("parked",)])
+    with bridge(stack) as process:
+        stack.redis.xadd(STREAM, {"event_type": "proxy_created", "hostname": "a.example", "data": json.dumps({"port": 80})})
+        entry: dict[Any, Any] = {
+            "id": "same",
+            "type": "proxy_created",
+            "source": "/cms",
+            "specversion": "1.0",
+            "data": json.dumps({"n": 2}),
+        }
+        for _ in range(3):
+            stack.redis.xadd(STREAM, entry)
+        assert stack.ended(instance_id)["output"] == [{"hostname": "a.example", "port": 80}, {"n": 2}]
+        until(lambda: pending(stack) == 0)
+        assert stack.sql("select count(*) from events") == [(2,)]
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+def test_what_a_killed_bridge_left_is_taken_over_and_nothing_is_kept_twice(stack: Stack) -> None:
+    for n in range(300):
+        stack.redis.xadd(STREAM, {"type": "t", "data": json.dumps({"n": n})})
+    for _ in range(3):
+        with bridge(stack, WORKER_STREAM_BATCH="7"):
+            until(lambda: len(kept(stack)) > 20)
+    # As one that read, kept its events, and died before it could say so.
+    stack.redis.xgroup_create(STREAM, "workflow-group", id="0", mkstream=True) if not stack.redis.exists(STREAM) else None
+    stack.redis.xreadgroup("workflow-group", "dead", {STREAM: ">"}, count=50)
+    with bridge(stack), bridge(stack):
+        until(lambda: len(kept(stack)) == 300 and pending(stack) == 0, 30)
+    assert sorted(kept(stack)) == list(range(300))
+
+
+def test_poison_is_put_aside_with_its_reason_and_stops_nobody(stack: Stack) -> None:
+    with bridge(stack):
+        stack.redis.xadd(STREAM, {"data": "{}"})
+        stack.redis.xadd(STREAM, {"type": "t", "data": "{oops"})
+        stack.redis.xadd(STREAM, {"type": "t", "data": "x" * 2_000_000})
+        stack.redis.xadd(STREAM, {"type": "t", "data": json.dumps({"n": 1})})
+        until(lambda: kept(stack) == [1] and pending(stack) == 0)
+        reasons = [fields["reason"] for _, fields in stack.redis.xrange(f"{STREAM}:dlq")]
+    assert [reason.split(":")[0].split(";")[0] for reason in reasons] == [
+        "names no type",
+        "field 'data' looks like JSON and is none",
+        "has 2,000,009 bytes",
+    ]
+
+
+def test_an_emptied_redis_and_streams_of_tenants(stack: Stack) -> None:
+    with bridge(stack):
+        stack.redis.xadd(STREAM, {"type": "t", "data": json.dumps({"n": 1})})
+        until(lambda: kept(stack) == [1])
+        stack.redis.flushall()
+        stack.redis.xadd(STREAM, {"type": "t", "data": json.dumps({"n": 2})})
+        stack.redis.xadd("tenant:acme:workflow:w:events", {"type": "t", "data": json.dumps({"n": 3})})
+        until(lambda: sorted(kept(stack)) == [1, 2, 3], 20)
+    assert stack.sql("select tenant from events where envelope -> 'data' ->> 'n' = '3'") == [("acme",)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "data"),
+    [
+        ({"event_type": "a", "hostname": "h", "data": '{"x": 1}'}, "a", {"hostname": "h", "x": 1}),
+        ({"event_type": "a", "hostname": "h", "enable_http": "false"}, "a", {"hostname": "h", "enable_http": False}),
+        ({"eventType": "a", "payload": '{"x": [1]}'}, "a", {"x": [1]}),
+        ({"event": '{"type": "a", "data": {"x": null}}'}, "a", {"x": None}),
+        ({"data": '{"event_type": "a", "hostname": "h"}'}, "a", {"hostname": "h"}),
+        ({"specversion": "1.0", "id": "1", "source": "/s", "type": "a", "data": '"text"'}, "a", '"text"'),
+    ],
+)
+def test_ways_in_which_an_event_may_be_written(fields: dict[str, str], kind: str, data: Any) -> None:
+    envelope = envelope_of("s", "1-1", fields)
+    assert (envelope["type"], envelope["data"]) == (kind, data)
+
+
+def test_an_entry_without_a_type_is_poison_and_a_stream_says_whose_it_is() -> None:
+    with pytest.raises(Poison):
+        envelope_of("s", "1-1", {"data": "{}"})
+    assert tenant_of("tenant:acme:workflow:w:events") == "acme"
+    assert tenant_of("events:workflow") == "default"

@@ -25,6 +25,7 @@ from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import BrokenHistory, NotFound
 from orchestrator.history import Kind, numbered
 from orchestrator.ids import Position
+from orchestrator.plan.forward import Forward
 from orchestrator.plan.needs import AwaitChild, Failed, Finished, Join, Listening, Perform, Sleep
 from orchestrator.state import TERMINAL, StepState
 from orchestrator.store import admission, history, queries
@@ -216,6 +217,12 @@ class _Found:
                 forward.apply(fact)
             except BrokenHistory:
                 return
+            if fact.kind == Kind.RECEIVED and _has_left(forward, fact.position):
+                node.state, node.ended = StepState.COMPLETED, last
+        if isinstance(forward.need, Failed) and branch.state == "closed":
+            failure = forward.need.failure
+            raised = self._at(failure.position)
+            raised.state, raised.error = StepState.FAILED, raised.error or failure.to_json()
         if branch.state == "closed" and not looks_back:
             return
         need = forward.need
@@ -320,6 +327,11 @@ class _Found:
 
     def _rounds(self, prefix: str) -> list[int]:
         return sorted({int(p[len(prefix) :].split("/")[0]) for p in self.nodes if p.startswith(prefix)})
+
+
+def _has_left(forward: Forward, position: str) -> bool:
+    """Whether the branch is no longer inside of the task at a position."""
+    return isinstance(forward.need, Finished | Failed) or all(frame.position != position for frame in forward.frames)
 
 
 def _kind(task: AnyTask) -> str:

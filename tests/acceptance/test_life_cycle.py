@@ -295,6 +295,7 @@ def test_two_listeners_one_after_the_other_take_an_event_each(running: Stack) ->
     story(running, 2)
 
     assert running.ended(instance_id)["output"] == [2]
+    assert [step.state for step in running.runner.show(instance_id).steps()] == ["COMPLETED", "COMPLETED"]
     assert running.sql("select count(*) from subscriptions where instance_id = %s", instance_id) == [(0,)]
 
 

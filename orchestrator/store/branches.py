@@ -99,7 +99,7 @@ def standing(c: Connection, held: Held) -> Standing | None:
     """The instance's state and whether the branch shall stop; None when it is held no longer."""
     return c.execute(
         "select i.state, b.stopping from branches b join instances i on i.id = b.instance_id"
-        " where b.id = %s and b.generation = %s and b.owner = %s and b.state = 'running'",
+        " where b.id = %s and b.generation = %s and b.owner = %s and b.state || '' = 'running'",
         (held.id, held.generation, held.owner),
     ).fetchone()
 
@@ -108,7 +108,7 @@ def hand_over(c: Connection, held: Held, queue: str) -> bool:
     """Give the branch to another queue under a new generation; False when fenced."""
     row = c.execute(
         f"update branches set state = 'queued', generation = generation + 1, queue = %s, queued_at = now(), {FREE}"
-        " where id = %s and generation = %s and owner = %s and state = 'running' returning 1",
+        " where id = %s and generation = %s and owner = %s and state || '' = 'running' returning 1",
         (queue, held.id, held.generation, held.owner),
     ).fetchone()
     return row is not None
@@ -164,7 +164,7 @@ def lock(c: Connection, held: Held) -> tuple[str, bool] | None:
     """Take the row locks a transaction of this branch needs, in the one order; None when fenced."""
     state = c.execute("select state from instances where id = %s for no key update", (held.instance_id,)).fetchone()
     mine = c.execute(
-        "select stopping from branches where id = %s and generation = %s and owner = %s and state = 'running' for update",
+        "select stopping from branches where id = %s and generation = %s and owner = %s and state || '' = 'running' for update",
         (held.id, held.generation, held.owner),
     ).fetchone()
     return (state[0], mine[0]) if state and mine else None
@@ -173,7 +173,7 @@ def lock(c: Connection, held: Held) -> tuple[str, bool] | None:
 def lock_branch(c: Connection, held: Held) -> bool:
     """Lock only the branch: for transactions that do not touch the instance."""
     row = c.execute(
-        "select 1 from branches where id = %s and generation = %s and owner = %s and state = 'running' for update",
+        "select 1 from branches where id = %s and generation = %s and owner = %s and state || '' = 'running' for update",
         (held.id, held.generation, held.owner),
     ).fetchone()
     return row is not None
@@ -194,7 +194,7 @@ def park(c: Connection, branch_id: int, snapshot: str | None, due: float | None)
 _PARK = f"""
 with parked as (
     update branches set state = 'parked', {FREE}, snapshot = coalesce(%s::jsonb, snapshot)
-    where id = %s and generation = %s and owner = %s and state = 'running' returning id
+    where id = %s and generation = %s and owner = %s and state || '' = 'running' returning id
 ), written as (
     insert into checkpoints (branch_id, seq, position, kind, attempt, data)
     select parked.id, f.seq, f.position, f.kind, f.attempt, f.data::jsonb
@@ -214,7 +214,7 @@ def release(c: Connection, held: Held, state: str, queue: str | None = None) -> 
     """Give the branch up without closing it: to another queue, or halted by a pause."""
     row = c.execute(
         f"update branches set state = %s, queue = coalesce(%s, queue), queued_at = now(), {FREE}"
-        " where id = %s and generation = %s and owner = %s and state = 'running' returning id",
+        " where id = %s and generation = %s and owner = %s and state || '' = 'running' returning id",
         (state, queue, held.id, held.generation, held.owner),
     ).fetchone()
     return row is not None

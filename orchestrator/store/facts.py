@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _COMMIT_ONE = """
 with held as (
     select i.state, b.stopping from branches b join instances i on i.id = b.instance_id
-    where b.id = %s and b.generation = %s and b.owner = %s and b.state = 'running'
+    where b.id = %s and b.generation = %s and b.owner = %s and b.state || '' = 'running'
 )
 insert into checkpoints (branch_id, seq, position, kind, attempt, data)
 select %s::bigint, %s::int, %s, %s, %s::int, %s::jsonb from held
@@ -27,7 +27,7 @@ returning (select state from held), (select stopping from held)
 _COMMIT_MANY = """
 with held as (
     select i.state, b.stopping from branches b join instances i on i.id = b.instance_id
-    where b.id = %s and b.generation = %s and b.owner = %s and b.state = 'running'
+    where b.id = %s and b.generation = %s and b.owner = %s and b.state || '' = 'running'
 ), told as (
     insert into outbox (type, instance_id, data)
     select e.type, %s::uuid, e.data::jsonb from held, unnest(%s::text[], %s::text[]) as e (type, data)
@@ -41,7 +41,7 @@ returning (select state from held), (select stopping from held)
 _TELL = """
 with held as (
     select i.state, b.stopping from branches b join instances i on i.id = b.instance_id
-    where b.id = %s and b.generation = %s and b.owner = %s and b.state = 'running'
+    where b.id = %s and b.generation = %s and b.owner = %s and b.state || '' = 'running'
 )
 insert into outbox (type, instance_id, data)
 select e.type, %s::uuid, e.data::jsonb from held, unnest(%s::text[], %s::text[]) as e (type, data)

@@ -16,7 +16,7 @@ from orchestrator.store.partitions import into
 
 _CLAIM_NEXT = f"""
 with next as (
-    select id from branches where parent_id = %(parent)s and state = 'queued' order by id limit 1 for update skip locked
+    select id from branches where parent_id = %(parent)s and state || '' = 'queued' order by id limit 1 for update skip locked
 )
 update branches b
 set state = 'running', owner = %(owner)s, lease_until = now() + make_interval(secs => %(lease)s), claims = b.claims + 1
@@ -73,7 +73,7 @@ _CLOSE_AND_NEXT = """
 with closed as (
     update branches set state = 'closed', outcome = %(outcome)s, output = %(output)s::jsonb, error = %(error)s::jsonb,
         context = %(context)s::jsonb, owner = null, lease_until = null, doing = null, snapshot = null
-    where id = %(id)s and generation = %(generation)s and owner = %(owner)s and state = 'running' returning id
+    where id = %(id)s and generation = %(generation)s and owner = %(owner)s and state || '' = 'running' returning id
 ), written as (
     insert into checkpoints (branch_id, seq, position, kind, attempt, data)
     select closed.id, f.seq, f.position, f.kind, f.attempt, f.data::jsonb
@@ -83,7 +83,7 @@ with closed as (
     insert into outbox (type, instance_id, data)
     select e.type, %(instance)s::uuid, e.data::jsonb from closed, unnest(%(types)s::text[], %(events)s::text[]) as e (type, data)
 ), next as (
-    select id from branches where parent_id = %(next_of)s and state = 'queued' order by id limit 1 for update skip locked
+    select id from branches where parent_id = %(next_of)s and state || '' = 'queued' order by id limit 1 for update skip locked
 ), claimed as (
     update branches b
     set state = 'running', owner = %(owner)s, lease_until = now() + make_interval(secs => %(lease)s), claims = b.claims + 1

@@ -116,7 +116,7 @@ with done as (
     set state = %(state)s, outcome = %(state)s, output = coalesce(%(output)s::jsonb, i.output), error = coalesce(%(error)s::jsonb, i.error),
         compensation = coalesce(%(compensation)s::jsonb, i.compensation), ended_at = now(), ending = null
     from branches b
-    where b.id = %(id)s and b.generation = %(generation)s and b.owner = %(owner)s and b.state = 'running'
+    where b.id = %(id)s and b.generation = %(generation)s and b.owner = %(owner)s and b.state || '' = 'running'
       and i.id = %(instance)s::uuid and i.state || '' = 'RUNNING'
     returning i.id, i.workflow
 ), closed as (

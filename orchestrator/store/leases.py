@@ -19,7 +19,7 @@ def renew(
         """
         update branches b set lease_until = now() + make_interval(secs => %s), doing = h.doing, usage = %s::jsonb
         from unnest(%s::bigint[], %s::int[], %s::text[]) as h (id, generation, doing), instances i
-        where b.id = h.id and b.generation = h.generation and b.owner = %s and b.state = 'running' and i.id = b.instance_id
+        where b.id = h.id and b.generation = h.generation and b.owner = %s and b.state || '' = 'running' and i.id = b.instance_id
         returning b.id, i.state
         """,
         (lease_s, dumps(usage), [h[0] for h in held], [h[1] for h in held], [h[2] for h in held], owner),

@@ -38,17 +38,26 @@ def migrate() -> None:
 
 @click.command()
 def bridge() -> None:
-    """Bring events from Redis streams to whoever listens. Several may run; SIGTERM ends it when its batch is done."""
+    """Bring events in and out: Redis streams, Pub/Sub, the trigger queue, webhooks. Several may run.
+
+    SIGTERM ends it when what it began is done.
+    """
     import signal
 
     from orchestrator.app import runtime, settings
+    from orchestrator.engine.runner import WorkflowRunner
     from orchestrator.stream.bridge import Bridge
-    from orchestrator.telemetry import logs
+    from orchestrator.telemetry import logs, metrics, scrape
 
-    logs.configure(settings().log_format, settings().log_level)
+    held = settings()
+    logs.configure(held.log_format, held.log_level)
     made = Bridge(runtime())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: made.stop())
+    if held.bridge_port:
+        metrics.enable()
+        scrape.both(held.bridge_port, made.health)
+    WorkflowRunner.instance()
     made.run()
 
 

@@ -90,15 +90,44 @@ class Settings:
         "orchestrator:cloudevents", "the Redis stream of the Serverless Workflow specification's life-cycle events"
     )
     event_stream_length: int = _setting(100_000, "about how many events the stream keeps", _count)
-    streams: tuple[str, ...] = _setting(("events:workflow",), "the Redis streams that the bridge reads", _list, env="BRIDGE_STREAMS")
+    streams: tuple[str, ...] = _setting(
+        ("events:workflow", "events:bus"), "the Redis streams that the bridge reads", _list, env="BRIDGE_STREAMS"
+    )
+    consumer_group: str = _setting("workflow-group", "the bridge's consumer group on them", env="CONSUMER_GROUP")
+    consumer_name: str = _setting("", "this bridge's name in that group; empty: the first of orchestrator-1, -2 … that is free")
     tenant_streams: str = _setting(
         "tenant:*:workflow:*:events", "streams of tenants, found as they appear; empty: none", env="BRIDGE_TENANT_STREAMS"
     )
-    consumer_group: str = _setting("workflow-group", "the bridge's consumer group", env="CONSUMER_GROUP")
-    consumer_name: str = _setting("", "this bridge's name in the group; empty: worker- and eight digits")
-    stream_batch: int = _setting(100, "entries read at once", _count, env="WORKER_STREAM_BATCH")
+    worker_consumer_group: str = _setting("worker-service", "the consumer group on the streams of tenants")
+    eventstore_type: str = _setting("redis", "where streams of events are kept: redis or postgres", _one_of("redis", "postgres"))
+    bus_stream: str = _setting("events:bus", "the stream on which events of the API are published", env="BRIDGE_BUS_STREAM")
+    flunq_events: bool = _setting(
+        True, "whether documents and external tasks are told on `tenant:{t}:workflow:{w}:events` as `io.flunq.*`", _flag
+    )
+    stream_batch: int = _setting(
+        10, "entries read at once; more and more, up to 50 times as many, while reads come back full", _count, env="WORKER_STREAM_BATCH"
+    )
+    event_batch_size: int = _setting(500, "events taken in one transaction at most", _count)
     stream_block_s: float = _setting(1.0, "how long a read waits for entries", seconds, env="WORKER_STREAM_BLOCK")
+    reclaim_enabled: bool = _setting(
+        True, "whether entries of consumers that fell silent are taken over", _flag, env="WORKER_RECLAIM_ENABLED"
+    )
     reclaim_idle_s: float = _setting(60.0, "entries pending for longer are taken over; 0: never", seconds, env="WORKER_RECLAIM_IDLE")
+    event_retry_attempts: int = _setting(3, "how often an event's effects are tried", _count)
+    event_retry_delay_ms: int = _setting(
+        0, "the wait before the second attempt, doubled with each; 0: 1,000, and 200 for streams of tenants", _count
+    )
+    event_retention_s: float = _setting(30 * 86400.0, "events are forgotten after this", seconds, env="EVENT_RETENTION")
+    source_stream_length: int = _setting(
+        10_000, "about how many entries the streams keep that the orchestrator writes for others", _count, env="BRIDGE_STREAM_LENGTH"
+    )
+    open_entries: int = _setting(5_000, "entries whose workflows have not ended; a bridge that has so many stops reading", _count)
+    shutdown_timeout_s: float = _setting(
+        30.0, "how long a bridge that ends waits for what it began", seconds, env="BRIDGE_SHUTDOWN_TIMEOUT"
+    )
+    trigger_queue: str = _setting("workflow.trigger", "the message queue whose messages start workflows; empty: none")
+    amqp_url: str = _setting("", "the broker of that queue; empty: Celery's", secret=True)
+    bridge_port: int = _setting(0, "the bridge's port for /health and /metrics; 0: none", _count)
     log_format: str = _setting("text", "text or json")
     log_level: str = _setting("INFO", "debug, info, warning or error")
     metrics_port: int = _setting(0, "the worker's Prometheus port; 0: none", _count)

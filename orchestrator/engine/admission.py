@@ -24,9 +24,9 @@ def settle(c: Connection, instance_ids: list[str], scopes: list[str]) -> list[Pu
     for instance_id in instance_ids:
         wanted |= {scope for scope, _ in admission.waiting_scopes(c, instance_id)}
     published: list[Published] = []
-    for scope in sorted(wanted):
+    if wanted:
         with c.transaction():
-            published += admission.admit(c, scope)
+            published += admission.admit(c, sorted(wanted))
     if instance_ids:
         published += admission.release_ready(c, instance_ids)
     return published

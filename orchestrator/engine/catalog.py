@@ -9,10 +9,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator.definition.builder import BUILT, Workflow
-from orchestrator.definition.documents import read_document
+from orchestrator.definition.documents import parse, read_document
 from orchestrator.definition.tree import Definition
+from orchestrator.definition.triggers import entries_of, read_triggers
 from orchestrator.definition.validate import check
 from orchestrator.errors import Invalid, OrchestratorError
 from orchestrator.steps.registry import REGISTRY
@@ -52,8 +54,29 @@ def _package(name: str, *, strict: bool) -> Iterator[Discovered]:
             yield from _checked(workflow, strict=strict)
     for path in getattr(module, "__path__", ()):
         for file in sorted(Path(path).rglob("*")):
-            if file.suffix in SUFFIXES and file.is_file() and "schedules" not in file.parts:
+            if file.suffix in SUFFIXES and file.is_file() and not {"schedules", "triggers"} & set(file.parts):
                 yield from _document(file, strict=strict)
+
+
+def discover_triggers(packages: Sequence[str]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The files in `triggers/` folders, each with its entries. A faulty file is reported and left out whole."""
+    found: list[tuple[str, list[dict[str, Any]]]] = []
+    for name in packages:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError:
+            continue
+        for path in getattr(module, "__path__", ()):
+            for file in sorted(Path(path).rglob("*")):
+                if file.suffix in SUFFIXES and file.is_file() and "triggers" in file.parts:
+                    try:
+                        data = parse(file.read_text(encoding="utf-8"), file.name)
+                        read_triggers(data, file.name)
+                    except (OrchestratorError, OSError, UnicodeDecodeError) as error:
+                        logger.error("%s is left out: %s", file, error)
+                        continue
+                    found.append((f"{name}/{file.relative_to(path)}", entries_of(data)))
+    return found
 
 
 def _checked(workflow: Workflow, *, strict: bool) -> Iterator[Discovered]:

@@ -105,7 +105,7 @@ def prepare(
         source=options.get("source") or "api",
         actor=options.get("actor") or "anonymous",
         step_events=definition.step_events,
-        slots=_slots(runtime, definition, input),
+        slots=[*([(options["order"], 1)] if options.get("order") else []), *_slots(runtime, definition, input)],
         dependencies=_dependencies([*definition.dependencies, *(options.get("dependencies") or ())]),
     )
     address = Address(new.id, "", 1, new.queue, definition.name)

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Protocol
 
 from celery import bootsteps
 
-from orchestrator.engine import interrupt, limits, scheduling
+from orchestrator.engine import intake, interrupt, limits, scheduling
 from orchestrator.engine.admission import settle
 from orchestrator.engine.broker import depth
 from orchestrator.engine.runtime import Runtime
@@ -207,6 +207,12 @@ class Maintenance(threading.Thread):
             scheduling.fire_due(self.runtime)
         if probe.has_triggers:
             scheduling.hear(self.runtime)
+        if probe.has_held:
+            intake.work_off(self.runtime)
+        if probe.has_working:
+            events.settle_working(c)
+        if probe.has_windows:
+            intake.fire_windows(self.runtime)
         if probe.has_expired:
             self._publish("lease expired", leases.recover_expired(c, BATCH))
         if probe.has_overdue and self._overdue.is_due():
@@ -257,6 +263,8 @@ class Maintenance(threading.Thread):
 
         WorkflowRunner(self.runtime).cleanup()
         c = self.runtime.database.connection()
+        while events.forget(c, self.settings.event_retention_s, 1000) == 1000:
+            pass
         for name in (*partitions.make_ahead(c), *partitions.drop_spent(c)):
             logger.info("partition %s was made or dropped", name)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.engine import waiting
+from orchestrator.engine import intake, waiting
 from orchestrator.engine.lifecycle import prepare_child
 from orchestrator.engine.stopped import Stopped
 from orchestrator.errors import OrchestratorError
@@ -29,12 +29,14 @@ def emit(walk: Walk, need: Publish) -> None:
     envelope = envelope_of(given, held.instance_id, need.position, walk.definition, walk.now())
     walk.record(Fact(need.position, Kind.EMITTED, {"event": envelope}))
 
+    arrival = intake.emitted(walk.runtime, envelope, held.tenant)
+
     def tell(c: Connection) -> None:
-        events.keep(c, envelope, None, held.tenant)
-        outbox.tell(c, "event.emitted", held.instance_id, {"event": envelope})
+        events.keep_all(c, [arrival])
+        outbox.tell(c, "event.emitted", held.instance_id, {"event": envelope, "tenant": held.tenant})
 
     walk.transact(tell)
-    walk.runtime.publisher.branches(walk.database.patiently(lambda c: events.wake_listeners(c, envelope["type"], None, held.tenant)))
+    intake.after_emit(walk.runtime, arrival)
 
 
 def start_child(walk: Walk, need: StartChild) -> None:

@@ -14,14 +14,15 @@ import psycopg
 
 from orchestrator.definition.tree import Definition
 from orchestrator.engine import admission as admissions
-from orchestrator.engine import lifecycle, limits, scheduling, view
-from orchestrator.engine.catalog import discover
+from orchestrator.engine import intake, lifecycle, limits, scheduling, triggering, view
+from orchestrator.engine.catalog import discover, discover_triggers
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import Duplicate, Fault, IllegalMove, Invalid, NotFound, OrchestratorError
 from orchestrator.ids import is_instance_id
 from orchestrator.state import TERMINAL, State, check_move
 from orchestrator.store import admission, branches, definitions, events, instances, queries, usage, workers
 from orchestrator.store.connection import Connection, sized
+from orchestrator.store.events import Arrival, EventFilter
 from orchestrator.store.queries import Filter
 from orchestrator.telemetry import tracing
 
@@ -56,6 +57,8 @@ class WorkflowRunner:
         self._initialized = True
         for found in discover(self.runtime.settings.workflows):
             self.register_workflow(found.definition, found.source)
+        for file, entries in discover_triggers(self.runtime.settings.workflows):
+            triggering.put_file(self.runtime, file, entries)
 
     # ── definitions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -248,16 +251,59 @@ class WorkflowRunner:
         self.signal_workflow(instance_id, f"approval.{step}", payload, actor=actor, source=source)
         return step
 
+    # ── events and triggers ─────────────────────────────────────────────────────────────────────────────────────────
+
     def send_event(self, envelope: dict[str, Any], *, tenant: str = "default") -> bool:
-        """An event for whoever listens. False: this (source, id) was here before."""
-        faults = [Fault(name, "is required") for name in ("id", "source", "type") if not isinstance(envelope.get(name), str)]
+        """An event for whoever listens and for triggers. False: this (source, id) was here before."""
+        return self.send_events([envelope], tenant=tenant)[0].is_new
+
+    def send_events(self, envelopes: Sequence[dict[str, Any]], *, tenant: str = "default") -> list[Arrival]:
+        """Several at once, in their order; gives each with its number and what became of it."""
+        faults = [
+            Fault(f"{number}/{name}" if len(envelopes) > 1 else name, "is required")
+            for number, envelope in enumerate(envelopes)
+            for name in ("id", "source", "type")
+            if not isinstance(envelope.get(name), str) or not envelope[name]
+        ]
         if faults:
             raise Invalid(faults, "event")
-        kept = self.database.patiently(lambda c: events.keep(c, envelope, None, tenant))
-        if kept is None:
-            return False
-        self.runtime.publisher.branches(self.database.patiently(lambda c: events.wake_listeners(c, envelope["type"], None, tenant)))
-        return True
+        for envelope in envelopes:
+            sized("event", envelope, self.runtime.settings.payload_limit_bytes)
+        arrivals = [Arrival({"specversion": "1.0", **envelope}, tenant, tells=True) for envelope in envelopes]
+        intake.take(self.runtime, arrivals)
+        return arrivals
+
+    def events(self, wanted: EventFilter) -> list[dict[str, Any]]:
+        """Newest first."""
+        return self.database.patiently(lambda c: events.search(c, wanted))
+
+    def event(self, number: int) -> dict[str, Any]:
+        """One event with its effects."""
+        found = self.events(EventFilter(numbers=(number,), limit=1))
+        if not found:
+            raise NotFound("event", number, "`orchestrator events` lists them")
+        return {**found[0], "effects": self.database.patiently(lambda c: events.effects_of(c, number))}
+
+    def replay_events(self, wanted: EventFilter, *, actor: str = "anonymous", source: str = "api") -> list[int]:
+        """Let events have their effects once more, as triggers are now; those that were put aside leave the dead-letter stream."""
+        return triggering.again(self.runtime, wanted, "replay", actor, source)
+
+    def discard_events(self, wanted: EventFilter, *, actor: str = "anonymous", source: str = "api") -> list[int]:
+        """Events that were put aside and that nobody wants any more."""
+        return triggering.again(self.runtime, wanted, "discard", actor, source)
+
+    def put_trigger(self, spec: Any, *, tenant: str = "default", actor: str = "anonymous", source: str = "api") -> list[str]:
+        """Make or change triggers, at once and for all processes within seconds; gives their names. All faults are raised."""
+        return triggering.put(self.runtime, spec, tenant, actor, source)
+
+    def triggers(self, tenant: str | None = None) -> list[dict[str, Any]]:
+        return triggering.listing(self.runtime, tenant)
+
+    def enable_trigger(self, name: str, enabled: bool, *, tenant: str = "default", actor: str = "anonymous", source: str = "api") -> None:
+        triggering.enable(self.runtime, name, enabled, tenant, actor, source)
+
+    def delete_trigger(self, name: str, *, tenant: str = "default", actor: str = "anonymous", source: str = "api") -> None:
+        triggering.delete(self.runtime, name, tenant, actor, source)
 
     # ── labels and dependencies ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -27,6 +27,16 @@ def ask(c: Connection, instance_id: str, slots: Sequence[tuple[str, int]], depen
         )
 
 
+def ask_many(c: Connection, asked: Sequence[tuple[str, str, int]]) -> None:
+    """Places in the queues of scopes, in this order: (instance, scope, capacity)."""
+    c.execute(
+        "insert into slots (scope, capacity, instance_id)"
+        " select scope, capacity, instance_id from unnest(%s::uuid[], %s::text[], %s::int[]) with ordinality"
+        " as g (instance_id, scope, capacity, n) order by n on conflict (scope, instance_id) do nothing",
+        ([one[0] for one in asked], [one[1] for one in asked], [one[2] for one in asked]),
+    )
+
+
 _MET = """
 update dependencies d set met = true
 where not d.met and (%(workflow)s::text is null or d.on_workflow = %(workflow)s or d.on_instance = %(instance)s::uuid)
@@ -58,25 +68,32 @@ def give_back(c: Connection, instance_id: str) -> list[str]:
     return sorted(row[0] for row in rows)
 
 
-def admit(c: Connection, scope: str) -> list[Published]:
-    """Grant free slots of a scope in order of asking, and queue the instances that now have all they need.
+def admit(c: Connection, scopes: Sequence[str]) -> list[Published]:
+    """Grant free slots of scopes in order of asking, and queue the instances that now have all they need.
 
-    One at a time per scope (the lock ends with the transaction): two admissions cannot both see the last free slot.
-    An instance whose dependencies are not met yet does not take a slot, and does not stand in the way.
+    One at a time per scope (the locks end with the transaction, and are taken in one order): two admissions cannot both
+    see the last free slot. An instance whose dependencies are not met yet takes no slot and stands in nobody's way;
+    in a scope that keeps an order it does, and so does one that is paused, and priorities do not count.
     """
-    c.execute("select pg_advisory_xact_lock(hashtextextended(%s, 7))", (scope,))
+    wanted = sorted(set(scopes))
+    if not wanted:
+        return []
+    c.execute("select pg_advisory_xact_lock(key) from (select hashtextextended(unnest(%s::text[]), 7) as key order by 1) k", (wanted,))
     granted = c.execute(
         """
         update slots set granted = true where id in (
-            select s.id from slots s join instances i on i.id = s.instance_id
-            where s.scope = %(scope)s and not s.granted and i.state = 'PENDING'
-              and not exists (select 1 from dependencies d where d.instance_id = s.instance_id and not d.met)
-            order by i.priority desc, s.id
-            limit greatest(0, (select min(capacity) from slots where scope = %(scope)s)
-                              - (select count(*) from slots where scope = %(scope)s and granted)))
+            select g.id from unnest(%s::text[]) w (scope) cross join lateral (
+                select s.id from slots s join instances i on i.id = s.instance_id
+                where s.scope = w.scope and not s.granted
+                  and (w.scope like 'order/%%'
+                       or (i.state = 'PENDING'
+                           and not exists (select 1 from dependencies d where d.instance_id = s.instance_id and not d.met)))
+                order by case when w.scope like 'order/%%' then 0 else i.priority end desc, s.id
+                limit greatest(0, (select min(capacity) from slots m where m.scope = w.scope)
+                                  - (select count(*) from slots h where h.scope = w.scope and h.granted))) g)
         returning instance_id
         """,
-        {"scope": scope},
+        (wanted,),
     ).fetchall()
     return release_ready(c, [row[0] for row in granted]) if granted else []
 

@@ -95,6 +95,47 @@ def create(c: Connection, new: New) -> int | None:
     return row[0] if row else None
 
 
+_CREATE_MANY = """
+with given as (
+    select * from unnest(%s::uuid[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
+            %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bool[], %s::int[], %s::text[]) with ordinality
+        as g (id, definition_id, workflow, version, namespace, tenant, input, labels, metadata, priority, idempotency_key, trace_id,
+              source, actor, step_events, slot_count, queue, n)
+), created as (
+    insert into instances (id, definition_id, workflow, version, namespace, tenant, state, input, labels, metadata, priority,
+        idempotency_key, trace_id, source, step_events, slots)
+    select id, definition_id, workflow, version, namespace, tenant, 'PENDING', input::jsonb, labels::jsonb, metadata::jsonb, priority,
+        idempotency_key, trace_id, source, step_events, slot_count from given order by n
+    on conflict do nothing
+    returning id
+), asked as (
+    insert into audit (actor, action, source, instance_id, workflow, to_state)
+    select g.actor, 'start', g.source, g.id, g.workflow, 'PENDING' from created join given g using (id)
+), told as (
+    insert into outbox (type, instance_id, data) select 'workflow.created', id, '{}' from created
+), rooted as (
+    insert into branches (instance_id, position, state, queue)
+    select g.id, '', case when g.slot_count > 0 then 'blocked' else 'queued' end, g.queue from created join given g using (id) order by g.n
+)
+select id::text from created
+"""
+
+
+def create_many(c: Connection, news: Sequence[New]) -> set[str]:
+    """Instances without dependencies, in their order; gives the ids of those that are new."""
+    columns_of = zip(
+        *(
+            (
+                new.id, new.definition_id, new.workflow, new.version, new.namespace, new.tenant, new.input, new.labels, new.metadata,
+                new.priority, new.idempotency_key, new.trace_id, new.source, new.actor, new.step_events, len(new.slots), new.queue,
+            )
+            for new in news
+        ),
+        strict=True,
+    )  # fmt: skip
+    return {row[0] for row in c.execute(_CREATE_MANY, [list(column) for column in columns_of]).fetchall()}
+
+
 def by_key(c: Connection, new: New) -> tuple[str, bool] | None:
     """The instance that owns an idempotency key, and whether its input is the same."""
     return c.execute(

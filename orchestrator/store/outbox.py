@@ -28,6 +28,11 @@ def tell(c: Connection, type: str, instance_id: str | None, data: Any) -> None:
     put(c, type, instance_id, dumps(data))
 
 
+def tell_all(c: Connection, type: str, datas: Sequence[Any]) -> None:
+    """Several events without an instance."""
+    c.execute("insert into outbox (type, data) select %s, d::jsonb from unnest(%s::text[]) d", (type, [dumps(data) for data in datas]))
+
+
 def take(c: Connection, limit: int) -> list[Told]:
     """Remove the oldest events; they come back when the transaction does not commit."""
     rows = c.execute(
@@ -46,12 +51,12 @@ def about(c: Connection, instance_ids: Collection[str]) -> dict[str, dict[str, A
     rows = c.execute(
         """
         select i.id::text, i.workflow, i.trace_id, i.definition_id, i.namespace, i.version, d.tree ? 'document',
-            case when d.tree ? 'document' then i.output end
+            case when d.tree ? 'document' then i.output end, i.tenant, extract(epoch from i.ended_at - i.created_at)::float8
         from instances i join definitions d on d.id = i.definition_id where i.id = any (%s::uuid[])
         """,
         (list(instance_ids),),
     ).fetchall()
-    names = ("workflow", "trace_id", "definition_id", "namespace", "version", "is_document", "output")
+    names = ("workflow", "trace_id", "definition_id", "namespace", "version", "is_document", "output", "tenant", "duration_s")
     return {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
 
 

@@ -92,7 +92,7 @@ def plan_after(c: Connection) -> int:
 
 def events_since(c: Connection, after: int, limit: int = 200) -> list[tuple[int, dict[str, Any]]]:
     return c.execute(
-        "select id, envelope from events where instance_id is null and (id > %s or (at > now() - interval '60 seconds' and id > %s - 10000))"
+        "select id, envelope from events where instance_id is null and type <> 'orchestrator.poison' and (id > %s or (at > now() - interval '60 seconds' and id > %s - 10000))"
         " order by id limit %s",
         (after, after, limit),
     ).fetchall()

@@ -144,6 +144,134 @@ events = Table(
     Column("tenant", Text, nullable=False),
     Column("envelope", JSONB, nullable=False),
     _at("at", nullable=False),
+    Column("stream", Text),
+    Column("entry", Text),
+    Column("order_key", Text),
+    Column("state", Text, nullable=False),
+    Column("attempts", SmallInteger, nullable=False),
+    Column("replays", SmallInteger, nullable=False),
+    Column("error", JSONB),
+    _at("try_at"),
+)
+
+triggers = Table(
+    "triggers",
+    metadata,
+    _id(),
+    Column("tenant", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("spec", JSONB, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    _at("changed_at", nullable=False),
+)
+
+effects = Table(
+    "effects",
+    metadata,
+    Column("event_id", BigInteger, primary_key=True),
+    Column("trigger", Text, primary_key=True),
+    Column("replay", SmallInteger, primary_key=True),
+    Column("action", Text, nullable=False),
+    Column("instance_id", UUID(as_uuid=False)),
+    Column("detail", JSONB),
+    _at("at", nullable=False),
+)
+
+windows = Table(
+    "windows",
+    metadata,
+    _id(),
+    Column("tenant", Text, nullable=False),
+    Column("trigger", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    _at("due_at", nullable=False),
+    Column("events", ARRAY(BigInteger), nullable=False),
+    Column("count", Integer, nullable=False),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    _id(),
+    Column("tenant", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("types", ARRAY(Text), nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    _at("changed_at", nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    _id(),
+    Column("webhook_id", BigInteger, nullable=False),
+    Column("event", JSONB, nullable=False),
+    Column("attempts", SmallInteger, nullable=False),
+    _at("try_at", nullable=False),
+    Column("error", Text),
+)
+
+resources = Table(
+    "resources",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("tenant", Text, primary_key=True),
+    Column("id", UUID(as_uuid=False), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("mode", Text),
+    Column("doing", Text),
+    Column("data", JSONB, nullable=False),
+    Column("error", JSONB),
+    _at("created_at", nullable=False),
+    _at("changed_at", nullable=False),
+)
+
+resource_moves = Table(
+    "resource_moves",
+    metadata,
+    _id(),
+    Column("tenant", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("resource_id", UUID(as_uuid=False), nullable=False),
+    Column("from_state", Text),
+    Column("to_state", Text, nullable=False),
+    Column("by_instance", UUID(as_uuid=False)),
+    Column("by_step", Text),
+    Column("detail", JSONB),
+    _at("at", nullable=False),
+)
+
+stream_entries = Table(
+    "stream_entries",
+    metadata,
+    Column("stream", Text, primary_key=True),
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("fields", JSONB, nullable=False),
+    _at("at", nullable=False),
+)
+
+stream_groups = Table(
+    "stream_groups",
+    metadata,
+    Column("stream", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("last_id", BigInteger, nullable=False),
+)
+
+stream_pending = Table(
+    "stream_pending",
+    metadata,
+    Column("stream", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("id", BigInteger, primary_key=True),
+    Column("consumer", Text, nullable=False),
+    _at("delivered_at", nullable=False),
+    Column("deliveries", Integer, nullable=False),
 )
 
 subscriptions = Table(

@@ -78,6 +78,9 @@ class Probe:
     has_waiting: bool
     has_schedules: bool
     has_triggers: bool
+    has_held: bool
+    has_working: bool
+    has_windows: bool
 
 
 def probe(c: Connection, queue_grace_s: float) -> Probe:
@@ -90,7 +93,10 @@ def probe(c: Connection, queue_grace_s: float) -> Probe:
             exists (select 1 from branches where state = 'queued' and queued_at < now() - make_interval(secs => %s)),
             exists (select 1 from branches where state in ('joining', 'blocked') and queued_at < now() - make_interval(secs => %s)),
             exists (select 1 from schedules where next_at <= now() or (kind = 'after' and next_at is null)),
-            exists (select 1 from schedules where kind = 'on')
+            exists (select 1 from schedules where kind = 'on'),
+            exists (select 1 from events where state = 'held' and try_at <= now()),
+            exists (select 1 from events where state = 'working'),
+            exists (select 1 from windows where due_at <= now())
         """,
         (queue_grace_s, queue_grace_s),
     ).fetchone()

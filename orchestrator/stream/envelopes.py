@@ -16,7 +16,7 @@ from typing import Any
 LARGEST_BYTES = 1024 * 1024
 _TYPES = ("event_type", "eventType", "type")
 _DATA = ("data", "payload")
-_KNOWN = frozenset({"specversion", "id", "source", "type", "time", "subject", "datacontenttype", "dataschema", "data"})
+_KNOWN = frozenset({"specversion", "id", "source", "type", "time", "timestamp", "subject", "datacontenttype", "dataschema", "data"})
 
 
 class Poison(ValueError):
@@ -50,6 +50,7 @@ def envelope_of(stream: str, entry_id: str, fields: Mapping[str, str]) -> dict[s
         "type": kind,
         "data": data,
         **{key: held[key] for key in ("time", "subject") if held.get(key)},
+        **({"time": held["timestamp"]} if isinstance(held.get("timestamp"), str) and not held.get("time") else {}),
         **{key.lower(): value for key, value in rest.items() if isinstance(value, str | int | bool) and key.isalnum()},
     }
     return {key: value for key, value in envelope.items() if value is not None or key == "data"}

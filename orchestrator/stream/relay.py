@@ -1,15 +1,28 @@
-"""Out: from the outbox to the Redis stream. An event leaves the outbox only after Redis took it."""
+"""Out: from the outbox to whoever listens. An event leaves the outbox only after Redis took it.
+
+EVENT_STREAM                  every life-cycle event
+CLOUDEVENTS_STREAM            the Serverless Workflow specification's, of documents
+workflow:<type>, …:recent     Pub/Sub and the newest thousand, for those who look on
+events:bus                    events that were sent to the API or emitted, for other consumers
+tenant:…:events               `io.flunq.*`, for executors in other languages
+workflow:state:…              the states of resources
+webhooks                      as deliveries in Postgres, which the bridge's courier sends
+"""
 
 from __future__ import annotations
 
 import logging
+from fnmatch import fnmatchcase
 from typing import Any
 
 import redis
 
 from orchestrator.config.settings import Settings
-from orchestrator.store import outbox
+from orchestrator.store import outbox, webhooks
 from orchestrator.store.connection import Connection, dumps
+from orchestrator.store.outbox import Told
+from orchestrator.stream import outlets, state
+from orchestrator.stream.stores import EventStore, StoreAway, open_store
 from orchestrator.telemetry import metrics
 from orchestrator.telemetry.events import fields
 from orchestrator.telemetry.lifecycle import cloud_events
@@ -19,38 +32,91 @@ logger = logging.getLogger("orchestrator.relay")
 
 class Relay:
     def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.stream = settings.event_stream
         self.cloud_stream = settings.cloudevents_stream
         self.length = settings.event_stream_length
         self._counted: dict[int, int] = {}
         self._redis = redis.Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=2, decode_responses=True)
+        self._elsewhere: EventStore | None = None if settings.eventstore_type == "redis" else open_store(settings)
 
     def drain(self, c: Connection, limit: int = 500) -> int:
         """Send the oldest events; gives how many. Redis away: they stay, and zero is given."""
         try:
             with c.transaction():
-                told = outbox.take(c, limit)
-                if not told:
+                taken = outbox.take(c, limit)
+                if not taken:
                     return 0
-                about = outbox.about(c, {event.instance_id for event in told if event.instance_id})
-                outbox.note_progress(c, told, lambda instance_id: self._steps(c, about.get(instance_id, {}).get("definition_id")))
+                about = outbox.about(c, {event.instance_id for event in taken if event.instance_id})
+                outbox.note_progress(c, taken, lambda instance_id: self._steps(c, about.get(instance_id, {}).get("definition_id")))
                 pipeline = self._redis.pipeline(transaction=False)
-                for event in told:
+                recent: list[str] = []
+                for event in taken:
                     instance = {**about.get(event.instance_id or "", {}), "progress": event.progress}
-                    entry: dict[Any, Any] = fields(event.id, event.type, event.instance_id, event.data, event.at, instance)
-                    entry["data"] = dumps(entry["data"])
-                    pipeline.xadd(self.stream, entry, maxlen=self.length, approximate=True)
-                    if instance.get("is_document") and event.instance_id:
-                        for cloud in cloud_events(entry["id"], event.type, event.data, event.at, instance, event.instance_id):
-                            said: dict[Any, Any] = {**cloud, "data": dumps(cloud["data"])}
-                            pipeline.xadd(self.cloud_stream, said, maxlen=self.length, approximate=True)
+                    self._lifecycle(pipeline, event, instance)
+                    self._bus(pipeline, event, instance)
+                    said = outlets.told(f"evt_{event.id}", event.type, event.data, event.at, instance, event.instance_id)
+                    text = dumps(said)
+                    recent.append(text)
+                    pipeline.publish(f"{outlets.CHANNEL}{said['type']}", text)
+                pipeline.lpush(outlets.RECENT, *recent)
+                pipeline.ltrim(outlets.RECENT, 0, outlets.RECENT_LENGTH - 1)
+                self._deliveries(c, taken, about)
                 # If the process dies between this and the commit, the same ids are sent again.
                 pipeline.execute()
-        except redis.RedisError as error:
+                if moved := sorted({str(event.data["name"]) for event in taken if event.type == "resource.moved"}):
+                    state.tell(self._redis, c, moved)
+        except (redis.RedisError, StoreAway) as error:
             logger.warning("events stay in the outbox, Redis is away: %s", error)
             return 0
-        metrics.relayed(len(told))
-        return len(told)
+        metrics.relayed(len(taken))
+        return len(taken)
+
+    def _lifecycle(self, pipeline: Any, event: Told, instance: dict[str, Any]) -> None:
+        entry: dict[Any, Any] = fields(event.id, event.type, event.instance_id, event.data, event.at, instance)
+        entry["data"] = dumps(entry["data"])
+        pipeline.xadd(self.stream, entry, maxlen=self.length, approximate=True)
+        if instance.get("is_document") and event.instance_id:
+            for cloud in cloud_events(entry["id"], event.type, event.data, event.at, instance, event.instance_id):
+                said: dict[Any, Any] = {**cloud, "data": dumps(cloud["data"])}
+                pipeline.xadd(self.cloud_stream, said, maxlen=self.length, approximate=True)
+
+    def _bus(self, pipeline: Any, event: Told, instance: dict[str, Any]) -> None:
+        """To the streams from which the bridge reads, too: there the events are known, by their ids."""
+        if (
+            event.type in ("event.received", "event.emitted")
+            and self.settings.bus_stream
+            and event.data.get("tenant", "default") == "default"
+        ):
+            self._append(pipeline, self.settings.bus_stream, event.data["event"])
+        if self.settings.flunq_events:
+            for stream, entry in outlets.flunq(f"evt_{event.id}", event.type, event.data, event.at, instance, event.instance_id):
+                self._append(pipeline, stream, entry)
+
+    def _append(self, pipeline: Any, stream: str, entry: dict[str, Any]) -> None:
+        flat: dict[Any, Any] = {
+            key: value if isinstance(value, str) and key != "data" else dumps(value) for key, value in entry.items() if value is not None
+        }
+        if self._elsewhere is not None:
+            self._elsewhere.publish(stream, flat, self.settings.source_stream_length)
+        else:
+            pipeline.xadd(stream, flat, maxlen=self.settings.source_stream_length, approximate=True)
+
+    def _deliveries(self, c: Connection, taken: list[Told], about: dict[str, dict[str, Any]]) -> None:
+        hooks = webhooks.enabled(c)
+        if not hooks:
+            return
+        wanted: list[tuple[int, dict[str, Any]]] = []
+        for event in taken:
+            instance = about.get(event.instance_id or "", {})
+            cloud = outlets.cloud_event(f"evt_{event.id}", event.type, event.data, event.at, instance, event.instance_id)
+            tenant = instance.get("tenant") or event.data.get("tenant") or "default"
+            wanted += [
+                (hook.id, cloud)
+                for hook in hooks
+                if hook.tenant in (tenant, "default") and any(fnmatchcase(cloud["type"], pattern) for pattern in hook.types)
+            ]
+        webhooks.queue(c, wanted)
 
     def _steps(self, c: Connection, definition_id: int | None) -> int:
         """How many steps a definition has. Definitions never change."""

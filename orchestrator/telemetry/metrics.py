@@ -17,7 +17,7 @@ BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 
 def enable() -> None:
     """Begin to count. Call before the first step, in the parent of a pool."""
-    from prometheus_client import Counter, Histogram, values
+    from prometheus_client import Counter, Gauge, Histogram, values
 
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         # The client decides on import where counters live, and Celery's command line has imported it (by way of Flower).
@@ -34,7 +34,21 @@ def enable() -> None:
         fenced=Counter("orchestrator_fenced_total", "Writers that were found to hold a branch no longer"),
         recoveries=Counter("orchestrator_recoveries_total", "Branches published again", ["reason"]),
         timer_lateness=Histogram("orchestrator_timer_lateness_seconds", "How late a timer fired", buckets=BUCKETS_S),
-        bridged=Counter("orchestrator_bridge_entries_total", "Stream entries by what became of them", ["result"]),
+        bridged=Counter("orchestrator_bridge_entries_total", "Stream entries by what became of them", ["group", "result"]),
+        bridge_errors=Counter("orchestrator_bridge_errors_total", "Attempts at events that failed, and events put aside", ["group"]),
+        bridge_seconds=Histogram("orchestrator_bridge_batch_seconds", "From reading a batch to its commit", ["group"], buckets=BUCKETS_S),
+        bridge_waiting=Gauge(
+            "orchestrator_bridge_waiting", "Entries that the group has not read", ["group"], multiprocess_mode="livemostrecent"
+        ),
+        bridge_pending=Gauge(
+            "orchestrator_bridge_pending", "Entries read and not acknowledged: the lag", ["group"], multiprocess_mode="livemostrecent"
+        ),
+        bridge_open=Gauge("orchestrator_bridge_open", "Entries whose effects are not over", ["group"], multiprocess_mode="livemostrecent"),
+        # The names of an older system, for its dashboards.
+        old_seconds=Histogram("workflow_event_processing_duration", "Seconds per event", buckets=BUCKETS_S),
+        old_processed=Counter("workflow_events_processed", "Events processed"),
+        old_errors=Counter("workflow_event_processing_errors", "Attempts at events that failed"),
+        old_dlq=Counter("workflow_event_dlq", "Events put aside"),
         relayed=Counter("orchestrator_events_relayed_total", "Events sent to the stream"),
     )
     _enabled[0] = True
@@ -80,10 +94,28 @@ def timer_fired(lateness_s: float) -> None:
         _known["timer_lateness"].observe(max(0.0, lateness_s))
 
 
-def bridged(fresh: int, known: int, poison: int) -> None:
-    for result, number in (("kept", fresh), ("known", known), ("put aside", poison)):
+def bridged(group: str, fresh: int, known: int, put_aside: int, took_s: float, entries: int) -> None:
+    for result, number in (("kept", fresh), ("known", known), ("put aside", put_aside)):
         if number:
-            _count("bridged", number, result=result)
+            _count("bridged", number, group=group, result=result)
+    if _enabled[0]:
+        _known["bridge_seconds"].labels(group=group).observe(took_s)
+        _known["old_seconds"].observe(took_s / max(entries, 1))
+        _known["old_processed"].inc(entries)
+        if put_aside:
+            _known["old_dlq"].inc(put_aside)
+
+
+def bridge_error(group: str) -> None:
+    _count("bridge_errors", group=group)
+    _count("old_errors")
+
+
+def bridge_lag(group: str, waiting: int, pending: int, unfinished: int) -> None:
+    if _enabled[0]:
+        _known["bridge_waiting"].labels(group=group).set(waiting)
+        _known["bridge_pending"].labels(group=group).set(pending)
+        _known["bridge_open"].labels(group=group).set(unfinished)
 
 
 def relayed(number: int) -> None:

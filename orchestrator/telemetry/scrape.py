@@ -27,15 +27,28 @@ def serve(port: int, host: str = "127.0.0.1") -> None:
         logger.error("METRICS_PORT %d cannot be opened: %s", port, error)
 
 
-def health(port: int, ask: Callable[[], dict[str, Any]], host: str = "127.0.0.1") -> None:
+def both(port: int, ask: Callable[[], dict[str, Any]], host: str = "127.0.0.1") -> None:
+    """/health and /metrics of a process without children on one port."""
+    from prometheus_client import generate_latest
+
+    health(port, ask, host, lambda: generate_latest())
+
+
+def health(port: int, ask: Callable[[], dict[str, Any]], host: str = "127.0.0.1", measures: Callable[[], bytes] | None = None) -> None:
     """`ask` says how the worker is; `status` decides the answer's code."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if measures is not None and self.path.split("?")[0] == "/metrics":
+                self._answer(200, "text/plain; version=0.0.4; charset=utf-8", measures())
+                return
             said = ask() if self.path.split("?")[0] in ("/health", "/") else {"status": "unknown path"}
-            body = json.dumps(said).encode()
-            self.send_response({"healthy": 200, "unknown path": 404}.get(str(said["status"]), 503))
-            self.send_header("content-type", "application/json")
+            status = {"healthy": 200, "unknown path": 404}.get(str(said["status"]), 503)
+            self._answer(status, "application/json", json.dumps(said).encode())
+
+        def _answer(self, status: int, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("content-type", kind)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -38,7 +38,7 @@ def bridge(stack: Stack, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def kept(stack: Stack) -> list[Any]:
-    return [row[0] for row in stack.sql("select envelope -> 'data' -> 'n' from events where source <> '/x' order by id")]
+    return [row[0] for row in stack.sql("select envelope -> 'data' -> 'n' from events where state <> 'dead' order by id")]
 
 
 def pending(stack: Stack, stream: str = STREAM) -> int:

@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "engine": MEANS | {"store", "steps", "engine", "net"},
     "embedded": MEANS | {"steps", "engine"},
     "testing": MEANS | {"steps", "embedded"},
-    "stream": MEANS | {"store", "engine", "stream"},
+    "stream": MEANS | {"store", "engine", "stream", "net"},
     "dev": MEANS | {"store", "dev"},
 }
 PURE = ("definition", "plan", "history.py", "state.py")

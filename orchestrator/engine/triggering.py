@@ -1,0 +1,108 @@
+"""Triggers as people handle them: made, changed, switched off, deleted; and events that are replayed or discarded."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator.definition.triggers import entries_of, read_triggers
+from orchestrator.engine import intake
+from orchestrator.engine.runtime import Runtime
+from orchestrator.errors import NotFound
+from orchestrator.store import events, triggers
+from orchestrator.store.connection import Connection
+
+# What takes letters out of dead-letter streams; the bridge's side of it, given by the composition.
+withdraw: list[Callable[[Runtime, str, str], None]] = []
+
+
+def put_file(runtime: Runtime, file: str, entries: list[dict[str, Any]]) -> None:
+    """The triggers of a file are these and no others; one that somebody changed by hand stays as it is."""
+
+    def act(c: Connection) -> None:
+        with c.transaction():
+            for entry in entries:
+                triggers.put(c, "default", str(entry["name"]), entry, f"file:{file}")
+            triggers.forget_files(c, f"file:{file}", [str(entry["name"]) for entry in entries])
+
+    runtime.database.patiently(act)
+    intake.forget_book()
+
+
+def put(runtime: Runtime, spec: Any, tenant: str, actor: str, source: str) -> list[str]:
+    read_triggers(spec)
+    entries = entries_of(spec)
+
+    def act(c: Connection) -> None:
+        with c.transaction():
+            for entry in entries:
+                if triggers.put(c, tenant, str(entry["name"]), entry, source):
+                    triggers.audit(c, actor, "put-trigger", source, {"trigger": entry["name"], "tenant": tenant, "spec": entry})
+
+    runtime.database.patiently(act)
+    intake.forget_book()
+    return [str(entry["name"]) for entry in entries]
+
+
+def listing(runtime: Runtime, tenant: str | None) -> list[dict[str, Any]]:
+    def ask(c: Connection) -> list[dict[str, Any]]:
+        counts = triggers.effects_per_trigger(c)
+        return [
+            {
+                "name": one.name,
+                "tenant": one.tenant,
+                "enabled": one.enabled,
+                "origin": one.origin,
+                "changed_at": one.changed_at,
+                "effects": counts.get(one.name, 0) + counts.get(f"{one.name}/window", 0),
+                "spec": one.spec,
+            }
+            for one in triggers.all_triggers(c, tenant)
+        ]
+
+    return runtime.database.patiently(ask)
+
+
+def enable(runtime: Runtime, name: str, enabled: bool, tenant: str, actor: str, source: str) -> None:
+    def act(c: Connection) -> None:
+        with c.transaction():
+            if not triggers.enable(c, tenant, name, enabled):
+                raise NotFound("trigger", name, "`orchestrator triggers` lists them")
+            triggers.audit(c, actor, "enable-trigger" if enabled else "disable-trigger", source, {"trigger": name, "tenant": tenant})
+
+    runtime.database.patiently(act)
+    intake.forget_book()
+
+
+def delete(runtime: Runtime, name: str, tenant: str, actor: str, source: str) -> None:
+    def act(c: Connection) -> None:
+        with c.transaction():
+            if not triggers.delete(c, tenant, name):
+                raise NotFound("trigger", name, "`orchestrator triggers` lists them")
+            triggers.audit(c, actor, "delete-trigger", source, {"trigger": name, "tenant": tenant})
+
+    runtime.database.patiently(act)
+    intake.forget_book()
+
+
+def again(runtime: Runtime, wanted: events.EventFilter, verb: str, actor: str, source: str) -> list[int]:
+    """Replay or discard what a filter finds; gives the events' numbers."""
+    change = events.replay if verb == "replay" else events.discard
+
+    def act(c: Connection) -> list[tuple[int, str | None, str, str | None]]:
+        with c.transaction():
+            changed = change(c, wanted)
+            if changed:
+                triggers.audit(c, actor, f"{verb}-events", source, {"events": [one[0] for one in changed]})
+            return changed
+
+    changed = runtime.database.patiently(act)
+    for _, stream, event_id, before in changed:
+        if stream is not None and (verb == "discard" or before == "dead"):
+            for take_out in withdraw:
+                with contextlib.suppress(Exception):
+                    take_out(runtime, stream, event_id)
+    if verb == "replay":
+        intake.work_off(runtime, [one[0] for one in changed])
+    return [one[0] for one in changed]

@@ -1,0 +1,129 @@
+"""What events look like outside, in the words of those who listen there. Pure.
+
+Pub/Sub `workflow:<type>`, list `workflow:events:recent`     {id, type, payload, timestamp, source}
+stream `tenant:{tenant}:workflow:{workflow}:events`          CloudEvents `io.flunq.*`
+webhooks                                                     CloudEvents, structured
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+CHANNEL = "workflow:"
+RECENT = "workflow:events:recent"
+RECENT_LENGTH = 1000
+
+_TOLD_AS = {
+    "step.running": "workflow.step.started",
+    "step.completed": "workflow.step.completed",
+    "step.failed": "workflow.step.failed",
+    "step.retried": "workflow.step.retried",
+    "step.compensated": "workflow.step.compensated",
+}
+_FLUNQ = {
+    "workflow.started": "io.flunq.execution.started",
+    "workflow.completed": "io.flunq.workflow.completed",
+    "workflow.failed": "io.flunq.workflow.failed",
+    "workflow.cancelled": "io.flunq.execution.cancelled",
+    "step.running": "io.flunq.task.requested",
+    "step.completed": "io.flunq.task.completed",
+    "step.failed": "io.flunq.task.failed",
+}
+OWN_SOURCE = "worker-service"
+
+
+def told(entry_id: str, type: str, data: dict[str, Any], at: str, about: dict[str, Any], instance_id: str | None) -> dict[str, Any]:
+    """For subscribers."""
+    if type in ("event.received", "event.emitted"):
+        event = data["event"]
+        return {
+            "id": event["id"],
+            "type": event["type"],
+            "payload": event.get("data"),
+            "timestamp": event.get("time") or at,
+            "source": event["source"],
+        }
+    payload: dict[str, Any] = {"workflowId": about.get("workflow"), "runId": instance_id, **data}
+    if type == "workflow.completed":
+        payload["duration"] = about.get("duration_s")
+    if type == "workflow.failed":
+        payload["failedStep"] = data.get("step") or (data.get("error") or {}).get("position")
+    payload = {key: value for key, value in payload.items() if value is not None}
+    return {"id": entry_id, "type": _TOLD_AS.get(type, type), "payload": payload, "timestamp": at, "source": "orchestrator"}
+
+
+def cloud_event(entry_id: str, type: str, data: dict[str, Any], at: str, about: dict[str, Any], instance_id: str | None) -> dict[str, Any]:
+    """For webhooks: an event that came in or was emitted as it is, a life-cycle event as `orchestrator.<type>`."""
+    if type in ("event.received", "event.emitted"):
+        return dict(data["event"])
+    said = told(entry_id, type, data, at, about, instance_id)
+    return {
+        "specversion": "1.0",
+        "id": entry_id,
+        "source": "orchestrator",
+        "type": f"orchestrator.{said['type']}",
+        "time": at,
+        "datacontenttype": "application/json",
+        **({"subject": f"workflow.{instance_id}"} if instance_id else {}),
+        "data": said["payload"],
+    }
+
+
+def tenant_stream(tenant: str, workflow: str) -> str:
+    return f"tenant:{tenant}:workflow:{workflow}:events"
+
+
+def flunq(
+    entry_id: str, type: str, data: dict[str, Any], at: str, about: dict[str, Any], instance_id: str | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(stream, fields) for the streams of tenants: what documents do, and requests of external tasks, whoever makes them."""
+    tenant, workflow = about.get("tenant") or "default", about.get("workflow")
+    if type == "event.emitted" and str(data["event"].get("type", "")).startswith("io.flunq."):
+        event = data["event"]
+        yield (
+            tenant_stream(tenant, str(workflow)),
+            {
+                "id": event["id"],
+                "source": OWN_SOURCE,
+                "specversion": "1.0",
+                "type": event["type"],
+                "time": at,
+                "workflowid": workflow,
+                "executionid": instance_id,
+                "taskid": (event.get("data") or {}).get("task_id") if isinstance(event.get("data"), dict) else None,
+                "tenantid": tenant,
+                "data": event.get("data"),
+            },
+        )
+    elif about.get("is_document") and type in _FLUNQ and instance_id:
+        yield (
+            tenant_stream(tenant, str(workflow)),
+            {
+                "id": entry_id,
+                "source": OWN_SOURCE,
+                "specversion": "1.0",
+                "type": _FLUNQ[type],
+                "time": at,
+                "workflowid": workflow,
+                "executionid": instance_id,
+                "taskid": data.get("position"),
+                "tenantid": tenant,
+                "data": _flunq_data(type, data, about),
+            },
+        )
+
+
+def _flunq_data(type: str, data: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    error = data.get("error") or {}
+    if type.startswith("step."):
+        return {
+            "task_id": data.get("position"),
+            "task_name": data.get("step"),
+            **({"success": type == "step.completed", "error": error.get("message")} if type != "step.running" else {}),
+        }
+    return {
+        "status": type.removeprefix("workflow."),
+        **({"output": about.get("output")} if type == "workflow.completed" else {}),
+        **({"error_message": error.get("message"), "failed_task": error.get("position")} if type == "workflow.failed" else {}),
+    }

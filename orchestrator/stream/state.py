@@ -1,0 +1,95 @@
+"""The state that Redis shows, as plain keys: what resources are in, what is pending, who consumes.
+
+    workflow:state:{hostname}     ACTIVE, UPDATING …: one string a resource
+    workflow:pending              the set of those at which something works
+    workflow:consumer:info        a hash about the bridge
+
+Redis shows what Postgres knows: the keys are written together (MULTI), after the commit, and made again from Postgres
+when somebody emptied Redis.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import redis
+
+from orchestrator.config.settings import Settings
+from orchestrator.store import resources
+from orchestrator.store.connection import Connection, Database
+
+logger = logging.getLogger("orchestrator.state")
+
+INFO = "workflow:consumer:info"
+PENDING = "workflow:pending"
+MARK = "workflow:state"
+"""Set once, so that its absence says that the keys are to be made again."""
+
+
+def state_key(name: str) -> str:
+    return f"workflow:state:{name}"
+
+
+class StateKeys:
+    def __init__(self, settings: Settings) -> None:
+        self._redis: Any = redis.Redis.from_url(settings.redis_url, decode_responses=True, socket_timeout=5, socket_connect_timeout=2)
+
+    def consumer_info(self, name: str, about: dict[str, str], processed: int, errors: int, *, running: bool) -> None:
+        """Counts of all consumers stand beside one another; the sums are theirs."""
+        try:
+            pipeline = self._redis.pipeline(transaction=True)
+            pipeline.hset(
+                INFO, mapping={**about, f"processed:{name}": processed, f"errors:{name}": errors, f"active:{name}": str(running).lower()}
+            )
+            pipeline.expire(INFO, 86400)
+            pipeline.execute()
+        except redis.RedisError as error:
+            logger.debug("no consumer info: %s", error)
+
+    def rebuild_when_lost(self, database: Database) -> bool:
+        """True: the keys were gone and are there again."""
+        try:
+            if self._redis.exists(MARK):
+                return False
+            database.patiently(self.rebuild)
+        except redis.RedisError as error:
+            logger.debug("no state keys: %s", error)
+            return False
+        return True
+
+    def rebuild(self, c: Connection) -> None:
+        # Under the lock that moves hold while they are told: a newer state cannot be overwritten by an older one.
+        with c.transaction():
+            resources.lock_telling(c)
+            found = resources.all_resources(c)
+            pipeline = self._redis.pipeline(transaction=True)
+            pipeline.delete(PENDING)
+            for resource in found:
+                pipeline.set(state_key(resource.name), resource.state)
+                if resource.doing:
+                    pipeline.sadd(PENDING, resource.name)
+            pipeline.set(MARK, "1")
+            pipeline.execute()
+        if found:
+            logger.info("%d states were written to Redis again", len(found))
+
+    def close(self) -> None:
+        self._redis.close()
+
+
+def tell(client: Any, c: Connection, names: list[str]) -> None:
+    """Show the present states of these resources, and whether something works at them: all or nothing.
+
+    Read under the lock of whoever tells: what is written last is what is true last.
+    """
+    resources.lock_telling(c)
+    pipeline = client.pipeline(transaction=True)
+    for resource in resources.by_names(c, names):
+        pipeline.set(state_key(resource.name), resource.state)
+        if resource.doing:
+            pipeline.sadd(PENDING, resource.name)
+        else:
+            pipeline.srem(PENDING, resource.name)
+    pipeline.set(MARK, "1")
+    pipeline.execute()

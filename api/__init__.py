@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from api import definitions, errors, health, instances
+from api import definitions, errors, events, health, instances, triggers
 from orchestrator.engine.runner import WorkflowRunner
 
 
@@ -18,4 +18,7 @@ def create_app(runner: WorkflowRunner | None = None) -> Flask:
     app.register_blueprint(health.blueprint)
     app.register_blueprint(instances.blueprint)
     app.register_blueprint(definitions.blueprint)
+    app.register_blueprint(events.blueprint)
+    app.register_blueprint(events.bus)
+    app.register_blueprint(triggers.blueprint)
     return app

@@ -1,4 +1,4 @@
-"""Definitions: registered as documents, listed, read back; and events for whoever listens."""
+"""Definitions: registered as documents, listed, read back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from flask import Blueprint, Response, jsonify, request
 from api.runner import runner
 from orchestrator.definition.documents import read_document
 from orchestrator.definition.validate import check
-from orchestrator.errors import Fault, Invalid
 from orchestrator.steps.registry import REGISTRY
 
 blueprint = Blueprint("definitions", __name__, url_prefix="/workflow")
@@ -35,13 +34,3 @@ def listing() -> Response:
         for stored in runner().workflows()
     ]
     return jsonify({"definitions": found})
-
-
-@blueprint.post("/events")
-def send() -> tuple[Response, int]:
-    """A CloudEvent. 202: taken; 200: this source and id were here before."""
-    body = request.get_json(force=True)
-    if not isinstance(body, dict):
-        raise Invalid([Fault("body", "must be a CloudEvent")], "event")
-    is_new = runner().send_event(body)
-    return jsonify({"id": body["id"], "status": "accepted" if is_new else "known"}), 202 if is_new else 200

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flask import Blueprint, Response, jsonify, request
 
+from api import asked
 from api.runner import runner
-from orchestrator.errors import Fault, Invalid
 from orchestrator.store.queries import Filter
 
 blueprint = Blueprint("instances", __name__, url_prefix="/workflow")
 
 
-def _body() -> dict[str, Any]:
-    if not request.get_data(cache=True):
-        return {}
-    body = request.get_json(force=True)
-    if not isinstance(body, dict):
-        raise Invalid([Fault("body", "must be a JSON object")], "request")
-    return body
-
-
-def _actor() -> str:
-    return request.headers.get("X-Actor", "anonymous")
-
-
 @blueprint.post("/start/<workflow>")
 def start(workflow: str) -> tuple[Response, int]:
     """`{data, priority, metadata, labels, dependencies}`; a body without `data` is the input as it stands."""
-    body = _body()
+    body = asked.body()
     wrapped = "data" in body
     options = {key: body[key] for key in ("priority", "metadata", "labels", "dependencies") if wrapped and body.get(key) is not None}
     instance_id = runner().start_workflow(
@@ -38,7 +23,7 @@ def start(workflow: str) -> tuple[Response, int]:
         body["data"] if wrapped else body,
         idempotency_key=request.headers.get("Idempotency-Key"),
         trace_id=_trace_id(),
-        actor=_actor(),
+        actor=asked.actor(),
         source="api",
         **options,
     )
@@ -85,33 +70,33 @@ def history(instance_id: str) -> Response:
 
 @blueprint.post("/instance/<instance_id>/pause")
 def pause(instance_id: str) -> Response:
-    runner().pause_workflow(instance_id, actor=_actor())
+    runner().pause_workflow(instance_id, actor=asked.actor())
     return jsonify({"instanceId": instance_id, "status": "paused"})
 
 
 @blueprint.post("/instance/<instance_id>/resume")
 def resume(instance_id: str) -> Response:
-    runner().resume_workflow(instance_id, actor=_actor())
+    runner().resume_workflow(instance_id, actor=asked.actor())
     return jsonify({"instanceId": instance_id, "status": "resumed"})
 
 
 @blueprint.post("/instance/<instance_id>/retry")
 def retry(instance_id: str) -> Response:
-    runner().retry_workflow(instance_id, actor=_actor())
+    runner().retry_workflow(instance_id, actor=asked.actor())
     return jsonify({"instanceId": instance_id, "status": "retried"})
 
 
 @blueprint.post("/instance/<instance_id>/signal/<name>")
 def signal(instance_id: str, name: str) -> tuple[Response, int]:
-    body = _body()
-    runner().signal_workflow(instance_id, name, body.get("data", body or None), id=body.get("id"), actor=_actor())
+    body = asked.body()
+    runner().signal_workflow(instance_id, name, body.get("data", body or None), id=body.get("id"), actor=asked.actor())
     return jsonify({"instanceId": instance_id, "status": "signalled"}), 202
 
 
 @blueprint.delete("/instance/<instance_id>")
 def cancel(instance_id: str) -> Response:
-    body = _body()
-    runner().cancel_workflow(instance_id, reason=body.get("reason"), compensate=body.get("compensate"), actor=_actor())
+    body = asked.body()
+    runner().cancel_workflow(instance_id, reason=body.get("reason"), compensate=body.get("compensate"), actor=asked.actor())
     return jsonify({"instanceId": instance_id, "status": "cancelled"})
 
 

@@ -16,7 +16,7 @@ from celery import Celery, signals
 from kombu import Exchange, Queue
 
 from orchestrator.config.settings import Settings, load
-from orchestrator.engine import interrupt
+from orchestrator.engine import interrupt, triggering
 from orchestrator.engine.catalog import discover
 from orchestrator.engine.maintenance import MaintenanceStep, QueuesStep
 from orchestrator.engine.publish import Publisher
@@ -25,6 +25,7 @@ from orchestrator.engine.tasks import register
 from orchestrator.steps.registry import REGISTRY
 from orchestrator.store.connection import Database
 from orchestrator.stream.relay import Relay
+from orchestrator.stream.stores import withdraw
 from orchestrator.telemetry import logs, metrics, tracing
 
 app = Celery("orchestrator")
@@ -107,6 +108,7 @@ app.steps["worker"].add(QueuesStep)
 app.steps["worker"].add(MaintenanceStep)
 MaintenanceStep.runtime_of = staticmethod(runtime)
 MaintenanceStep.relay_of = staticmethod(lambda held: Relay(held.settings))
+triggering.withdraw[:] = [lambda held, stream, event_id: withdraw(held.settings, stream, event_id)]
 
 
 @signals.setup_logging.connect

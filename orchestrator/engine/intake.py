@@ -26,7 +26,7 @@ from orchestrator.definition.tree import Definition
 from orchestrator.definition.triggers import Trigger, read_triggers
 from orchestrator.engine import lifecycle
 from orchestrator.engine.runtime import Runtime
-from orchestrator.errors import IllegalMove, Invalid, NotFound, OrchestratorError
+from orchestrator.errors import IllegalMove, Invalid, NotFound, OrchestratorError, TooLarge
 from orchestrator.plan.canvas import Address
 from orchestrator.plan.remaining import Sequence as Planned
 from orchestrator.store import admission, events, instances, outbox, triggers
@@ -42,6 +42,8 @@ logger = logging.getLogger("orchestrator.intake")
 
 BOOK_FOR_S = 2.0
 BATCH = 100
+# What a schema refuses today it refuses in a second, too.
+HOPELESS = (Invalid, TooLarge)
 _NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
 _ORDERED_BY = ("partitionkey", "hostname", "executionid", "workflowid", "subject")
 
@@ -189,7 +191,7 @@ def _plan(runtime: Runtime, arrival: Arrival) -> None:
 
 def _note_failure(runtime: Runtime, arrival: Arrival, error: OrchestratorError) -> None:
     arrival.attempts, arrival.error = 1, {"code": error.code, "message": str(error)}
-    arrival.try_in_s = retry_delay_s(runtime, 1, arrival.stream)
+    arrival.try_in_s = None if isinstance(error, HOPELESS) else retry_delay_s(runtime, 1, arrival.stream)
     arrival.state = "dead" if arrival.try_in_s is None else "held"
 
 
@@ -302,7 +304,7 @@ def _attempt(runtime: Runtime, held: HeldEvent) -> None:
             if trigger.wants(held.envelope) and trigger.passes(held.envelope)
         ]
     except OrchestratorError as error:
-        _failed(runtime, held, attempts, {"code": error.code, "message": str(error)})
+        _failed(runtime, held, attempts, {"code": error.code, "message": str(error)}, hopeless=isinstance(error, HOPELESS))
         return
     except BROKEN:
         raise
@@ -325,8 +327,8 @@ def _attempt(runtime: Runtime, held: HeldEvent) -> None:
     runtime.database.patiently(act)
 
 
-def _failed(runtime: Runtime, held: HeldEvent, attempts: int, error: dict[str, Any]) -> None:
-    delay = retry_delay_s(runtime, attempts, str(held.envelope.get("source", "")).removeprefix("redis:"))
+def _failed(runtime: Runtime, held: HeldEvent, attempts: int, error: dict[str, Any], *, hopeless: bool = False) -> None:
+    delay = None if hopeless else retry_delay_s(runtime, attempts, str(held.envelope.get("source", "")).removeprefix("redis:"))
     runtime.database.patiently(lambda c: events.failed(c, held.number, attempts, error, delay))
     logger.warning("event %d (%s) failed: %s", held.number, held.envelope.get("type"), error["message"])
 

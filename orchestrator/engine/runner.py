@@ -20,7 +20,7 @@ from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import Duplicate, Fault, IllegalMove, Invalid, NotFound, OrchestratorError
 from orchestrator.ids import is_instance_id
 from orchestrator.state import TERMINAL, State, check_move
-from orchestrator.store import admission, branches, definitions, events, instances, queries, usage, workers
+from orchestrator.store import admission, branches, definitions, events, instances, queries, usage, webhooks, workers
 from orchestrator.store.connection import Connection, sized
 from orchestrator.store.events import Arrival, EventFilter
 from orchestrator.store.queries import Filter
@@ -304,6 +304,30 @@ class WorkflowRunner:
 
     def delete_trigger(self, name: str, *, tenant: str = "default", actor: str = "anonymous", source: str = "api") -> None:
         triggering.delete(self.runtime, name, tenant, actor, source)
+
+    def put_webhook(
+        self,
+        name: str,
+        url: str,
+        types: Sequence[str],
+        secret: str,
+        *,
+        tenant: str = "default",
+        actor: str = "anonymous",
+        source: str = "api",
+    ) -> None:
+        """Tell an address of events whose types match, signed with a secret of this name."""
+        triggering.put_webhook(self.runtime, name, url, types, secret, tenant, actor, source)
+
+    def webhooks(self, tenant: str | None = None) -> list[dict[str, Any]]:
+        return [w for w in self.database.patiently(webhooks.listing) if tenant is None or w["tenant"] == tenant]
+
+    def send_webhook_again(self, name: str, *, tenant: str = "default", actor: str = "anonymous", source: str = "api") -> int:
+        """Deliveries that were given up; gives how many."""
+        return triggering.send_webhook_again(self.runtime, name, tenant, actor, source)
+
+    def delete_webhook(self, name: str, *, tenant: str = "default", actor: str = "anonymous", source: str = "api") -> None:
+        triggering.delete_webhook(self.runtime, name, tenant, actor, source)
 
     # ── labels and dependencies ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.definition.triggers import entries_of, read_triggers
 from orchestrator.engine import intake
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import NotFound
-from orchestrator.store import events, triggers
+from orchestrator.store import events, triggers, webhooks
 from orchestrator.store.connection import Connection
 
 # What takes letters out of dead-letter streams; the bridge's side of it, given by the composition.
@@ -84,6 +84,34 @@ def delete(runtime: Runtime, name: str, tenant: str, actor: str, source: str) ->
 
     runtime.database.patiently(act)
     intake.forget_book()
+
+
+def put_webhook(runtime: Runtime, name: str, url: str, types: Sequence[str], secret: str, tenant: str, actor: str, source: str) -> None:
+    def act(c: Connection) -> None:
+        with c.transaction():
+            webhooks.put(c, tenant, name, url, types, secret)
+            triggers.audit(c, actor, "put-webhook", source, {"webhook": name, "url": url, "types": list(types), "tenant": tenant})
+
+    runtime.database.patiently(act)
+
+
+def send_webhook_again(runtime: Runtime, name: str, tenant: str, actor: str, source: str) -> int:
+    def act(c: Connection) -> int:
+        with c.transaction():
+            triggers.audit(c, actor, "send-webhook-again", source, {"webhook": name, "tenant": tenant})
+            return webhooks.send_again(c, tenant, name)
+
+    return runtime.database.patiently(act)
+
+
+def delete_webhook(runtime: Runtime, name: str, tenant: str, actor: str, source: str) -> None:
+    def act(c: Connection) -> None:
+        with c.transaction():
+            if not webhooks.delete(c, tenant, name):
+                raise NotFound("webhook", name, "`orchestrator webhooks` lists them")
+            triggers.audit(c, actor, "delete-webhook", source, {"webhook": name, "tenant": tenant})
+
+    runtime.database.patiently(act)
 
 
 def again(runtime: Runtime, wanted: events.EventFilter, verb: str, actor: str, source: str) -> list[int]:

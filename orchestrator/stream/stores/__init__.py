@@ -111,3 +111,12 @@ def open_store(settings: Settings) -> EventStore:
 
         return PostgresStore(settings.database_url)
     raise Invalid([Fault("EVENTSTORE_TYPE", f"is '{settings.eventstore_type}'; write redis or postgres")], "configuration")
+
+
+def withdraw(settings: Settings, stream: str, failure_id: str) -> None:
+    """Take the letter of an event that is replayed or discarded out of the dead-letter stream."""
+    store = open_store(settings)
+    try:
+        store.withdraw(stream, failure_id)
+    finally:
+        store.close()

@@ -1,0 +1,78 @@
+"""Triggers and webhooks: made, changed, switched off, deleted."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, jsonify, request
+
+from api import asked
+from api.runner import runner
+from orchestrator.definition.documents import parse
+from orchestrator.errors import Fault, Invalid, NotFound
+
+blueprint = Blueprint("triggers", __name__, url_prefix="/workflow")
+
+
+@blueprint.post("/triggers")
+@blueprint.put("/triggers")
+def put() -> tuple[Response, int]:
+    """One or several, in YAML or JSON. Every fault at once."""
+    text = request.get_data(as_text=True)
+    spec = parse(text, "request.json" if request.is_json else "request.yaml")
+    return jsonify({"triggers": runner().put_trigger(spec, tenant=asked.tenant(), **asked.by_whom())}), 201
+
+
+@blueprint.get("/triggers")
+def listing() -> Response:
+    return jsonify({"triggers": runner().triggers(asked.tenant())})
+
+
+@blueprint.get("/triggers/<name>")
+def one(name: str) -> Response:
+    found = [trigger for trigger in runner().triggers(asked.tenant()) if trigger["name"] == name]
+    if not found:
+        raise NotFound("trigger", name)
+    return jsonify(found[0])
+
+
+@blueprint.post("/triggers/<name>/<any(enable, disable):verb>")
+def enable(name: str, verb: str) -> Response:
+    runner().enable_trigger(name, verb == "enable", tenant=asked.tenant(), **asked.by_whom())
+    return jsonify({"name": name, "enabled": verb == "enable"})
+
+
+@blueprint.delete("/triggers/<name>")
+def delete(name: str) -> Response:
+    runner().delete_trigger(name, tenant=asked.tenant(), **asked.by_whom())
+    return jsonify({"name": name, "deleted": True})
+
+
+@blueprint.post("/webhooks")
+def put_webhook() -> tuple[Response, int]:
+    """`{name, url, types, secret}`; `secret` names a secret of the bridge (SECRET_<NAME>), it is not one."""
+    body = asked.body()
+    faults = [Fault(key, "is required") for key in ("name", "url", "secret") if not isinstance(body.get(key), str) or not body[key]]
+    types = body.get("types", ["*"])
+    if not isinstance(types, list) or not types or not all(isinstance(one, str) for one in types):
+        faults.append(Fault("types", "a list of event types is needed; `*` stands for anything"))
+    if isinstance(body.get("url"), str) and not body["url"].startswith(("http://", "https://")):
+        faults.append(Fault("url", "must begin with http:// or https://"))
+    if faults:
+        raise Invalid(faults, "webhook")
+    runner().put_webhook(body["name"], body["url"], types, body["secret"], tenant=asked.tenant(), **asked.by_whom())
+    return jsonify({"webhook": body["name"]}), 201
+
+
+@blueprint.get("/webhooks")
+def webhooks() -> Response:
+    return jsonify({"webhooks": runner().webhooks(asked.tenant())})
+
+
+@blueprint.post("/webhooks/<name>/send-again")
+def send_again(name: str) -> Response:
+    return jsonify({"deliveries": runner().send_webhook_again(name, tenant=asked.tenant(), **asked.by_whom())})
+
+
+@blueprint.delete("/webhooks/<name>")
+def delete_webhook(name: str) -> Response:
+    runner().delete_webhook(name, tenant=asked.tenant(), **asked.by_whom())
+    return jsonify({"name": name, "deleted": True})

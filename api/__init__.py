@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from api import definitions, errors, events, health, instances, triggers
+from api import definitions, errors, events, health, instances, proxies, triggers
 from orchestrator.engine.runner import WorkflowRunner
 
 
@@ -21,4 +21,6 @@ def create_app(runner: WorkflowRunner | None = None) -> Flask:
     app.register_blueprint(events.blueprint)
     app.register_blueprint(events.bus)
     app.register_blueprint(triggers.blueprint)
+    app.register_blueprint(proxies.application)
+    app.register_blueprint(proxies.instances)
     return app

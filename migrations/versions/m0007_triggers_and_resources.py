@@ -18,6 +18,7 @@ alter table events
 alter table events drop constraint events_once;
 alter table events add constraint events_once unique (tenant, source, event_id);
 create index events_held on events (order_key, id) where state = 'held';
+create index events_of_key on events (order_key, id) where order_key is not null;
 create index events_due on events (try_at) where state = 'held';
 create index events_working on events (id) where state = 'working';
 create index events_dead on events (id) where state = 'dead';
@@ -140,7 +141,7 @@ create unique index resource_moves_once on resource_moves (by_instance, by_step)
 DOWN = """
 drop table stream_pending; drop table stream_groups; drop table stream_entries; drop table resource_moves; drop table resources; drop table deliveries; drop table webhooks;
 drop table windows; drop table effects; drop table triggers;
-drop index events_held; drop index events_due; drop index events_working; drop index events_dead; drop index events_at;
+drop index events_held; drop index events_of_key; drop index events_due; drop index events_working; drop index events_dead; drop index events_at;
 alter table events drop constraint events_once;
 alter table events add constraint events_once unique (source, event_id);
 alter table events drop column stream, drop column entry, drop column order_key, drop column state, drop column attempts,

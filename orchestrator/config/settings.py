@@ -128,6 +128,24 @@ class Settings:
     trigger_queue: str = _setting("workflow.trigger", "the message queue whose messages start workflows; empty: none")
     amqp_url: str = _setting("", "the broker of that queue; empty: Celery's", secret=True)
     bridge_port: int = _setting(0, "the bridge's port for /health and /metrics; 0: none", _count)
+    data_plane: str = _setting("gateway", "what serves proxies: gateway or caddy", _one_of("gateway", "caddy"))
+    gateway_host: str = _setting("127.0.0.1", "the address on which proxies are served")
+    gateway_http_port: int = _setting(8080, "the gateway's shared port for HTTP, where Host tells hostnames apart", _count)
+    gateway_https_port: int = _setting(8443, "the gateway's shared port for HTTPS, where SNI does", _count)
+    gateway_admin_url: str = _setting("http://127.0.0.1:9180", "the gateway's admin API")
+    gateway_token: str = _setting("", "the token of that API; needed where it is not on loopback", secret=True)
+    gateway_state: str = _setting(".orchestrator/gateway.json", "the file in which the gateway keeps what it serves")
+    caddy_admin_url: str = _setting("http://127.0.0.1:2019", "Caddy's admin API")
+    certificates_dir: str = _setting(".orchestrator/certificates", "the folder of certificates and their keys")
+    proxy_http_ports: int = _setting(10_000, "proxies get HTTP ports of their own from here on", _count)
+    proxy_https_ports: int = _setting(11_000, "and HTTPS ports from here on", _count)
+    proxy_drain_s: float = _setting(30.0, "how long a deleted proxy's requests may take to end", seconds, env="PROXY_DRAIN")
+    reconcile_s: float = _setting(
+        0.0,
+        "how often events are published again for proxies that failed, got stuck or are missing; 0: never",
+        seconds,
+        env="RECONCILE_EVERY",
+    )
     log_format: str = _setting("text", "text or json")
     log_level: str = _setting("INFO", "debug, info, warning or error")
     metrics_port: int = _setting(0, "the worker's Prometheus port; 0: none", _count)

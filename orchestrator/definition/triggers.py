@@ -8,6 +8,7 @@
     input: {service: "${ .data.serviceId }"}
     order: .data.serviceId               # instances of one value run one after another, in the events' order
     idempotency: .id                     # further events with this value start nothing
+    resource: {kind: proxy, name: .data.hostname}   # what it will create is PENDING from the event on
     debounce: 5s                         # or throttle: {per: 1m, limit: 10}, batch: {size: 100, within: 10s}
 
 Every jq expression sees the CloudEvent as `.`; one that fails fails the event, which is then tried again and put aside.
@@ -27,7 +28,7 @@ from orchestrator.errors import ExpressionError, Fault, Invalid
 ACTIONS = ("start", "wake", "signal", "cancel")
 _KNOWN = {
     "name", "on", "source", "filter", *ACTIONS, "version", "input", "order", "key", "idempotency", "debounce", "throttle", "batch",
-    "acknowledge", "labels", "priority", "enabled", "description", "reason",
+    "acknowledge", "labels", "priority", "enabled", "description", "reason", "resource",
 }  # fmt: skip
 
 
@@ -62,6 +63,8 @@ class Trigger:
     labels: Template | None = None
     priority: str | int | None = None
     reason: str | None = None
+    resource_kind: str | None = None
+    resource_name: Jq | None = None
     enabled: bool = True
 
     def wants(self, event: Mapping[str, Any]) -> bool:
@@ -76,6 +79,10 @@ class Trigger:
 
     def idempotency_of(self, event: Mapping[str, Any]) -> str | None:
         return _key(self.idempotency, event, "idempotency")
+
+    def resource_of(self, event: Mapping[str, Any]) -> tuple[str, str] | None:
+        name = _key(self.resource_name, event, "resource")
+        return None if name is None or self.resource_kind is None else (self.resource_kind, name)
 
     def window_key(self, event: Mapping[str, Any]) -> str:
         return "" if self.window is None else _key(self.window.key, event, "key") or ""
@@ -153,6 +160,7 @@ class _Reader:
             self.fault("acknowledge", f"is {acknowledge!r}; write started or ended")
         order = self._jq("order") or self._jq("key")
         written = self.data.get("input")
+        resource = self._resource()
         return Trigger(
             name=str(name),
             types=types,
@@ -172,6 +180,8 @@ class _Reader:
             priority=self.data.get("priority"),
             reason=None if self.data.get("reason") is None else str(self.data["reason"]),
             enabled=self.data.get("enabled", True) is not False,
+            resource_kind=resource[0],
+            resource_name=resource[1],
         )
 
     def _texts(self, key: str, *, required: bool = False) -> tuple[str, ...]:
@@ -229,6 +239,15 @@ class _Reader:
             return Template(""), None
         self._check_inside(action, given)
         return Template(given), None
+
+    def _resource(self) -> tuple[str | None, Jq | None]:
+        given = self.data.get("resource")
+        if given is None:
+            return None, None
+        if not isinstance(given, dict) or not isinstance(given.get("kind"), str) or not isinstance(given.get("name"), str):
+            self.fault("resource", "a mapping with `kind` and `name` (jq) is needed")
+            return None, None
+        return given["kind"], self._jq("resource/name", given["name"])
 
     def _labels(self) -> Template | None:
         given = self.data.get("labels")

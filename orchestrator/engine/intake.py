@@ -29,7 +29,7 @@ from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import IllegalMove, Invalid, NotFound, OrchestratorError, TooLarge
 from orchestrator.plan.canvas import Address
 from orchestrator.plan.remaining import Sequence as Planned
-from orchestrator.store import admission, events, instances, outbox, triggers
+from orchestrator.store import admission, events, instances, outbox, resources, triggers
 from orchestrator.store.branches import Published
 from orchestrator.store.connection import BROKEN, Connection
 from orchestrator.store.events import Arrival, Effect, HeldEvent
@@ -56,7 +56,7 @@ def order_key(envelope: dict[str, Any], tenant: str) -> str | None:
         if value is None and isinstance(data, dict) and name == "hostname":
             value = data.get(name)
         if isinstance(value, str | int) and value != "":
-            return f"{tenant}/{value}"
+            return f"{tenant}/{str(value).lower() if name == 'hostname' else value}"
     return None
 
 
@@ -97,6 +97,7 @@ class Start:
     plan: Planned
     address: Address
     definition: Definition
+    resource: tuple[str, str] | None = None
 
 
 def retry_delay_s(runtime: Runtime, failed_attempts: int, stream: str | None) -> float | None:
@@ -218,7 +219,7 @@ def _start_of(
         raise Invalid([], f"trigger '{trigger.name}' names no workflow for this event, and so")
     given = evaluate(trigger.input, envelope, {}) if input is None else input
     new, plan, address, definition = lifecycle.prepare(runtime, workflow, trigger.version, given, options)
-    return Start(trigger, new, plan, address, definition)
+    return Start(trigger, new, plan, address, definition, trigger.resource_of(envelope))
 
 
 def _commit(c: Connection, runtime: Runtime, arrivals: Sequence[Arrival]) -> tuple[list[Start], list[Published], list[int]]:
@@ -247,6 +248,9 @@ def _create(c: Connection, runtime: Runtime, starts: Sequence[Start]) -> tuple[s
     plain = [start for start in starts if not start.new.dependencies]
     created = instances.create_many(c, [start.new for start in plain]) if plain else set()
     admitted: list[Published] = []
+    for start in plain:
+        if start.resource is not None and start.new.id in created:
+            resources.queue(c, *start.resource, start.new.tenant, start.new.id)
     asked = [(start.new.id, scope, capacity) for start in plain if start.new.id in created for scope, capacity in start.new.slots]
     if asked:
         admission.ask_many(c, asked)

@@ -339,6 +339,14 @@ def discard(c: Connection, wanted: EventFilter) -> list[tuple[int, str | None, s
     ).fetchall()
 
 
+def was_refused(c: Connection, type: str, key: str) -> bool:
+    """Whether such an event came lately, too early to have its effect."""
+    row = c.execute(
+        "select 1 from events where order_key = %s and type = %s and state = 'dead' and at > now() - interval '1 day' limit 1", (key, type)
+    ).fetchone()
+    return row is not None
+
+
 def count_by_state(c: Connection) -> dict[str, int]:
     """How many wait, work, or are dead."""
     row = c.execute(

@@ -153,3 +153,33 @@ def moves(c: Connection, kind: str, name: str, tenant: str = "default", limit: i
     ).fetchall()
     names = ("id", "from", "to", "instance", "step", "detail", "at")
     return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def was_moved(c: Connection, by: tuple[str, str]) -> bool:
+    return c.execute("select 1 from resource_moves where by_instance = %s and by_step = %s", by).fetchone() is not None
+
+
+def put_data(c: Connection, kind: str, name: str, data: dict[str, Any], tenant: str = "default") -> None:
+    """What is known of a resource beside its state."""
+    c.execute("update resources set data = %s::jsonb where tenant = %s and kind = %s and name = %s", (dumps(data), tenant, kind, name))
+
+
+def lock_ports(c: Connection) -> None:
+    """One at a time gives out ports."""
+    c.execute("select pg_advisory_xact_lock(772)")
+
+
+def ports_in_use(c: Connection, kind: str, but: str) -> set[int]:
+    rows = c.execute(
+        "select p.value::int from resources r, jsonb_each_text(r.data -> 'ports') p"
+        " where r.kind = %s and r.name <> %s and r.state <> 'DELETED' and jsonb_typeof(r.data -> 'ports') = 'object'",
+        (kind, but),
+    ).fetchall()
+    return {row[0] for row in rows}
+
+
+def queue(c: Connection, kind: str, name: str, tenant: str, by: str) -> None:
+    """Something that will be created waits for its turn."""
+    held = find(c, kind, name, tenant, lock=True)
+    if held is None or held.state in ("DELETED", "FAILED"):
+        move(c, kind, name, "PENDING", tenant=tenant, by=(by, "queued"), doing=by, anew=True)

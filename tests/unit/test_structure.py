@@ -33,6 +33,8 @@ ARROWS: dict[str, set[str]] = {
     "embedded": MEANS | {"steps", "engine"},
     "testing": MEANS | {"steps", "embedded"},
     "stream": MEANS | {"store", "engine", "stream", "net"},
+    "proxies": MEANS | {"store", "proxies"},
+    "gateway": MEANS | {"net", "proxies", "gateway"},
     "dev": MEANS | {"store", "dev"},
 }
 PURE = ("definition", "plan", "history.py", "state.py")
@@ -90,6 +92,14 @@ def test_only_the_store_speaks_sql() -> None:
 def test_steps_see_neither_the_store_nor_the_engine() -> None:
     for path in [*files("steps"), *files("compensations")]:
         assert not {n for n in imports(path) if n.startswith(("orchestrator.store", "orchestrator.engine"))}, path
+
+
+def test_the_application_of_proxies_knows_nothing_of_instances() -> None:
+    known = {name.split(".")[1] for name in imports(PACKAGE / "proxies/application.py") if name.startswith("orchestrator.")}
+    assert known == {"errors"}
+    for path in files("proxies"):
+        if path.name not in ("application.py", "reconcile.py"):
+            assert "orchestrator.proxies.application" not in imports(path), path
 
 
 def test_every_module_says_what_it_owns() -> None:

@@ -1,0 +1,53 @@
+"""Putting right what went wrong: events are published again for proxies that failed, got stuck, are missing, or could have
+HTTPS by now. Off unless RECONCILE_EVERY is set: nothing is created at start, and nothing is done here but publishing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from orchestrator.proxies.application import Application
+from orchestrator.proxies.registry import Proxies, is_local
+
+logger = logging.getLogger("orchestrator.reconcile")
+
+STUCK_S = 300.0
+
+
+def reconcile(application: Application, proxies: Proxies) -> dict[str, str]:
+    """Gives the event that was published, by hostname."""
+    wanted = {one["hostname"]: one for one in application.all()}
+    known = {one.name: one for one in proxies.all()}
+    published: dict[str, str] = {}
+    for hostname, config in wanted.items():
+        if is_local(hostname):
+            continue
+        held = known.get(hostname)
+        if held is None or held.state in ("FAILED", "DELETED") or (held.state == "PENDING" and held.silent_s > STUCK_S):
+            _publish(application, "proxy_created", hostname, {key: value for key, value in config.items() if key != "hostname"})
+            published[hostname] = "proxy_created"
+        elif held.state == "ACTIVE" and held.mode == "http_only" and config.get("enable_https"):
+            certificate = proxies.certificates.find(hostname)
+            if certificate is not None:
+                application.certificate_ready(certificate.name, hostname)
+                published[hostname] = "certificate_ready"
+    if published:
+        logger.info("published again: %s", ", ".join(f"{event} for {hostname}" for hostname, event in published.items()))
+    return published
+
+
+def _publish(application: Application, event: str, hostname: str, data: dict[str, Any]) -> None:
+    application.redis.xadd(
+        application.stream,
+        {"event_type": event, "hostname": hostname, "data": json.dumps(data), "timestamp": _now(), "reconciled": "true"},
+        maxlen=application.length,
+        approximate=True,
+    )
+
+
+def _now() -> str:
+    import datetime as dt
+
+    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,186 @@
+"""A data plane and an origin behind it, as processes and threads of a test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from aiohttp import web
+
+from orchestrator.dev.ports import any_free
+from orchestrator.proxies.caddy import CaddyPlane
+from orchestrator.proxies.embedded import GatewayPlane
+from orchestrator.proxies.plane import DataPlane
+from tests.stack import until
+
+CADDY = shutil.which("caddy")
+
+
+class Origin:
+    """What proxies lead to: says who it is and what it was asked; streams, waits, echoes over WebSockets."""
+
+    def __init__(self, name: str = "origin") -> None:
+        self.name = name
+        self.port = any_free()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Origin:
+        self._thread.start()
+        self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+        self._loop.close()
+
+    def _run(self) -> None:
+        self._loop.run_until_complete(self._serve())
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        app = web.Application(client_max_size=64 * 2**20)
+        app.add_routes(
+            [
+                web.get("/slow", self._slow),
+                web.get("/drip", self._drip),
+                web.get("/socket", self._socket),
+                web.route("*", "/{rest:.*}", self._echo),
+            ]
+        )
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        self._ready.set()
+        await self._stop.wait()
+        await runner.cleanup()
+
+    async def _echo(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        said = {
+            "name": self.name,
+            "method": request.method,
+            "path": request.raw_path,
+            "headers": {key.lower(): value for key, value in request.headers.items()},
+            "bytes": len(body),
+        }
+        return web.json_response(said, headers={"x-origin": self.name})
+
+    async def _slow(self, request: web.Request) -> web.Response:
+        await asyncio.sleep(float(request.query.get("s", "1")))
+        return web.json_response({"name": self.name})
+
+    async def _drip(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for number in range(5):
+            with contextlib.suppress(ConnectionError):
+                await response.write(f"{number}\n".encode())
+            await asyncio.sleep(0.15)
+        return response
+
+    async def _socket(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(protocols=("chat",))
+        await socket.prepare(request)
+        async for message in socket:
+            await socket.send_str(f"{self.name}: {message.data}")
+        return socket
+
+
+@dataclass
+class Plane:
+    """A running data plane with its driver, and where it serves."""
+
+    kind: str
+    driver: DataPlane
+    http_port: int
+    https_port: int
+    process: subprocess.Popen[bytes]
+    environment: dict[str, str]
+
+    def get(self, hostname: str, path: str = "/", *, port: int | None = None, **options: object) -> httpx.Response:
+        return httpx.get(
+            f"http://127.0.0.1:{port or self.http_port}{path}", headers={"host": hostname}, timeout=10, trust_env=False, **options
+        )  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def gateway(folder: Path, **variables: str) -> Iterator[Plane]:
+    http, https, admin = any_free(), any_free(), any_free()
+    environment = {
+        "GATEWAY_HTTP_PORT": str(http),
+        "GATEWAY_HTTPS_PORT": str(https),
+        "GATEWAY_ADMIN_URL": f"http://127.0.0.1:{admin}",
+        "GATEWAY_TOKEN": "t0ken",
+        "GATEWAY_STATE": str(folder / "gateway.json"),
+        "DATA_PLANE": "gateway",
+    }
+    import os
+
+    log = (folder / "gateway.log").open("ab")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.cli", "gateway"],
+        stdout=log,
+        stderr=log,
+        env={**os.environ, **environment, **variables, "PYTHONWARNINGS": "default"},
+    )
+    driver = GatewayPlane(environment["GATEWAY_ADMIN_URL"], "t0ken")
+    try:
+        until(lambda: process.poll() is not None or _answers(driver), 30, (folder / "gateway.log").read_text())
+        assert process.poll() is None, (folder / "gateway.log").read_text()
+        yield Plane("gateway", driver, http, https, process, environment)
+    finally:
+        driver.close()
+        process.kill()
+        process.wait()
+        log.close()
+
+
+def _answers(driver: DataPlane) -> bool:
+    with contextlib.suppress(Exception):
+        driver.hostnames()
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def caddy(folder: Path) -> Iterator[Plane]:
+    assert CADDY is not None
+    http, https, admin = any_free(), any_free(), any_free()
+    config = {"admin": {"listen": f"127.0.0.1:{admin}"}, "logging": {"logs": {"default": {"level": "WARN"}}}}
+    (folder / "caddy.json").write_text(json.dumps(config))
+    log = (folder / "caddy.log").open("ab")
+    process = subprocess.Popen(
+        [CADDY, "run", "--config", str(folder / "caddy.json")],
+        stdout=log,
+        stderr=log,
+        env={"HOME": str(folder), "PATH": "/usr/bin:/bin", "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)},
+    )
+    driver = CaddyPlane(f"http://127.0.0.1:{admin}", http_port=http, https_port=https, drain_s=5)
+    environment = {
+        "DATA_PLANE": "caddy",
+        "CADDY_ADMIN_URL": f"http://127.0.0.1:{admin}",
+        "GATEWAY_HTTP_PORT": str(http),
+        "GATEWAY_HTTPS_PORT": str(https),
+    }
+    try:
+        until(lambda: process.poll() is not None or _answers(driver), 30, "caddy")
+        assert process.poll() is None, (folder / "caddy.log").read_text()
+        yield Plane("caddy", driver, http, https, process, environment)
+    finally:
+        driver.close()
+        process.kill()
+        process.wait()
+        log.close()

@@ -1,0 +1,35 @@
+"""Certificates of proxies: one event for several hostnames, and renewal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator import Workflow, step
+from orchestrator.config.settings import load
+from orchestrator.proxies.application import Application
+from orchestrator.proxies.registry import certificates_of
+from workflows.proxies.life_cycle import THRICE
+
+
+@step(retry=THRICE, timeout="30s")
+def announce_each(domains: list[str], cert_name: str, is_renewal: Any = False) -> dict[str, int]:
+    """One event for each hostname, so that each keeps its own order."""
+    application = Application.at(load().redis_url)
+    for domain in domains:
+        application.certificate_ready(cert_name, domain, is_renewal=str(is_renewal).lower() == "true")
+    return {"announced": len(domains)}
+
+
+@step(retry=THRICE, timeout="30s")
+def renew(cert_name: str | None = None, hostname: str | None = None) -> dict[str, Any]:
+    """Issue the successor; announce it to every hostname it is for."""
+    settings = load()
+    store = certificates_of(settings)
+    made = store.renew(str(cert_name or hostname))
+    application = Application.at(settings.redis_url)
+    application.certificate_ready(made.name, made.domains[0], domains=made.domains, is_renewal=True)
+    return {"serial": made.serial, "not_after": made.ends.isoformat()}
+
+
+certificate_for_domains = Workflow("certificate-for-domains", title="Announce a certificate to each of its hostnames").then(announce_each)
+certificate_renewal = Workflow("certificate-renewal", title="Renew a certificate and announce it").then(renew)

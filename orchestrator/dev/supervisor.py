@@ -1,4 +1,4 @@
-"""`orchestrator up`: everything in one terminal. Servers, migration, web, worker, beat, bridge, Flower; Ctrl-C stops it all.
+"""`orchestrator up`: everything in one terminal. Servers, migration, web, worker, beat, bridge, gateway, Flower; Ctrl-C stops it all.
 
 What was started is written to `.orchestrator/stack.json`, so that the CLI, `celery -A orchestrator.app …` and Flower
 in a second terminal of the same folder find it.
@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from orchestrator.dev.ports import LOOPBACK, answers, is_free, usual_or_free
 from orchestrator.dev.servers import Postgres, Redis, ServerError
 from orchestrator.store import migrate
 
-COLOURS = {"web": 36, "worker": 32, "beat": 35, "flower": 33, "bridge": 96, "up": 34}
+COLOURS = {"web": 36, "worker": 32, "beat": 35, "flower": 33, "bridge": 96, "gateway": 95, "up": 34}
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 8.0
 
@@ -51,6 +52,7 @@ def processes(settings: Settings) -> dict[str, list[str]]:
         "worker": [*celery, "worker", "--loglevel", "INFO", "-E", "--without-gossip", "--without-mingle"],
         "beat": [*celery, "beat", "--loglevel", "WARNING", "--pidfile="],
         "bridge": [python, "-m", "orchestrator.cli", "bridge"],
+        **({"gateway": [python, "-m", "orchestrator.cli", "gateway"]} if settings.data_plane == "gateway" else {}),
         "flower": [
             *celery, "flower", f"--address={LOOPBACK}", f"--port={settings.flower_port}", "--logging=warning", "--max-tasks=10000",
         ],
@@ -132,7 +134,20 @@ class Supervisor:
             self.servers.append(server)
             server.start()
             environment[variable] = server.url
-        return environment
+        return environment | self._gateway()
+
+    def _gateway(self) -> dict[str, str]:
+        """Its usual ports or free ones, a token of this run, and files in the data folder."""
+        given = {
+            "GATEWAY_HTTP_PORT": str(usual_or_free(8080)),
+            "GATEWAY_HTTPS_PORT": str(usual_or_free(8443)),
+            "GATEWAY_ADMIN_URL": f"http://{LOOPBACK}:{usual_or_free(9180)}",
+            "GATEWAY_TOKEN": secrets.token_urlsafe(24),
+            "GATEWAY_STATE": str(self.home / "gateway.json"),
+            "CERTIFICATES_DIR": str(self.home / "certificates"),
+            "BRIDGE_PORT": str(usual_or_free(9108)),
+        }
+        return {name: value for name, value in given.items() if not os.environ.get(name)}
 
     def _check_ports(self, settings: Settings) -> None:
         for variable, port in (("PORT", settings.port), ("FLOWER_PORT", settings.flower_port)):
@@ -205,6 +220,8 @@ class Supervisor:
 
     def _print_addresses(self, settings: Settings) -> None:
         self.say(f"api      http://{settings.host}:{settings.port}")
+        if settings.data_plane == "gateway":
+            self.say(f"proxies  http://{LOOPBACK}:{settings.gateway_http_port} and https on {settings.gateway_https_port}, by Host and SNI")
         self.say(f"flower   http://{LOOPBACK}:{settings.flower_port}")
         self.say(f"postgres {settings.database_url.split('@')[-1] if '@' in settings.database_url else settings.database_url}")
         self.say(f"redis    {settings.redis_url.split('@')[-1]}")

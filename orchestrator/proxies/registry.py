@@ -217,7 +217,7 @@ class Proxies:
                 raise CertificateNotReady(f"no active certificate for {hostname}")
             return found
         announced = not held.data.get("wish") and self.database.patiently(
-            lambda c: events.was_refused(c, "certificate_ready", f"default/{hostname}")
+            lambda c: events.had_no_effect(c, "certificate_ready", f"default/{hostname}")
         )
         if not wish.get("enable_https") and not announced:
             return None

@@ -339,10 +339,11 @@ def discard(c: Connection, wanted: EventFilter) -> list[tuple[int, str | None, s
     ).fetchall()
 
 
-def was_refused(c: Connection, type: str, key: str) -> bool:
-    """Whether such an event came lately, too early to have its effect."""
+def had_no_effect(c: Connection, type: str, key: str) -> bool:
+    """Whether such an event came lately and has not had its effect: it came too early, or waits."""
     row = c.execute(
-        "select 1 from events where order_key = %s and type = %s and state = 'dead' and at > now() - interval '1 day' limit 1", (key, type)
+        "select 1 from events where order_key = %s and type = %s and state <> 'taken' and at > now() - interval '1 day' limit 1",
+        (key, type),
     ).fetchone()
     return row is not None
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from orchestrator.definition.approval import approval
 from orchestrator.definition.durations import seconds
 from orchestrator.definition.expressions import FUNCTIONS, Bind, Expression, Function, Jq, Merge, Template
+from orchestrator.definition.external import external
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.tree import (
     AnyTask,
@@ -126,6 +127,11 @@ class Flow:
     def approval(self, name: str, *, timeout: Any = None) -> Flow:
         """Wait until somebody approves; a refusal fails the workflow."""
         return self._add(approval(name, None if timeout is None else seconds(timeout)))
+
+    def external(self, name: str, type: str, *, input: Any = None, timeout: Any = None, config: Any = None) -> Flow:
+        """A task that an executor outside does, told and answered by events; gives what it gave."""
+        given = None if input is None else self._value(input)
+        return self._add(external(name, type, given, None if timeout is None else seconds(timeout), config))
 
     def emit(self, type: str, data: Any = "${ . }", name: str | None = None) -> Flow:
         """Send an event to whoever listens."""

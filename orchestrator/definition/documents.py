@@ -22,6 +22,7 @@ import yaml
 from orchestrator.definition.approval import approval
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.expressions import Jq, Merge, Template
+from orchestrator.definition.external import external
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.serverless import v08, v1
 from orchestrator.definition.tree import AnyTask, Around, Compensation, Definition, Graph, Limits, Node, Run, Step
@@ -191,6 +192,12 @@ class _Reader:
         given = parameters or {}
         if type == "approval":
             return approval(name, timeout_s)
+        if type == "external":
+            if not isinstance(given.get("type"), str):
+                self.fault(f"{place}.parameters.type", "names the kind of task for its executor, and is required")
+                return None
+            given_input = Template(given["input"]) if "input" in given else None
+            return external(name, given["type"], given_input, timeout_s, given.get("config"), around)
         if type == "workflow":
             workflow = given.get("workflow") or given.get("type")
             if not isinstance(workflow, str):

@@ -16,6 +16,7 @@ Every jq expression sees the CloudEvent as `.`; one that fails fails the event, 
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -24,11 +25,13 @@ from typing import Any, Literal
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.expressions import Expression, Jq, Template, check_jq, embedded, evaluate, is_true, sources
 from orchestrator.errors import ExpressionError, Fault, Invalid
+from orchestrator.ids import is_instance_id
 
+_NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
 ACTIONS = ("start", "wake", "signal", "cancel")
 _KNOWN = {
     "name", "on", "source", "filter", *ACTIONS, "version", "input", "order", "key", "idempotency", "debounce", "throttle", "batch",
-    "acknowledge", "labels", "priority", "enabled", "description", "reason", "resource",
+    "acknowledge", "labels", "priority", "enabled", "description", "reason", "resource", "instance",
 }  # fmt: skip
 
 
@@ -57,6 +60,8 @@ class Trigger:
     order: Jq | None = None
     scope: str = ""
     idempotency: Jq | None = None
+    instance: Jq | None = None
+    """The id of the instance that is started: the same one is started once."""
     window: Window | None = None
     awaited: bool = False
     """Whether the event counts as handled only when the instance has ended."""
@@ -84,8 +89,17 @@ class Trigger:
         name = _key(self.resource_name, event, "resource")
         return None if name is None or self.resource_kind is None else (self.resource_kind, name)
 
+    def instance_of(self, event: Mapping[str, Any], tenant: str) -> str | None:
+        found = _key(self.instance, event, "instance")
+        return None if found is None else instance_id_of(found, tenant)
+
     def window_key(self, event: Mapping[str, Any]) -> str:
         return "" if self.window is None else _key(self.window.key, event, "key") or ""
+
+
+def instance_id_of(text: str, tenant: str) -> str:
+    """Ids of other systems stand for ids of ours: always the same for the same."""
+    return text if is_instance_id(text) else str(uuid.uuid5(_NAMESPACE, f"execution/{tenant}/{text}"))
 
 
 def _like(text: Any, patterns: tuple[str, ...]) -> bool:
@@ -174,6 +188,7 @@ class _Reader:
             order=order,
             scope=order.source if order else "",
             idempotency=self._jq("idempotency"),
+            instance=self._jq("instance"),
             window=window,
             awaited=acknowledge == "ended",
             labels=self._labels(),

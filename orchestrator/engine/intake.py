@@ -23,7 +23,7 @@ import psycopg
 
 from orchestrator.definition.expressions import evaluate
 from orchestrator.definition.tree import Definition
-from orchestrator.definition.triggers import Trigger, read_triggers
+from orchestrator.definition.triggers import Trigger, instance_id_of, read_triggers
 from orchestrator.engine import lifecycle
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import IllegalMove, Invalid, NotFound, OrchestratorError, TooLarge
@@ -119,14 +119,16 @@ def take(runtime: Runtime, arrivals: Sequence[Arrival]) -> None:
         _plan(runtime, arrival)
     try:
         starts, admitted, slow = runtime.database.patiently(lambda c: _commit(c, runtime, arrivals))
-    except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
-        starts, admitted, slow = runtime.database.patiently(lambda c: _commit(c, runtime, arrivals))
-    except psycopg.DataError as error:
-        if len(arrivals) == 1:
-            raise
-        logger.warning("a batch of %d is taken one by one: %s", len(arrivals), str(error).split("\n", 1)[0])
-        for arrival in arrivals:
-            take(runtime, [arrival])
+    except BROKEN:
+        raise
+    except psycopg.Error as error:
+        # Something in it cannot be stored, or a fault of ours: the others shall not wait for it.
+        if len(arrivals) > 1:
+            logger.warning("a batch of %d is taken one by one: %s", len(arrivals), str(error).split("\n", 1)[0])
+            for arrival in arrivals:
+                take(runtime, [arrival])
+            return
+        _keep_unusable(runtime, arrivals[0], error)
         return
     for start in starts:
         if not start.new.is_blocked:
@@ -136,6 +138,27 @@ def take(runtime: Runtime, arrivals: Sequence[Arrival]) -> None:
     if slow:
         work_off(runtime, slow)
         _tell_states(runtime, arrivals, slow)
+
+
+def _keep_unusable(runtime: Runtime, arrival: Arrival, error: Exception) -> None:
+    """Put aside what the database refuses; what it refuses even then, by what is known of it."""
+    logger.error("an event is put aside: %s", str(error).split("\n", 1)[0])
+    arrival.effects, arrival.state, arrival.attempts, arrival.try_in_s = [], "dead", 1, None
+    arrival.error = {"code": "internal", "message": str(error).split("\n", 1)[0][:500]}
+    try:
+        runtime.database.patiently(lambda c: _commit(c, runtime, [arrival]))
+    except BROKEN:
+        raise
+    except psycopg.Error:
+        arrival.envelope = {
+            "specversion": "1.0",
+            "id": str(arrival.entry or uuid.uuid4().hex),
+            "source": f"redis:{arrival.stream}",
+            "type": events.POISON,
+            "data": None,
+        }
+        arrival.key = None
+        runtime.database.patiently(lambda c: _commit(c, runtime, [arrival]))
 
 
 def wake(runtime: Runtime, arrivals: Sequence[Arrival]) -> None:
@@ -212,7 +235,7 @@ def _start_of(
         "metadata": {"event": {name: envelope.get(name) for name in ("id", "type", "source", "time") if envelope.get(name)}},
         "idempotency_key": None if key is None else f"trigger:{trigger.name}:{key}",
         "order": None if order is None else f"order/{tenant}/{trigger.scope}/{order}",
-        "instance_id": instance_id,
+        "instance_id": trigger.instance_of(envelope, tenant) or instance_id,
     }
     workflow = evaluate(trigger.target, envelope, {})
     if not isinstance(workflow, str) or not workflow:
@@ -406,10 +429,10 @@ def _instances(held: HeldEvent, trigger: Trigger) -> list[str]:
     assert trigger.instances is not None
     found = evaluate(trigger.instances, held.envelope, {})
     ids = found if isinstance(found, list) else [found]
-    wrong = [one for one in ids if not isinstance(one, str)]
+    wrong = [one for one in ids if not isinstance(one, str) or not one]
     if wrong:
         raise NotFound("instance", wrong[0], f"trigger '{trigger.name}' gave no id for this event")
-    return [str(one) for one in ids]
+    return [instance_id_of(one, held.tenant) for one in ids]
 
 
 def _runner(runtime: Runtime) -> WorkflowRunner:

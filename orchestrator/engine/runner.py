@@ -27,6 +27,7 @@ from orchestrator.store.queries import Filter
 from orchestrator.telemetry import tracing
 
 SIGNAL_SOURCE = "signal"
+BUILTIN = "orchestrator.builtin"
 
 
 class WorkflowRunner:
@@ -57,7 +58,7 @@ class WorkflowRunner:
         self._initialized = True
         for found in discover(self.runtime.settings.workflows):
             self.register_workflow(found.definition, found.source)
-        for file, entries in discover_triggers(self.runtime.settings.workflows):
+        for file, entries in discover_triggers((BUILTIN, *self.runtime.settings.workflows)):
             triggering.put_file(self.runtime, file, entries)
 
     # ── definitions ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -101,21 +101,23 @@ with given as (
             %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bool[], %s::int[], %s::text[]) with ordinality
         as g (id, definition_id, workflow, version, namespace, tenant, input, labels, metadata, priority, idempotency_key, trace_id,
               source, actor, step_events, slot_count, queue, n)
+), firsts as (
+    select distinct on (id) * from given order by id, n
 ), created as (
     insert into instances (id, definition_id, workflow, version, namespace, tenant, state, input, labels, metadata, priority,
         idempotency_key, trace_id, source, step_events, slots)
     select id, definition_id, workflow, version, namespace, tenant, 'PENDING', input::jsonb, labels::jsonb, metadata::jsonb, priority,
-        idempotency_key, trace_id, source, step_events, slot_count from given order by n
+        idempotency_key, trace_id, source, step_events, slot_count from firsts order by n
     on conflict do nothing
     returning id
 ), asked as (
     insert into audit (actor, action, source, instance_id, workflow, to_state)
-    select g.actor, 'start', g.source, g.id, g.workflow, 'PENDING' from created join given g using (id)
+    select g.actor, 'start', g.source, g.id, g.workflow, 'PENDING' from created join firsts g using (id)
 ), told as (
     insert into outbox (type, instance_id, data) select 'workflow.created', id, '{}' from created
 ), rooted as (
     insert into branches (instance_id, position, state, queue)
-    select g.id, '', case when g.slot_count > 0 then 'blocked' else 'queued' end, g.queue from created join given g using (id) order by g.n
+    select g.id, '', case when g.slot_count > 0 then 'blocked' else 'queued' end, g.queue from created join firsts g using (id) order by g.n
 )
 select id::text from created
 """

@@ -26,7 +26,8 @@ _FLUNQ = {
     "workflow.completed": "io.flunq.workflow.completed",
     "workflow.failed": "io.flunq.workflow.failed",
     "workflow.cancelled": "io.flunq.execution.cancelled",
-    "step.running": "io.flunq.task.requested",
+    # Not `requested`: what the orchestrator does itself is nobody else's to do.
+    "step.running": "io.flunq.task.started",
     "step.completed": "io.flunq.task.completed",
     "step.failed": "io.flunq.task.failed",
 }

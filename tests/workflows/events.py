@@ -36,3 +36,8 @@ def fails(context: StepContext) -> None:
 numbered = Workflow("numbered", input=Numbered).then(write_number)
 gathered: Any = Workflow("gathered").then(write_all)
 failing = Workflow("failing").then(fails)
+
+
+asks_outside = (
+    Workflow("asks-outside", input=Numbered).external("scan", "image-scan", input="${ {n: .n} }", timeout="20s").then(write_number)
+)

@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.expressions import Expression, Jq, Template, check_jq, embedded, names_in
+from orchestrator.definition.external import external
 from orchestrator.definition.marks import Marks, located
 from orchestrator.definition.retry import NO_RETRY, RetryPolicy
 from orchestrator.definition.serverless.endpoints import marked
@@ -367,6 +368,12 @@ class Reader:
 
     def _call(self, name: str, given: dict[str, Any], place: str, around: Around) -> AnyTask:
         call, arguments = given["call"], given.get("with") or {}
+        if call == f"{OWN_STEP}external":
+            if not isinstance(arguments, dict) or not isinstance(arguments.get("type"), str):
+                self.fault(f"{place}/with/type", "names the kind of task for its executor, and is required")
+                return Do(name=name)
+            asked = Template(arguments["input"]) if "input" in arguments else None
+            return external(name, arguments["type"], asked, None, arguments.get("config"), around)
         if call.startswith(OWN_STEP):
             return self._step(name, around, call.removeprefix(OWN_STEP), arguments, f"{place}/with")
         if call not in CALLS:

@@ -1,0 +1,1 @@
+"""What is there without anybody writing it: triggers for the events of executors and services in other languages."""

@@ -1,4 +1,4 @@
-"""`/health`: does the database answer, does Redis, is a worker alive."""
+"""`/health`: does the database answer, does Redis, is a worker alive, are events consumed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import redis
 from flask import Blueprint, Response, jsonify
 
 from api.runner import runner
+from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.store import queries
+from orchestrator.stream.bridge import standing
+from orchestrator.stream.state import StateKeys
+from orchestrator.stream.stores import StoreAway
 
 blueprint = Blueprint("health", __name__)
 _began = time.monotonic()
@@ -34,9 +38,39 @@ def health() -> Response:
     except redis.RedisError:
         # Starts are accepted without Redis; recovery publishes them when it is back.
         components["redis"] = {"status": "unhealthy"}
+    bridge = _bridge(current, components)
     is_healthy = all(component["status"] == "healthy" for component in components.values())
     response = jsonify(
-        {"status": "healthy" if is_healthy else "degraded", "components": components, "uptime_s": round(time.monotonic() - _began, 1)}
+        {
+            "status": "healthy" if is_healthy else "degraded",
+            "components": components,
+            "uptime_s": round(time.monotonic() - _began, 1),
+            **bridge,
+        }
     )
     response.status_code = 200 if components["database"]["status"] == "healthy" else 503
     return response
+
+
+def _bridge(current: WorkflowRunner, components: dict[str, Any]) -> dict[str, Any]:
+    """The event bus and who consumes it. Events wait where no bridge runs: that degrades, and loses nothing."""
+    settings = current.runtime.settings
+    try:
+        found = standing(settings, current.database.connection())
+    except (StoreAway, psycopg.Error):
+        components["event_bus"] = {"status": "unhealthy", "type": settings.eventstore_type}
+        return {"consumer_active": False, "pending_events": None, "last_event_time": None, "error_count": None}
+    keys = StateKeys(settings)
+    info = keys.info()
+    keys.close()
+    active = all(one["active"] for one in found)
+    components["event_bus"] = {"status": "healthy", "type": settings.eventstore_type}
+    components["bridge"] = {"status": "healthy" if active else "unhealthy", "streams": found}
+    return {
+        "consumer_active": active,
+        "pending_events": sum(one["pending"] for one in found),
+        "waiting_events": sum(one["waiting"] for one in found),
+        "last_event_time": info.get("last_event_time") or None,
+        "error_count": info.get("errors_count", 0),
+        "processed_count": info.get("processed_count", 0),
+    }

@@ -10,9 +10,10 @@ from typing import Any
 import click
 import psycopg
 import redis
+from rich.markup import escape
 
 from orchestrator.cli.console import as_json, out, print_json
-from orchestrator.config.settings import load
+from orchestrator.config.settings import Settings, load
 from orchestrator.config.stack import running_stack
 from orchestrator.store import migrate as migrations
 from orchestrator.store import queries
@@ -71,7 +72,7 @@ def doctor(as_json: bool, stuck_after: float) -> None:
         print_json([{"check": name, "ok": ok, "detail": detail, "remedy": remedy} for name, ok, detail, remedy in checks])
     else:
         for name, ok, detail, remedy in checks:
-            out.print(f"{'[green]✔[/]' if ok else '[red]✖[/]'} {name:<12} {detail}")
+            out.print(f"{'[green]✔[/]' if ok else '[red]✖[/]'} {name:<12} {escape(detail)}")
             if not ok and remedy:
                 out.print(f"  [yellow]{remedy}[/]")
     sys.exit(0 if all(ok for _, ok, _, _ in checks) else 1)
@@ -113,6 +114,7 @@ def _checks(stuck_after: float) -> Any:
                 f"{statistics['outbox']} events to be relayed",
                 "is Redis there? the keeper relays them when it is back",
             )
+            yield from _events(settings, c)
             letters = statistics["dead_letters"]
             yield "dead letters", letters == 0, f"{letters}", "`orchestrator dead-letters` lists them; `orchestrator retry ID` tries again"
     except psycopg.OperationalError as error:
@@ -131,6 +133,60 @@ def _checks(stuck_after: float) -> Any:
         yield "redis", False, str(error), "start it (`make up`), or set REDIS_URL; starts are accepted meanwhile"
     free = shutil.disk_usage(".").free // 2**20
     yield "disk", free > 500, f"{free:,} MiB free", "make room"
+
+
+HIGH_LAG = 1_000
+MANY_DESCRIPTORS = 512
+MUCH_MEMORY_MB = 512
+
+
+def _events(settings: Settings, c: Any) -> Any:
+    """The four troubles of events: not processed, done twice, leaking, lagging."""
+    from orchestrator.store import events
+    from orchestrator.stream.bridge import standing
+    from orchestrator.stream.state import StateKeys
+    from orchestrator.stream.stores import StoreAway
+
+    try:
+        found = standing(settings, c)
+    except StoreAway as error:
+        yield "events", False, f"the event store does not answer: {error}", "is Redis there? events wait in their streams"
+        return
+    missing = [f"{one['group']} on {one['stream']}" for one in found if not one["exists"]]
+    idle = sorted({one["group"] for one in found if not one["active"]})
+    yield (
+        "consumers",
+        not missing and not idle,
+        f"no group {', '.join(missing)}" if missing else f"nobody reads as {', '.join(idle)}" if idle else
+        "; ".join(f"{one['stream']}: {', '.join(one['consumers'])}" for one in found),
+        "start a bridge: `orchestrator bridge`, or `make up`; it makes missing groups again within seconds",
+    )  # fmt: skip
+    lag = max((one["waiting"] + one["pending"] for one in found), default=0)
+    yield (
+        "lag",
+        lag < HIGH_LAG,
+        f"{lag:,} entries wait or are at work",
+        "start further bridges or workers; `orchestrator events` shows what is at work",
+    )
+    doubles = events.duplicates(c)
+    yield "idempotency", doubles == 0, f"{doubles} effects were doubled", "report it: the inbox should make that impossible"
+    keys = StateKeys(settings)
+    info = keys.info()
+    keys.close()
+    descriptors, memory = int(info.get("descriptors", 0)), int(info.get("memory_mb", 0))
+    yield (
+        "leaks",
+        descriptors < MANY_DESCRIPTORS and memory < MUCH_MEMORY_MB,
+        f"the bridge holds {descriptors} descriptors and {memory} MiB",
+        "restart it (SIGTERM; what it began is finished), and watch whether they grow again",
+    )
+    dead = events.count_by_state(c)["dead"]
+    yield (
+        "dead events",
+        dead == 0,
+        f"{dead}",
+        "`orchestrator events ls --state dead` says why; `orchestrator events replay NUMBER` tries again",
+    )
 
 
 @click.command()

@@ -3,11 +3,15 @@
 One server for all hostnames on the shared ports, told apart by Host and SNI, and one for each hostname's own ports.
 Certificates are given as PEM; Caddy obtains none by itself here. Changes are made one at a time, each on the
 configuration as it was read (`If-Match`): of two who change at once the second reads again.
+
+Caddy 2.6 takes every change by loading the whole configuration anew: requests to targets that are under way are cut, and
+a connection that is just being accepted may be reset. The embedded gateway does neither.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import httpx
@@ -17,6 +21,7 @@ from orchestrator.proxies.plane import PlaneAway, PortTaken, Proxy, RefusedByPla
 TIMEOUT_S = 30.0
 MARK = "orchestrator"
 TRIES = 10
+PATIENCE = 10
 
 
 class CaddyPlane:
@@ -89,10 +94,7 @@ class CaddyPlane:
     # ── the configuration ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _config(self) -> tuple[dict[str, Any], str]:
-        try:
-            answer = self._http.get("/config/")
-        except httpx.TransportError as error:
-            raise PlaneAway(f"Caddy's admin API does not answer: {error}") from None
+        answer = self._ask("GET")
         if answer.status_code != 200:
             raise PlaneAway(f"Caddy answered {answer.status_code}: {answer.text[:300]}")
         config: dict[str, Any] = answer.json() or {}
@@ -114,6 +116,19 @@ class CaddyPlane:
         apps.setdefault("tls", {}).setdefault("certificates", {}).setdefault("load_pem", [])
         return config, answer.headers.get("etag", "")
 
+    def _ask(self, method: str, **more: Any) -> httpx.Response:
+        """Each change replaces the admin API's listener, too: for a moment nobody may answer. What was done is seen then."""
+        failed: Exception | None = None
+        for _ in range(PATIENCE):
+            try:
+                return self._http.request(method, "/config/", **more)
+            except httpx.TimeoutException as error:
+                raise PlaneAway(f"Caddy's admin API does not answer: {error}") from None
+            except httpx.TransportError as error:
+                failed = error
+                time.sleep(0.05)  # the new listener is there within milliseconds
+        raise PlaneAway(f"Caddy's admin API does not answer: {failed}") from None
+
     def _change(self, change: Any) -> None:
         for _ in range(TRIES):
             config, etag = self._config()
@@ -121,10 +136,7 @@ class CaddyPlane:
             change(config)
             if json.dumps(config, sort_keys=True) == before:
                 return
-            try:
-                answer = self._http.post("/config/", json=config, headers={"if-match": etag} if etag else {})
-            except httpx.TransportError as error:
-                raise PlaneAway(f"Caddy's admin API does not answer: {error}") from None
+            answer = self._ask("POST", json=config, headers={"if-match": etag} if etag else {})
             if answer.status_code == 200:
                 return
             if answer.status_code != 412:

@@ -24,11 +24,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
+
 from orchestrator.config.settings import Settings
 from orchestrator.engine import intake
 from orchestrator.engine.runtime import Runtime
 from orchestrator.store import events, streams
-from orchestrator.store.connection import BROKEN
+from orchestrator.store.connection import BROKEN, Connection
 from orchestrator.store.events import POISON, Arrival
 from orchestrator.stream.courier import Courier
 from orchestrator.stream.envelopes import Poison, envelope_of, tenant_of
@@ -445,6 +447,8 @@ class Consumer:
                 "last_event_id": self.counts.last_id,
                 "last_event_time": iso(self.counts.last_at) if self.counts.last_at else "",
                 "seen_at": iso(time.time()),
+                "memory_mb": f"{psutil.Process().memory_info().rss / 2**20:.0f}",
+                "descriptors": str(psutil.Process().num_fds()),
             }
             self.state.consumer_info(self.name, about, self.counts.processed, self.counts.errors, running=not self._stopping.is_set())
             self.state.rebuild_when_lost(self.runtime.database)
@@ -478,4 +482,22 @@ def iso(at: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at % 1 * 1000):03d}Z"
 
 
-__all__ = ["Bridge", "Consumer", "letter_of"]
+def standing(settings: Settings, c: Connection) -> list[dict[str, Any]]:
+    """How each group does on each stream, as anybody can see it: for health, and for the doctor."""
+    found: list[dict[str, Any]] = []
+    store = open_store(settings)
+    try:
+        for reads in what_is_read(settings):
+            living = [one["name"] for one in streams.living_names(c, f"consumer/{reads.group}/")]
+            for stream in [*reads.streams, *(store.find(reads.pattern) if reads.pattern else ())]:
+                if stream.endswith(":dlq"):
+                    continue
+                about: dict[str, Any] = {"stream": stream, "group": reads.group, "consumers": living, "active": bool(living)}
+                try:
+                    backlog = store.backlog(stream, reads.group)
+                    found.append({**about, "exists": True, "waiting": backlog.waiting, "pending": backlog.pending})
+                except NoGroup:
+                    found.append({**about, "exists": False, "waiting": 0, "pending": 0})
+    finally:
+        store.close()
+    return found

@@ -47,6 +47,18 @@ class StateKeys:
         except redis.RedisError as error:
             logger.debug("no consumer info: %s", error)
 
+    def info(self) -> dict[str, Any]:
+        """What consumers say of themselves; the counts of all of them added up."""
+        try:
+            held: dict[str, str] = self._redis.hgetall(INFO)
+        except redis.RedisError:
+            return {}
+        sums = {
+            f"{kind}_count": sum(int(value) for key, value in held.items() if key.startswith(f"{kind}:"))
+            for kind in ("processed", "errors")
+        }
+        return {**{key: value for key, value in held.items() if ":" not in key}, **sums}
+
     def rebuild_when_lost(self, database: Database) -> bool:
         """True: the keys were gone and are there again."""
         try:

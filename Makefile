@@ -11,7 +11,7 @@ export ALEMBIC_QUIET := 1
 help: ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-up: $(VENV)/.ready ## everything in one terminal: Postgres, Redis, web, worker, beat, bridge, Flower
+up: $(VENV)/.ready ## everything in one terminal: Postgres, Redis, web, worker, beat, bridge, gateway, Flower
 	@$(BIN)/orchestrator up
 
 test: $(VENV)/.dev ## everything CI runs: lint, types, all tests, the short form of chaos

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import psutil
+import redis
 
 from benchmarks.rig import Rig, wait_for
 
@@ -272,6 +274,102 @@ def trigger(rig: Rig) -> Measure:
             time.sleep(0.01)  # idle again
     p50, p99 = percentile(delays, 0.5), percentile(delays, 0.99)
     return Measure("trigger → first step, p50", "ms", p50, "p50 ≤ 10 ms, p99 ≤ 40 ms", p50 <= 10 and p99 <= 40, {}, {"p99": round(p99, 1)})
+
+
+# ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+STREAM, GROUP = "events:workflow", "workflow-group"
+
+
+@contextmanager
+def _bridge(rig: Rig) -> Iterator[None]:
+    log = rig.folder / "bridge.log"
+    with log.open("wb") as out:
+        variables = {**rig.environment("ours", 0), "TRIGGER_QUEUE": ""}
+        process = subprocess.Popen([sys.executable, "-m", "orchestrator.cli", "bridge"], env=variables, stdout=out, stderr=out)
+    try:
+        wait_for(lambda: "bridge is" in log.read_text(), 60, str(log))
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _publish(client: Any, count: int, kind: str) -> None:
+    """All of them become visible at once."""
+    pipeline = client.pipeline(transaction=True)
+    for n in range(count):
+        pipeline.xadd(STREAM, {"event_type": kind, "hostname": f"h{n % 500}", "data": f'{{"n": {n}}}', "timestamp": "2026-01-01T00:00:00Z"})
+    pipeline.execute()
+
+
+def _drained(client: Any) -> bool:
+    found = [group for group in client.xinfo_groups(STREAM) if group["name"] == GROUP]
+    return bool(found) and found[0]["pending"] == 0 and found[0]["last-delivered-id"] == client.xinfo_stream(STREAM)["last-generated-id"]
+
+
+@measure("bridge")
+def bridge(rig: Rig) -> Measure:
+    """Events that wait in a stream: each is kept, once, and starts an instance; one bridge, no worker. Then without a start."""
+    count = 12_000
+    client: Any = redis.Redis.from_url(rig.redis.url, decode_responses=True)
+    runner = rig.runner
+    runner.put_trigger({"name": "bench-start", "on": "bench.start", "start": "stamped"})
+    rates: dict[str, list[float]] = {"start": [], "keep": [], "each": [], "batch": []}
+    for _ in range(ROUNDS):
+        for kind in ("start", "keep"):
+            client.flushdb()
+            with _bridge(rig):
+                _publish(client, 500, f"bench.{kind}")
+                wait_for(lambda: _drained(client), 60, pause_s=0.005)
+                # The bridge is warm and all of it waits when the clock starts.
+                _publish(client, count, f"bench.{kind}")
+                began = time.perf_counter()
+                wait_for(lambda: _drained(client), 120, pause_s=0.005)
+                rates[kind].append(count / (time.perf_counter() - began))
+            rig.sql("delete from events returning 1")
+            rig.sql("delete from instances where workflow = 'stamped' returning 1")
+            client.delete("normal")
+        for how in ("each", "batch"):
+            rates[how].append(float(_output([sys.executable, "-m", "benchmarks.bridge_peer", str(count), how], rig.environment("ours", 0))))
+    runner.delete_trigger("bench-start")
+    client.flushdb()
+    ours, kept = median(rates["start"]), median(rates["keep"])
+    each, batch = median(rates["each"]), median(rates["batch"])
+    return Measure(
+        "events that start instances, one bridge", "events/s", ours, "≥ 1,500/s; ≥ 0.5 × reading and acknowledging alone",
+        ours >= 1500 and ours >= 0.5 * each,
+        {"read, acknowledge each": each, "read 500, acknowledge at once": batch},
+        {"kept and heard, without a start": round(kept), "ratios": {"start : each": round(ours / each, 2), "kept : each": round(kept / each, 2),
+         "start : batch": round(ours / batch, 2), "kept : batch": round(kept / batch, 2)}},
+    )  # fmt: skip
+
+
+@measure("events")
+def events(rig: Rig) -> Measure:
+    """From XADD to the first line of the step that the event starts, at 200 events a second."""
+    rate, seconds = 200, 15
+    client: Any = redis.Redis.from_url(rig.redis.url, decode_responses=True)
+    rig.runner.put_trigger({"name": "bench-stamp", "on": "bench.stamp", "start": "stamped"})
+    with rig.ours(), _bridge(rig):
+        time.sleep(2.5)  # until every process has read the triggers
+        due = time.perf_counter()
+        for n in range(rate * seconds):
+            client.xadd(STREAM, {"event_type": "bench.stamp", "data": f'{{"n": {n}, "sent": {time.time()}}}'})
+            due += 1 / rate
+            time.sleep(max(0.0, due - time.perf_counter()))
+        rig.all_done("stamped", 60)
+        delays = [row[0] for row in rig.sql(
+            "select ((output ->> 'began')::float8 - (input ->> 'sent')::float8) * 1000 from instances where workflow = 'stamped'"
+            " and input ? 'sent'"
+        )]  # fmt: skip
+    assert len(delays) == rate * seconds, len(delays)
+    rig.runner.delete_trigger("bench-stamp")
+    client.flushdb()
+    p50, p99 = percentile(delays, 0.5), percentile(delays, 0.99)
+    return Measure(
+        "XADD → step begins at 200/s, p50", "ms", p50, "p50 ≤ 20 ms, p99 ≤ 100 ms", p50 <= 20 and p99 <= 100, {}, {"p99": round(p99, 1), "worst": round(max(delays), 1)}
+    )  # fmt: skip
 
 
 @measure("timers")

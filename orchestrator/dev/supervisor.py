@@ -222,6 +222,8 @@ class Supervisor:
         self.say(f"api      http://{settings.host}:{settings.port}")
         if settings.data_plane == "gateway":
             self.say(f"proxies  http://{LOOPBACK}:{settings.gateway_http_port} and https on {settings.gateway_https_port}, by Host and SNI")
+        if settings.bridge_port:
+            self.say(f"bridge   http://{LOOPBACK}:{settings.bridge_port}/health and /metrics")
         self.say(f"flower   http://{LOOPBACK}:{settings.flower_port}")
         self.say(f"postgres {settings.database_url.split('@')[-1] if '@' in settings.database_url else settings.database_url}")
         self.say(f"redis    {settings.redis_url.split('@')[-1]}")

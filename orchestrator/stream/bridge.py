@@ -155,7 +155,7 @@ class Consumer:
 
     def run(self) -> None:
         said = ", ".join(self.reads.streams) or self.reads.pattern
-        logger.info("bridge reads %s as %s, at most %d at once", said, self.group, self._size)
+        logger.info("bridge reads %s as %s, from %s", said, self.group, self.settings.eventstore_type)
         pause = 0.1
         while not self._stopping.is_set():
             try:

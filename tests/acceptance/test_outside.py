@@ -6,18 +6,25 @@ import base64
 import hashlib
 import hmac
 import json
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import redis as redis_client
+import yaml
 from kombu import Connection as Broker
 
 from api import create_app
 from orchestrator.definition.documents import read_document
+from orchestrator.dev.ports import any_free
 from orchestrator.store.events import EventFilter
 from orchestrator.stream.stores.postgres import PostgresStore
 from tests.acceptance.test_proxies import bridge
@@ -269,3 +276,45 @@ def test_streams_of_events_may_be_kept_in_postgres(stack: Stack) -> None:
     store.close()
     assert not stack.redis.exists("events:workflow")
     assert len(stack.runner.events(EventFilter(state="taken", limit=100))) >= 41
+
+
+def test_health_metrics_and_the_doctor_see_a_missing_consumer_and_its_lag(stack: Stack) -> None:
+    client = create_app(stack.runner).test_client()
+    with bridge(stack) as process:
+        stack.redis.xadd("events:workflow", {"type": "t", "data": "1"})
+        stack.redis.xadd("events:workflow", {"data": "no type"})
+        until(lambda: client.get("/health").get_json()["error_count"] == 1, 15)
+        said = client.get("/health").get_json()
+        assert (said["consumer_active"], said["pending_events"], said["processed_count"]) == (True, 0, 2)
+        assert said["last_event_time"].endswith("Z")
+        process.terminate()
+        assert process.wait(20) == 0
+    for n in range(5):
+        stack.redis.xadd("events:workflow", {"type": "t", "data": str(n)})
+    until(lambda: client.get("/health").get_json()["consumer_active"] is False, 15)
+    text = client.get("/metrics").get_data(as_text=True)
+    assert 'orchestrator_stream_lag{group="workflow-group",stream="events:workflow",what="waiting"} 5.0' in text
+    assert "orchestrator_stream_errors_total 1.0" in text
+    assert 'orchestrator_events{state="dead"} 1.0' in text
+    doctor = [sys.executable, "-m", "orchestrator.cli", "doctor", "--json"]
+    checks = {one["check"]: one for one in json.loads(subprocess.run(doctor, env=stack.variables(), capture_output=True, text=True).stdout)}
+    assert "nobody reads as workflow-group" in checks["consumers"]["detail"]
+    assert (checks["idempotency"]["ok"], checks["dead events"]["ok"], checks["lag"]["ok"]) == (True, False, True)
+    stack.redis.xgroup_destroy("events:workflow", "workflow-group")
+    checks = {one["check"]: one for one in json.loads(subprocess.run(doctor, env=stack.variables(), capture_output=True, text=True).stdout)}
+    assert "no group workflow-group on events:workflow" in checks["consumers"]["detail"]
+
+
+def test_every_metric_that_an_alert_names_exists(stack: Stack) -> None:
+    rules = yaml.safe_load((Path(__file__).parents[2] / "docs/reference/alerts.yaml").read_text())
+    named = {name for rule in rules["groups"][0]["rules"] for name in re.findall(r"orchestrator_\w+", rule["expr"])}
+    port = any_free()
+    with bridge(stack, BRIDGE_PORT=str(port)):
+        stack.redis.xadd("events:workflow", {"type": "t", "data": "1"})
+        client = create_app(stack.runner).test_client()
+
+        def seen() -> str:
+            return client.get("/metrics").get_data(as_text=True) + httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+
+        until(lambda: all(name in seen() for name in named), 10, str(named))
+        assert httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).json()["consumer_active"] is True

@@ -93,6 +93,12 @@ def signal(instance_id: str, name: str) -> tuple[Response, int]:
     return jsonify({"instanceId": instance_id, "status": "signalled"}), 202
 
 
+@blueprint.post("/instance/<instance_id>/skip-wait")
+def skip_wait(instance_id: str) -> Response:
+    """End waits before their time: `{step}`, or all of them."""
+    return jsonify({"instanceId": instance_id, "skipped": runner().skip_wait(instance_id, asked.body().get("step"), actor=asked.actor())})
+
+
 @blueprint.delete("/instance/<instance_id>")
 def cancel(instance_id: str) -> Response:
     body = asked.body()

@@ -1,4 +1,4 @@
-"""Starting and moving instances: start, pause, resume, cancel, retry, rerun, rollback, signal, approve, label, cleanup."""
+"""Starting and moving instances: start, pause, resume, cancel, retry, rerun, rollback, signal, skip_wait, approve, label, cleanup."""
 
 from __future__ import annotations
 
@@ -176,6 +176,16 @@ def signal(instance_id: str, name: str, data: str | None, signal_id: str | None)
     click.echo("delivered")
 
 
+@click.command("skip-wait")
+@click.argument("instance_id")
+@click.argument("step", required=False)
+def skip_wait(instance_id: str, step: str | None) -> None:
+    """End waits before their time: that of STEP, or all of the instance."""
+    current = runner()
+    for position in current.skip_wait(current.resolve_id(instance_id), step, **by_me()):
+        click.echo(f"skipped {position}")
+
+
 @click.command()
 @click.argument("instance_id")
 @click.argument("step", required=False)
@@ -213,4 +223,4 @@ def cleanup(older_than: str | None, delete: bool) -> None:
     click.echo(f"{len(runner().cleanup(age, archive=not delete))} cleaned up")
 
 
-COMMANDS = [start, pause, resume, cancel, retry, rerun, rollback, signal, approve, label, cleanup]
+COMMANDS = [start, pause, resume, cancel, retry, rerun, rollback, signal, skip_wait, approve, label, cleanup]

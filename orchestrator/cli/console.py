@@ -19,7 +19,7 @@ from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.engine.view import Node, Seen, explained
 
 # Piped into a file or another program there is no width to fit into.
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 220)
+out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 220)
 
 GLYPHS = {
     "COMPLETED": ("✔", "green"),

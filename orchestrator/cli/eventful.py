@@ -62,7 +62,7 @@ def list_events(wanted: EventFilter, is_narrowed: bool, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    rows = [{**one, "why": (one["error"] or {}).get("message", "")} for one in found]
+    rows = [{**one, "why": " ".join(str((one["error"] or {}).get("message", "")).split())[:160]} for one in found]
     columns = {
         "number": "NUMBER",
         "at": "AT",
@@ -157,7 +157,7 @@ def list_triggers(as_json: bool) -> None:
     for one in found:
         spec = one["spec"]
         types = spec["on"] if isinstance(spec["on"], str) else ", ".join(spec["on"])
-        action = next(name for name in ("start", "wake", "signal", "cancel") if name in spec)
+        action = next(name for name in ("start", "wake", "signal", "cancel", "skip") if name in spec)
         target = spec[action] if isinstance(spec[action], str) else spec[action].get("name", "")
         rows.append({**one, "on": types, "does": f"{action} {target}", "enabled": "yes" if one["enabled"] else "no"})
     columns = {"name": "NAME", "on": "ON", "does": "DOES", "enabled": "ON?", "effects": "EFFECTS", "origin": "FROM", "tenant": "TENANT"}

@@ -81,6 +81,16 @@ class Settings:
     )
     max_cpu_percent: float = _setting(0.0, "processor time they may use, in percent of one core; 0: no limit", float)
     max_disk_mb: float = _setting(0.0, "room the history of a running instance may take; 0: no limit", float)
+    workflow_max_retries: int = _setting(0, "how often a failed instance may be retried by hand; 0: as often as one likes", _count)
+    timer_service_enabled: bool = _setting(
+        True, "whether this worker may keep timers, recovery and the outbox; some worker must", _flag, env="TIMER_SERVICE_ENABLED"
+    )
+    timer_precision_s: float = _setting(
+        0.5,
+        "how often the keeper looks for what nobody told it; timers it knows fire to the millisecond",
+        seconds,
+        env="TIMER_SERVICE_PRECISION",
+    )
     dependency_timeout_s: float = _setting(
         300.0, "how long an instance waits for workflows it depends on", seconds, env="DEPENDENCY_TIMEOUT"
     )
@@ -116,6 +126,9 @@ class Settings:
     event_retry_attempts: int = _setting(3, "how often an event's effects are tried", _count)
     event_retry_delay_ms: int = _setting(
         0, "the wait before the second attempt, doubled with each; 0: 1,000, and 200 for streams of tenants", _count
+    )
+    event_processing_timeout_s: float = _setting(
+        30.0, "when an attempt at an event takes longer, another process tries", seconds, env="EVENT_PROCESSING_TIMEOUT"
     )
     event_retention_s: float = _setting(30 * 86400.0, "events are forgotten after this", seconds, env="EVENT_RETENTION")
     source_stream_length: int = _setting(

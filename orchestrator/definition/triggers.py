@@ -4,7 +4,7 @@
     on: cms.content.*                    # a type, a list of types; `*` stands for anything
     source: /cms                         # optional, with `*` as well
     filter: .data.serviceId > 0          # jq over the CloudEvent; only true passes
-    start: cms-sync                      # or wake, signal, cancel
+    start: cms-sync                      # or wake, signal, cancel, skip
     input: {service: "${ .data.serviceId }"}
     order: .data.serviceId               # instances of one value run one after another, in the events' order
     idempotency: .id                     # further events with this value start nothing
@@ -28,7 +28,7 @@ from orchestrator.errors import ExpressionError, Fault, Invalid
 from orchestrator.ids import is_instance_id
 
 _NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
-ACTIONS = ("start", "wake", "signal", "cancel")
+ACTIONS = ("start", "wake", "signal", "cancel", "skip")
 _KNOWN = {
     "name", "on", "source", "filter", *ACTIONS, "version", "input", "order", "key", "idempotency", "debounce", "throttle", "batch",
     "acknowledge", "labels", "priority", "enabled", "description", "reason", "resource", "instance",
@@ -51,10 +51,12 @@ class Trigger:
     types: tuple[str, ...]
     sources: tuple[str, ...] = ()
     filter: Jq | None = None
-    action: Literal["start", "wake", "signal", "cancel"] = "start"
+    action: Literal["start", "wake", "signal", "cancel", "skip"] = "start"
     target: Expression = field(default_factory=lambda: Template(""))
     """What is started, the type that wakes, the signal's name; for `cancel` the instances."""
     instances: Jq | None = None
+    step: Jq | None = None
+    """Of `skip`: the task whose wait is over; else all of them are."""
     version: str | None = None
     input: Expression = field(default_factory=lambda: Jq(".data"))
     order: Jq | None = None
@@ -183,6 +185,7 @@ class _Reader:
             action=action,  # type: ignore[arg-type]
             target=target,
             instances=instances,
+            step=self._jq("skip/step", self.data["skip"].get("step")) if isinstance(self.data.get("skip"), dict) else None,
             version=None if self.data.get("version") is None else str(self.data["version"]),
             input=self._expression("input", written) if "input" in self.data else Jq(".data"),
             order=order,
@@ -243,12 +246,12 @@ class _Reader:
                 self.fault("signal", "a mapping with `name` and `instance` (jq that gives an id or several) is needed")
                 return Template(""), None
             return Template(given["name"]), self._jq("signal/instance", given["instance"])
-        if action == "cancel":
+        if action in ("cancel", "skip"):
             source = given.get("instance") if isinstance(given, dict) else given
             if not isinstance(source, str):
-                self.fault("cancel", "jq that gives the id of an instance, or several, is needed")
+                self.fault(action, "jq that gives the id of an instance, or several, is needed")
                 return Template(""), None
-            return Template(""), self._jq("cancel", source)
+            return Template(""), self._jq(action, source)
         if not isinstance(given, str) or not given:
             self.fault(action, "a name is needed, or `${ jq }` that gives it")
             return Template(""), None

@@ -314,7 +314,7 @@ def work_off(runtime: Runtime, only: Sequence[int] | None = None) -> int:
     """Try held events whose time has come, the first of each key before the next; gives how many were tried."""
     tried = 0
     while True:
-        found = runtime.database.patiently(lambda c: events.claim_held(c, BATCH, only))
+        found = runtime.database.patiently(lambda c: events.claim_held(c, BATCH, runtime.settings.event_processing_timeout_s, only))
         for held in found:
             _attempt(runtime, held)
         tried += len(found)
@@ -380,6 +380,17 @@ def _perform(runtime: Runtime, held: HeldEvent, trigger: Trigger) -> tuple[Trigg
                     instance_id, name, data, id=_id(held, trigger), actor=f"trigger:{trigger.name}", source="trigger"
                 )
             return trigger, replace(made, detail={"signal": name, "instances": _instances(held, trigger)})
+        case "skip":
+            step = None if trigger.step is None else evaluate(trigger.step, held.envelope, {})
+            for instance_id in _instances(held, trigger):
+                _runner(runtime).skip_wait(
+                    instance_id,
+                    None if step is None else str(step),
+                    id=_id(held, trigger),
+                    actor=f"trigger:{trigger.name}",
+                    source="trigger",
+                )
+            return trigger, replace(made, detail={"instances": _instances(held, trigger)})
         case "cancel":
             for instance_id in _instances(held, trigger):
                 try:

@@ -16,7 +16,7 @@ from orchestrator.engine import admission as admissions
 from orchestrator.engine.forking import fork_history
 from orchestrator.engine.runtime import Runtime, priority_number, queue_of
 from orchestrator.engine.undoing import undo_tree
-from orchestrator.errors import ExpressionError, Fault, IllegalMove, Invalid, NotFound
+from orchestrator.errors import ExpressionError, Fault, IllegalMove, Invalid, NotFound, Refused
 from orchestrator.history import Fact, Kind, is_failing, numbered
 from orchestrator.ids import is_instance_id, new_instance_id
 from orchestrator.plan import remaining
@@ -297,6 +297,9 @@ def retry(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:
             to = check_move("retry", instance.state)
             if instance.phase == "compensating" and (instance.compensation or {}).get("result") != "none":
                 raise IllegalMove("retry", "FAILED (and compensated)", ["rerun from a step", "start a new instance"])
+            most = runtime.settings.workflow_max_retries
+            if most and instances.times_audited(c, instance_id, "retry") >= most:
+                raise Refused(f"the instance was retried {most} times, and WORKFLOW_MAX_RETRIES allows no more; rerun it from a step")
             shift = instance.ended_for_s or 0.0
             branches.drop_undo(c, instance_id)
             published = _reopen(c, instance_id, shift)

@@ -34,7 +34,7 @@ logger = logging.getLogger("orchestrator.maintenance")
 
 TICK_S = 0.25
 LOOK_AGAIN_S = (0.0, 0.5, 2.0)
-PROBE_EVERY_S = 0.5
+MOST_BETWEEN_PROBES_S = 5.0
 OFFICE_S = 6.0
 SWEEP_EVERY_S = 5.0
 REQUEUE_EVERY_S = 1.0
@@ -90,7 +90,7 @@ class Maintenance(threading.Thread):
         self._listening: Connection | None = None
         # Shorter than a branch's lease: a host that is lost may have been the keeper, too.
         self.office_s = min(OFFICE_S, runtime.settings.lease_s * 0.5)
-        self._renew, self._probe = Every(self.office_s / 3), Every(PROBE_EVERY_S)
+        self._renew, self._probe = Every(self.office_s / 3), Every(min(runtime.settings.timer_precision_s, MOST_BETWEEN_PROBES_S))
         self._sweep, self._overdue = Every(SWEEP_EVERY_S), Every(REQUEUE_EVERY_S)
         self._sign, self._clean = Every(runtime.settings.heartbeat_s), Every(CLEAN_EVERY_S)
         self._weigh = Every(WEIGH_EVERY_S)
@@ -100,6 +100,8 @@ class Maintenance(threading.Thread):
 
     def run(self) -> None:
         pause = 0.1
+        if not self.settings.timer_service_enabled:
+            logger.warning("TIMER_SERVICE_ENABLED is off: this worker fires no timers and recovers nothing; another one must")
         while not self._stop_asked.is_set():
             try:
                 self._cycle()
@@ -138,7 +140,7 @@ class Maintenance(threading.Thread):
         c = self.runtime.database.connection()
         if self._sign.is_due():
             workers.sign(c, self.runtime.worker_id, self.settings.host_name, os.getpid(), self.concurrency, self.queues)
-        if self._renew.is_due():
+        if self._renew.is_due() and self.settings.timer_service_enabled:
             was, self.is_keeper = self.is_keeper, workers.lead(c, self.runtime.worker_id, self.office_s)
             if self.is_keeper and not was:
                 logger.info("this worker keeps timers, recovery and the outbox now")

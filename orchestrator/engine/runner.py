@@ -17,10 +17,11 @@ from orchestrator.engine import admission as admissions
 from orchestrator.engine import intake, lifecycle, limits, scheduling, triggering, view
 from orchestrator.engine.catalog import discover, discover_triggers
 from orchestrator.engine.runtime import Runtime
+from orchestrator.engine.waiting import SKIPPED
 from orchestrator.errors import Duplicate, Fault, IllegalMove, Invalid, NotFound, OrchestratorError
 from orchestrator.ids import is_instance_id
 from orchestrator.state import TERMINAL, State, check_move
-from orchestrator.store import admission, branches, definitions, events, instances, queries, usage, webhooks, workers
+from orchestrator.store import admission, branches, definitions, events, instances, queries, timers, usage, webhooks, workers
 from orchestrator.store.connection import Connection, sized
 from orchestrator.store.events import Arrival, EventFilter
 from orchestrator.store.queries import Filter
@@ -230,6 +231,21 @@ class WorkflowRunner:
 
         tenant = self.database.patiently(keep)
         self.runtime.publisher.branches(self.database.patiently(lambda c: events.wake_listeners(c, name, instance_id, tenant)))
+
+    def skip_wait(
+        self, instance_id: str, step: str | None = None, *, id: str | None = None, actor: str = "anonymous", source: str = "api"
+    ) -> list[str]:
+        """End waits before their time: that of a step (its name or position), or all; gives their positions."""
+        waiting = [
+            node.position
+            for node in self.show(instance_id).waiting()
+            if node.kind == "wait" and step in (None, node.name, node.position, f"{instance_id}:{node.position}")
+        ]
+        if not waiting:
+            raise NotFound("wait", step or instance_id, "`orchestrator show ID` says what the instance waits for")
+        self.signal_workflow(instance_id, SKIPPED, {"positions": waiting}, id=id, actor=actor, source=source)
+        self.runtime.publisher.branches(self.database.patiently(lambda c: timers.end_waits(c, instance_id)))
+        return waiting
 
     def approve(
         self,

@@ -10,7 +10,7 @@ import psycopg
 from orchestrator.engine.runtime import is_undo
 from orchestrator.engine.stopped import Stopped
 from orchestrator.history import Fact, Kind
-from orchestrator.ids import Position
+from orchestrator.ids import Position, unescaped
 from orchestrator.plan import listening
 from orchestrator.plan.needs import Deadline, Heard, Listening, Sleep
 from orchestrator.store import branches, events, fanouts, instances, timers
@@ -19,6 +19,9 @@ from orchestrator.store.connection import Connection, dumps
 if TYPE_CHECKING:
     from orchestrator.engine.walk import Walk
 
+# The signal that ends waits before their time; its data names their positions.
+SKIPPED = "orchestrator.wait.skipped"
+
 
 def sleep(walk: Walk, need: Sleep) -> None:
     until = need.until
@@ -26,8 +29,25 @@ def sleep(walk: Walk, need: Sleep) -> None:
         assert need.seconds is not None
         until = walk.now() + need.seconds
         walk.record(Fact(need.position, Kind.WAITING, {"until": until}))
+        _tell(walk, "timer.scheduled", need, until)
+    elif until > walk.now() and _is_skipped(walk, need.position):
+        until = walk.now()
     if until <= walk.now() or wait_until(walk, until):
         walk.record(Fact(need.position, Kind.WAITED))
+        _tell(walk, "timer.fired", need, until)
+
+
+def _tell(walk: Walk, type: str, need: Sleep, until: float) -> None:
+    """Waits of documents are told, when they are long enough to give the worker up."""
+    length = need.seconds if need.seconds is not None else walk.settings.inline_wait_s + 1
+    if walk.definition.document is not None and length > walk.settings.inline_wait_s:
+        name = unescaped(need.position.rpartition("/")[2])
+        walk.events.append((type, dumps({"step": name, "position": need.position, "until": until, "seconds": need.seconds})))
+
+
+def _is_skipped(walk: Walk, position: Position) -> bool:
+    """Somebody said that this wait is over: see `WorkflowRunner.skip_wait`."""
+    return walk.database.patiently(lambda c: events.names_position(c, walk.held.instance_id, SKIPPED, position))
 
 
 def set_deadline(walk: Walk, need: Deadline) -> None:

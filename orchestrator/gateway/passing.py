@@ -79,7 +79,7 @@ class Passing:
         extra = host.proxy.headers
         if target is None:
             said = {"hostname": host.proxy.hostname, "status": "served"}
-            return web.Response(text=json.dumps(said), content_type="application/json", headers=extra)
+            return web.Response(text=json.dumps(said), content_type="application/json", headers={"Server": "gateway", **extra})
         url = _joined(target, request.raw_path)
         try:
             self._judge_literal(url)
@@ -110,6 +110,7 @@ class Passing:
         ) as answer:
             headers = _kept(answer.headers)
             headers.update(extra)
+            headers.setdefault("Server", "gateway")
             response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
             if request.version < aiohttp.HttpVersion11:
                 response.force_close()

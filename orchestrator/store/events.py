@@ -183,12 +183,11 @@ class HeldEvent:
     replays: int
 
 
-# How long one attempt may take before another process tries, too. Every effect is harmless when repeated.
-TRYING_S = 30.0
+def claim_held(c: Connection, limit: int, trying_s: float, only: Sequence[int] | None = None) -> list[HeldEvent]:
+    """Held events whose time has come and that are the first of their key.
 
-
-def claim_held(c: Connection, limit: int, only: Sequence[int] | None = None) -> list[HeldEvent]:
-    """Held events whose time has come and that are the first of their key."""
+    When an attempt takes longer than `trying_s`, another process tries, too: every effect is harmless when repeated.
+    """
     rows = c.execute(
         """
         with due as (
@@ -201,7 +200,7 @@ def claim_held(c: Connection, limit: int, only: Sequence[int] | None = None) -> 
         update events e set try_at = now() + make_interval(secs => %(trying)s) from due where e.id = due.id
         returning e.id, e.tenant, e.envelope, e.attempts, e.replays
         """,
-        {"only": None if only is None else list(only), "limit": limit, "trying": TRYING_S},
+        {"only": None if only is None else list(only), "limit": limit, "trying": trying_s},
     ).fetchall()
     return [HeldEvent(*row) for row in sorted(rows, key=lambda row: row[0])]
 
@@ -344,6 +343,15 @@ def had_no_effect(c: Connection, type: str, key: str) -> bool:
     row = c.execute(
         "select 1 from events where order_key = %s and type = %s and state <> 'taken' and at > now() - interval '1 day' limit 1",
         (key, type),
+    ).fetchone()
+    return row is not None
+
+
+def names_position(c: Connection, instance_id: str, type: str, position: str) -> bool:
+    """Whether a signal of this type to the instance names a position among its `positions`."""
+    row = c.execute(
+        "select 1 from events where instance_id = %s and type = %s and envelope -> 'data' -> 'positions' ? %s limit 1",
+        (instance_id, type, position),
     ).fetchone()
     return row is not None
 

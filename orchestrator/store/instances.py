@@ -270,6 +270,11 @@ def audit(c: Connection, actor: str, action: str, source: str, instance: Locked 
     )
 
 
+def times_audited(c: Connection, instance_id: str, action: str) -> int:
+    row = c.execute("select count(*) from audit where instance_id = %s and action = %s", (instance_id, action)).fetchone()
+    return int(row[0]) if row else 0
+
+
 def ending_of(c: Connection, instance_id: str) -> tuple[str, str | None, Any, Any] | None:
     """State, outcome, output and error."""
     return c.execute("select state, outcome, output, error from instances where id = %s", (instance_id,)).fetchone()

@@ -47,6 +47,24 @@ def fire(c: Connection, limit: int) -> list[Fired]:
     return [Fired(row[:4], row[5] - row[4]) for row in rows]
 
 
+def end_waits(c: Connection, instance_id: str) -> list[Published]:
+    """Publish parked branches that wait for a time; those whose time it is not park again."""
+    return c.execute(
+        """
+        with woken as (
+            update branches b set state = 'queued', generation = b.generation + 1, queued_at = now()
+            where b.instance_id = %s and b.state = 'parked'
+              and exists (select 1 from timers t where t.branch_id = b.id and t.kind = 'wake')
+            returning b.id, b.instance_id::text, b.position, b.generation, b.queue
+        ), gone as (
+            delete from timers where kind = 'wake' and branch_id in (select id from woken)
+        )
+        select instance_id, position, generation, queue from woken
+        """,
+        (instance_id,),
+    ).fetchall()
+
+
 def set_deadline(c: Connection, branch_id: int, due: float) -> None:
     c.execute("insert into timers (branch_id, due_at, kind) values (%s, to_timestamp(%s), 'deadline')", (branch_id, due))
 

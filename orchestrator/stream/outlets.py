@@ -7,6 +7,7 @@ webhooks                                                     CloudEvents, struct
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,8 +31,12 @@ _FLUNQ = {
     "step.running": "io.flunq.task.started",
     "step.completed": "io.flunq.task.completed",
     "step.failed": "io.flunq.task.failed",
+    "timer.scheduled": "io.flunq.timer.scheduled",
+    "timer.fired": "io.flunq.timer.fired",
 }
 OWN_SOURCE = "worker-service"
+# Waits by the time they end, for who looks on; the timers themselves are in Postgres.
+TIMERS = "flunq:timers:all"
 
 
 def told(entry_id: str, type: str, data: dict[str, Any], at: str, about: dict[str, Any], instance_id: str | None) -> dict[str, Any]:
@@ -117,6 +122,18 @@ def flunq(
 
 def _flunq_data(type: str, data: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
     error = data.get("error") or {}
+    if type.startswith("timer."):
+        due = dt.datetime.fromtimestamp(data["until"], dt.UTC).isoformat().replace("+00:00", "Z")
+        named = {"task_id": data.get("position"), "task_name": data.get("step")}
+        return (
+            {**named, "scheduled_for": due}
+            if type == "timer.fired"
+            else {
+                **named,
+                "duration_ms": round(float(data.get("seconds") or 0) * 1000),
+                "fire_at": due,
+            }
+        )
     if type.startswith("step."):
         return {
             "task_id": data.get("position"),

@@ -89,6 +89,10 @@ class Relay:
             and event.data.get("tenant", "default") == "default"
         ):
             self._append(pipeline, self.settings.bus_stream, event.data["event"])
+        if event.type == "timer.scheduled":
+            pipeline.zadd(outlets.TIMERS, {f"{event.instance_id}:{event.data['position']}": event.data["until"]})
+        elif event.type == "timer.fired":
+            pipeline.zrem(outlets.TIMERS, f"{event.instance_id}:{event.data['position']}")
         if self.settings.flunq_events:
             for stream, entry in outlets.flunq(f"evt_{event.id}", event.type, event.data, event.at, instance, event.instance_id):
                 self._append(pipeline, stream, entry)

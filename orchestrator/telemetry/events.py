@@ -37,6 +37,8 @@ CATALOGUE = {
         EventType("step.completed", "a step is done", "exec.progress", "completed"),
         EventType("step.failed", "a step failed for good", "exec.failed", "failed"),
         EventType("step.compensated", "a step was undone", "exec.progress", "compensated"),
+        EventType("timer.scheduled", "a task waits until a time", "exec.progress", "waiting"),
+        EventType("timer.fired", "a wait is over", "exec.progress", "running"),
         EventType("resource.moved", "a resource went from one state to another", "resource.moved", "moved"),
         EventType("event.received", "an event was sent to the orchestrator", "event.received", "received"),
         EventType("event.emitted", "a workflow emitted an event of its own", "event.emitted", "emitted"),

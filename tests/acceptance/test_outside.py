@@ -318,3 +318,49 @@ def test_every_metric_that_an_alert_names_exists(stack: Stack) -> None:
 
         until(lambda: all(name in seen() for name in named), 10, str(named))
         assert httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).json()["consumer_active"] is True
+
+
+def test_waits_are_told_and_end_early_when_a_timer_service_says_so(site: Stack) -> None:
+    site.runner.register_workflow(
+        read_document(
+            "document: {dsl: '1.0.3', namespace: default, name: naps, version: '1.0.0'}\n"
+            "do: [{first: {wait: PT1H}}, {second: {wait: PT2H}}, {s: {set: {woke: true}}}]"
+        )
+    )
+    instance_id = site.runner.start_workflow("naps", input={})
+    stream = "tenant:default:workflow:naps:events"
+
+    def told(kind: str) -> list[Any]:
+        return [json.loads(fields["data"]) for _, fields in site.redis.xrange(stream) if fields["type"] == kind]
+
+    until(lambda: told("io.flunq.timer.scheduled"), 15)
+    [scheduled] = told("io.flunq.timer.scheduled")
+    assert (scheduled["task_name"], scheduled["duration_ms"]) == ("first", 3_600_000)
+    assert site.redis.zscore("flunq:timers:all", f"{instance_id}:{scheduled['task_id']}") > time.time() + 3000
+    entry: dict[Any, Any] = {"source": "timer-service", "type": "io.flunq.timer.fired", "executionid": instance_id}
+    # Of another task: nothing is waited for there, and it is put aside in the end.
+    site.redis.xadd(stream, {**entry, "data": json.dumps({"task_id": "second"})})
+    site.redis.xadd(stream, {**entry, "data": json.dumps({"task_id": "first"})})
+    until(lambda: len(told("io.flunq.timer.scheduled")) == 2, 20)
+    assert [one["task_name"] for one in told("io.flunq.timer.fired") if "scheduled_for" in one] == ["first"]
+    client = create_app(site.runner).test_client()
+    until(lambda: client.post(f"/workflow/instance/{instance_id}/skip-wait", json={"step": "second"}).status_code == 200, 10)
+    assert site.ended(instance_id, 15)["output"] == {"woke": True}
+    until(lambda: site.redis.zcard("flunq:timers:all") == 0, 10)
+    assert client.post(f"/workflow/instance/{instance_id}/skip-wait", json={}).status_code == 404
+
+
+def test_a_failed_instance_is_retried_as_often_as_is_allowed(stack: Stack) -> None:
+    from dataclasses import replace
+
+    from orchestrator.errors import Refused
+
+    stack.worker()
+    stack.runner.runtime.settings = replace(stack.runner.runtime.settings, workflow_max_retries=2)
+    instance_id = stack.runner.start_workflow("failing", input={})
+    for _ in range(2):
+        stack.ended(instance_id)
+        stack.runner.retry_workflow(instance_id)
+    stack.ended(instance_id)
+    with pytest.raises(Refused, match="WORKFLOW_MAX_RETRIES"):
+        stack.runner.retry_workflow(instance_id)

@@ -148,7 +148,7 @@ def _events(settings: Settings, c: Any) -> Any:
     from orchestrator.stream.stores import StoreAway
 
     try:
-        found = standing(settings, c)
+        found = standing(settings, c, patterns=True)
     except StoreAway as error:
         yield "events", False, f"the event store does not answer: {error}", "is Redis there? events wait in their streams"
         return

@@ -26,7 +26,7 @@ from orchestrator.definition.tree import Definition
 from orchestrator.definition.triggers import Trigger, instance_id_of, read_triggers
 from orchestrator.engine import lifecycle
 from orchestrator.engine.runtime import Runtime
-from orchestrator.errors import IllegalMove, Invalid, NotFound, OrchestratorError, TooLarge
+from orchestrator.errors import Fault, IllegalMove, Invalid, NotFound, OrchestratorError, TooLarge
 from orchestrator.plan.canvas import Address
 from orchestrator.plan.remaining import Sequence as Planned
 from orchestrator.store import admission, events, instances, outbox, resources, triggers
@@ -121,7 +121,7 @@ def take(runtime: Runtime, arrivals: Sequence[Arrival]) -> None:
         starts, admitted, slow = runtime.database.patiently(lambda c: _commit(c, runtime, arrivals))
     except BROKEN:
         raise
-    except psycopg.Error as error:
+    except (psycopg.Error, ValueError, TypeError, RecursionError) as error:
         # Something in it cannot be stored, or a fault of ours: the others shall not wait for it.
         if len(arrivals) > 1:
             logger.warning("a batch of %d is taken one by one: %s", len(arrivals), str(error).split("\n", 1)[0])
@@ -144,12 +144,13 @@ def _keep_unusable(runtime: Runtime, arrival: Arrival, error: Exception) -> None
     """Put aside what the database refuses; what it refuses even then, by what is known of it."""
     logger.error("an event is put aside: %s", str(error).split("\n", 1)[0])
     arrival.effects, arrival.state, arrival.attempts, arrival.try_in_s = [], "dead", 1, None
-    arrival.error = {"code": "internal", "message": str(error).split("\n", 1)[0][:500]}
+    said = str(error).split("\n", 1)[0][:500]
+    arrival.error = {"code": "internal", "message": said.encode(errors="replace").decode().replace("\x00", "�")}
     try:
         runtime.database.patiently(lambda c: _commit(c, runtime, [arrival]))
     except BROKEN:
         raise
-    except psycopg.Error:
+    except (psycopg.Error, ValueError, TypeError, RecursionError):
         arrival.envelope = {
             "specversion": "1.0",
             "id": str(arrival.entry or uuid.uuid4().hex),
@@ -211,6 +212,10 @@ def _plan(runtime: Runtime, arrival: Arrival) -> None:
     except OrchestratorError as error:
         arrival.effects = []
         _note_failure(runtime, arrival, error)
+    except (ValueError, TypeError, RecursionError) as error:
+        # No JSON: an infinite number, half of a character, nesting without end.
+        arrival.effects = []
+        _note_failure(runtime, arrival, Invalid([Fault("event", str(error))], "event"))
 
 
 def _note_failure(runtime: Runtime, arrival: Arrival, error: OrchestratorError) -> None:

@@ -282,6 +282,12 @@ class WorkflowRunner:
             for name in ("id", "source", "type")
             if not isinstance(envelope.get(name), str) or not envelope[name]
         ]
+        faults += [
+            Fault(name, "is longer than 1,024 characters, or holds what is no text")
+            for envelope in envelopes
+            for name in ("id", "source", "type")
+            if isinstance(envelope.get(name), str) and not _is_name(envelope[name])
+        ]
         if faults:
             raise Invalid(faults, "event")
         for envelope in envelopes:
@@ -430,3 +436,7 @@ class WorkflowRunner:
                 return lifecycle.cleanup(c, age, limit, archive=archive, only=only)
 
         return self.database.patiently(act)
+
+
+def _is_name(text: str) -> bool:
+    return len(text) <= 1024 and "\x00" not in text and not any("\ud800" <= char <= "\udfff" for char in text)

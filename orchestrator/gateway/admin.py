@@ -112,6 +112,9 @@ class _Admin:
         for target in [proxy.target, *(route.target for route in proxy.routes)]:
             if target is not None and not re.match(r"https?://[^/\s]+", target):
                 raise ValueError(f"'{target}' is no http or https address")
+        for key, value in proxy.headers.items():
+            if not re.fullmatch(r"[A-Za-z0-9-]+", str(key)) or not isinstance(value, str) or re.search(r"[\x00-\x1f\x7f]", value):
+                raise ValueError(f"'{str(key)[:60]}' is no header, or its value is not one line of text")
         await self.gateway.apply(proxy)
         return web.json_response(proxy.to_json())
 

@@ -40,6 +40,7 @@ HOP_BY_HOP = frozenset(
 # What nobody but this gateway may say of where a request came from.
 FORWARDED = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"})
 CHUNK = 64 * 1024
+REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 
 
 class JudgedResolver(AbstractResolver):
@@ -64,15 +65,18 @@ class Passing:
 
     def __init__(self) -> None:
         self.policy = Policy.of_environment()
-        self.session = ClientSession(
-            connector=TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=15, resolver=JudgedResolver(self.policy)),
-            auto_decompress=False,
-            timeout=ClientTimeout(total=None, sock_connect=CONNECT_S),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        self.session = self._made(TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=15, resolver=JudgedResolver(self.policy)))
+        # A kept connection may be closed by its target just when it is used again. What may be repeated is repeated then;
+        # everything else gets a connection of its own.
+        self.session_once = self._made(TCPConnector(limit=0, force_close=True, resolver=JudgedResolver(self.policy)))
+
+    def _made(self, connector: TCPConnector) -> ClientSession:
+        timeout = ClientTimeout(total=None, sock_connect=CONNECT_S)
+        return ClientSession(connector=connector, auto_decompress=False, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
 
     async def close(self) -> None:
         await self.session.close()
+        await self.session_once.close()
 
     async def serve(self, host: Host, request: web.BaseRequest) -> web.StreamResponse:
         target = host.target_of(request.path)
@@ -89,7 +93,7 @@ class Passing:
         except Problem as problem:
             logger.warning("%s is not passed on: %s", host.proxy.hostname, problem)
             return _refusal(502, "its target may not be called")
-        except (aiohttp.ClientConnectionError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
             logger.warning("%s: the target does not answer: %s", host.proxy.hostname, error)
             return _refusal(502, "its target does not answer")
 
@@ -100,7 +104,8 @@ class Passing:
 
     async def _pass(self, request: web.BaseRequest, url: URL, extra: dict[str, str]) -> web.StreamResponse:
         has_body = request.body_exists
-        async with self.session.request(
+        session = self.session if request.method in REPEATABLE and not has_body else self.session_once
+        async with session.request(
             request.method,
             url,
             headers=_onward(request),
@@ -115,10 +120,15 @@ class Passing:
             if request.version < aiohttp.HttpVersion11:
                 response.force_close()
             await response.prepare(request)
-            if request.method != "HEAD":
-                async for chunk, _ in answer.content.iter_chunks():
-                    await response.write(chunk)
-            await response.write_eof()
+            try:
+                if request.method != "HEAD":
+                    async for chunk, _ in answer.content.iter_chunks():
+                        await response.write(chunk)
+                await response.write_eof()
+            except (aiohttp.ClientError, TimeoutError, OSError):
+                # Half of an answer was sent: the client must see that it is half, and nothing else after it.
+                if request.transport is not None:
+                    request.transport.abort()
             return response
 
     async def _socket(self, host: Host, request: web.BaseRequest, url: URL) -> web.StreamResponse:

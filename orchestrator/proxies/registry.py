@@ -6,6 +6,8 @@ Every change belongs to a step of an instance and is made once, however often th
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -41,13 +43,30 @@ def wish_of(given: dict[str, Any], over: dict[str, Any] | None = None) -> dict[s
     for source in (given, changes or {}):
         for key in ("target", "routes", "headers", "cert_name"):
             if key in source:
-                found[key] = None if source[key] in ("null", "none", "None", "") else source[key]
+                found[key] = _untexted(source[key])
         for key in ("enable_http", "enable_https"):
             if key in source:
                 found[key] = truth(source[key], key)
+    for route in found.get("routes") or []:
+        if not isinstance(route, dict) or not isinstance(route.get("path"), str) or not isinstance(route.get("target"), str):
+            raise Terminal("routes must be a list of objects {path, target}")
+    if not isinstance(found.get("headers") or {}, dict) or not isinstance(found.get("target") or "", str):
+        raise Terminal("target must be an address, and headers an object")
     if given.get("upgrade"):
         found["upgrade"] = True
     return found
+
+
+def _untexted(value: Any) -> Any:
+    """Null, lists and mappings may come as text."""
+    if not isinstance(value, str):
+        return value
+    if value.strip().lower() in ("null", "none", ""):
+        return None
+    if value.strip()[:1] in ("[", "{"):
+        with contextlib.suppress(ValueError):
+            return json.loads(value)
+    return value
 
 
 def truth(value: Any, name: str) -> bool:

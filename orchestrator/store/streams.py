@@ -84,11 +84,11 @@ def read(c: Connection, stream: str, group: str, consumer: str, count: int) -> l
     return found
 
 
-def pending_of(c: Connection, stream: str, group: str, consumer: str, count: int) -> list[Row]:
+def pending_of(c: Connection, stream: str, group: str, consumer: str, count: int, after: int) -> list[Row]:
     return c.execute(
         "select e.id, e.fields from stream_pending p join stream_entries e on e.stream = p.stream and e.id = p.id"
-        " where p.stream = %s and p.name = %s and p.consumer = %s order by p.id limit %s",
-        (stream, group, consumer, count),
+        " where p.stream = %s and p.name = %s and p.consumer = %s and p.id > %s order by p.id limit %s",
+        (stream, group, consumer, after, count),
     ).fetchall()
 
 
@@ -185,6 +185,11 @@ def lease_name(c: Connection, role: str, owner: str, seconds: float) -> bool:
         {"role": role, "owner": owner, "s": seconds},
     ).fetchone()
     return row is not None
+
+
+def owner_of(c: Connection, role: str) -> str | None:
+    row = c.execute("select owner from leadership where role = %s", (role,)).fetchone()
+    return row[0] if row else None
 
 
 def gone_names(c: Connection, prefix: str) -> list[str]:

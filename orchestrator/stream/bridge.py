@@ -142,7 +142,9 @@ class Consumer:
         self.counts = Counts()
         self.open: dict[tuple[str, str], int] = {}
         """Entries whose event is held or at work, with the event's number."""
-        self._token = uuid.uuid4().hex
+        self._token = f"{self.settings.host_name}/{os.getpid()}/{uuid.uuid4().hex}"
+        self._is_sure = False
+        """Whether everything this consumer read has been handled: after a turn that broke off it is not."""
         self._keys: OrderedDict[tuple[str, str], str | None] = OrderedDict()
         self._size = self.settings.stream_batch
         self._stopping = threading.Event()
@@ -169,11 +171,13 @@ class Consumer:
                 self._stopping.wait(0.05)
             except (StoreAway, *BROKEN) as error:
                 logger.warning("waiting: %s", str(error).split("\n", 1)[0])
+                self._is_sure = False
                 self.runtime.database.drop()
                 self._stopping.wait(pause)
                 pause = min(pause * 2, 2.0)
             except Exception:
                 logger.exception("a turn of the bridge failed; it goes on")
+                self._is_sure = False
                 self._stopping.wait(1.0)
         self._finish()
 
@@ -212,6 +216,8 @@ class Consumer:
                 self._keep_alive()
         handled = 0
         self.counts.moved_at = time.monotonic()
+        if self.streams and not self._is_sure:
+            self._handle_own()
         if self._may_read():
             found = self.store.read(self.group, self.name, self.streams, self._size, self._block_s()) if self.streams else []
             most = max((len(entries) for _, entries in found), default=0)
@@ -227,7 +233,7 @@ class Consumer:
         else:
             self._stopping.wait(LOOK_AT_OPEN_S)
         self.counts.moved_at = time.monotonic()
-        if self.open and self._is_due("open", LOOK_AT_OPEN_S):
+        if self.open and self._is_due("open", LOOK_AT_OPEN_S * (1 + len(self.open) // 200)):
             self._look_at_open()
         if self._is_due("info", INFO_EVERY_S):
             self._write_info()
@@ -255,16 +261,25 @@ class Consumer:
         """A name is leased: others know by that who is gone."""
 
         def lease(name: str) -> bool:
-            return self.runtime.database.patiently(lambda c: streams.lease_name(c, self._role(name), self._token, NAME_FOR_S))
+            role = self._role(name)
+            had = self.runtime.database.patiently(lambda c: streams.owner_of(c, role))
+            if had is not None and had != self._token and _is_dead(had, self.settings.host_name):
+                self.runtime.database.patiently(lambda c: streams.forget_name(c, role, had))
+            return self.runtime.database.patiently(lambda c: streams.lease_name(c, role, self._token, NAME_FOR_S))
 
-        if self.name and (lease(self.name) or self.reads.name):
+        if self.name and lease(self.name):
             return
+        if self.reads.name:
+            # Two of one name could not tell their entries apart, and order would be lost.
+            self._due["name"] = 0.0
+            raise StoreAway(f"another bridge is named {self.name}; CONSUMER_NAME must differ")
         if self.reads.prefix == "worker":
             self.name = f"worker-{uuid.uuid4().hex[:8]}"
             lease(self.name)
         else:
             self.name = next(name for name in (f"{self.reads.prefix}-{n}" for n in range(1, 10_000)) if lease(name))
         self.open.clear()
+        self._is_sure = False
         logger.info("bridge is %s in %s", self.name, self.group)
 
     def _find_streams(self) -> None:
@@ -276,8 +291,17 @@ class Consumer:
                 continue
             self.store.join(stream, self.group)
             self.streams.append(stream)
-            # What a consumer of this name read before it was started again.
-            self._drain(stream, lambda stream=stream: self.store.own(stream, self.group, self.name, 1000))  # type: ignore[misc]
+            # A consumer of this name may have read from it before it was started again.
+            self._is_sure = False
+
+    def _handle_own(self) -> None:
+        """What was read and not handled comes before anything new: else a later event could overtake it."""
+        for stream in self.streams:
+            last = "0"
+            while found := self.store.own(stream, self.group, self.name, 500, last):
+                last = found[-1][0]
+                self.handle(stream, [entry for entry in found if (stream, entry[0]) not in self.open])
+        self._is_sure = True
 
     def _drain(self, stream: str, more: Callable[[], list[Entry]]) -> None:
         seen: set[str] = set()
@@ -319,7 +343,8 @@ class Consumer:
         """Take a batch in, in its order; acknowledge what is done with."""
         most = max(1, self.settings.event_batch_size)
         for start in range(0, len(entries), most):
-            self._handle(stream, entries[start : start + most])
+            if part := entries[start : start + most]:
+                self._handle(stream, part)
         return len(entries)
 
     def _handle(self, stream: str, entries: Sequence[Entry]) -> None:
@@ -454,6 +479,13 @@ class Consumer:
             self.state.rebuild_when_lost(self.runtime.database)
 
 
+def _is_dead(owner: str, host: str) -> bool:
+    """Whether the owner of a name was a process of this host that is no more."""
+    where, _, rest = owner.partition("/")
+    pid = rest.partition("/")[0]
+    return where == host and pid.isdigit() and int(pid) != os.getpid() and not psutil.pid_exists(int(pid))
+
+
 def letter_of(stream: str, entry_id: str, envelope: dict[str, Any], attempts: int, error: Any) -> dict[str, str]:
     """What stands in the dead-letter stream, and under `workflow:failures:{id}`."""
     detail = error if isinstance(error, dict) else {}
@@ -482,14 +514,14 @@ def iso(at: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at % 1 * 1000):03d}Z"
 
 
-def standing(settings: Settings, c: Connection) -> list[dict[str, Any]]:
-    """How each group does on each stream, as anybody can see it: for health, and for the doctor."""
+def standing(settings: Settings, c: Connection, *, patterns: bool = False) -> list[dict[str, Any]]:
+    """How each group does on each stream, as anybody can see it: for health, and (with all tenants') for the doctor."""
     found: list[dict[str, Any]] = []
     store = open_store(settings)
     try:
         for reads in what_is_read(settings):
             living = [one["name"] for one in streams.living_names(c, f"consumer/{reads.group}/")]
-            for stream in [*reads.streams, *(store.find(reads.pattern) if reads.pattern else ())]:
+            for stream in [*reads.streams, *(store.find(reads.pattern) if reads.pattern and patterns else ())]:
                 if stream.endswith(":dlq"):
                     continue
                 about: dict[str, Any] = {"stream": stream, "group": reads.group, "consumers": living, "active": bool(living)}

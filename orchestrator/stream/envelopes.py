@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LARGEST_BYTES = 1024 * 1024
+LONGEST_NAME = 1024
 _TYPES = ("event_type", "eventType", "type")
 _DATA = ("data", "payload")
 _KNOWN = frozenset({"specversion", "id", "source", "type", "time", "timestamp", "subject", "datacontenttype", "dataschema", "data"})
@@ -36,6 +37,9 @@ def envelope_of(stream: str, entry_id: str, fields: Mapping[str, str]) -> dict[s
     kind = next((held[name] for name in _TYPES if held.get(name)), None)
     if not isinstance(kind, str):
         raise Poison(f"names no type: one of {', '.join(_TYPES)} is needed")
+    for name, text in (("id", held.get("id")), ("source", held.get("source")), ("type", kind)):
+        if len(str(text or "")) > LONGEST_NAME:
+            raise Poison(f"has {len(str(text)):,} characters in '{name}'; at most {LONGEST_NAME:,} are read")
     data = next((held[name] for name in _DATA if name in held), None)
     rest = {k: v for k, v in held.items() if k not in (*_TYPES, *_DATA) and k not in _KNOWN}
     if data is None and rest:
@@ -64,7 +68,7 @@ def _read(key: str, value: str) -> Any:
     if text[:1] in "{[":
         try:
             return json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Poison(f"field '{key}' looks like JSON and is none") from None
     return {"true": True, "false": False, "null": None, "none": None}.get(text.lower(), value)
 

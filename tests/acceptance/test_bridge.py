@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from orchestrator.definition.documents import read_document
 from orchestrator.stream.envelopes import Poison, envelope_of, tenant_of
@@ -134,3 +136,29 @@ def test_an_entry_without_a_type_is_poison_and_a_stream_says_whose_it_is() -> No
         envelope_of("s", "1-1", {"data": "{}"})
     assert tenant_of("tenant:acme:workflow:w:events") == "acme"
     assert tenant_of("events:workflow") == "default"
+
+
+JSONISH = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.sampled_from(
+    ["event_type", "eventType", "type", "id", "source", "data", "payload", "event", "message", "hostname", "timestamp", "time", "subject"]
+)
+
+
+@given(st.dictionaries(NAMES | st.text(max_size=10), st.text(max_size=40) | JSONISH.map(json.dumps), max_size=8))
+@settings(max_examples=2000, deadline=None)
+def test_whatever_stands_in_an_entry_is_an_event_or_poison(fields: dict[str, str]) -> None:
+    try:
+        envelope = envelope_of(STREAM, "1-0", fields)
+    except Poison:
+        return
+    assert all(isinstance(envelope[name], str) and envelope[name] for name in ("id", "source", "type", "specversion"))
+    json.dumps(envelope)
+
+
+def test_nesting_without_end_is_poison() -> None:
+    with pytest.raises(Poison):
+        envelope_of(STREAM, "1-0", {"type": "t", "data": "[" * 100_000})

@@ -15,6 +15,7 @@ from orchestrator.errors import Invalid, NotFound
 from orchestrator.store import events
 from orchestrator.store.events import Arrival, EventFilter
 from orchestrator.stream.bridge import Consumer, Reads
+from orchestrator.stream.stores import StoreAway
 from orchestrator.stream.stores.memory import MemoryStore
 from tests.stack import Stack, until
 
@@ -214,13 +215,58 @@ def test_triggers_are_listed_switched_off_and_deleted_with_an_audit(alone: Stack
     alone.runner.send_event(event(1))
     alone.runner.enable_trigger("n", False, actor="ada")
     alone.runner.send_event(event(2))
-    [listed] = alone.runner.triggers()
+    [listed] = [one for one in alone.runner.triggers() if one["name"] == "n"]
     assert (listed["enabled"], listed["effects"], listed["spec"]) == (False, 1, spec)
     alone.runner.delete_trigger("n", actor="ada")
     with pytest.raises(NotFound):
         alone.runner.delete_trigger("n")
     acts = [row[0] for row in alone.sql("select action from audit where actor = 'ada' order by id")]
     assert acts == ["put-trigger", "disable-trigger", "delete-trigger"]
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        event(1, text="\ud800"),
+        event(1, text="a\x00b"),
+        event(1, number=float("inf")),
+        {**event(1), "id": "x" * 5000},
+        {**event(1), "source": "a\x00b"},
+        {**event(1), "data": None},
+    ],
+)
+def test_what_the_database_refuses_is_put_aside_and_stops_nobody(alone: Stack, envelope: dict[str, Any]) -> None:
+    alone.runner.put_trigger({"name": "o", "on": "t", "start": "numbered"})
+    arrivals = [Arrival(event(10)), Arrival(envelope), Arrival(event(11))]
+    intake.take(alone.runner.runtime, arrivals)
+    assert [arrivals[0].state, arrivals[2].state] == ["taken", "taken"]
+    assert sorted(one["n"] for one in instances(alone) if one and one.get("n", 0) > 9) == [10, 11]
+    assert arrivals[1].number > 0
+
+
+def test_what_a_consumer_read_and_could_not_handle_comes_before_anything_new(alone: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when Postgres is away for longer than anybody's patience: later entries do not overtake."""
+    alone.runner.put_trigger({"name": "o", "on": "t", "start": "numbered"})
+    store = MemoryStore()
+    store.join("s", "g")
+    consumer = Consumer(alone.runner.runtime, Reads("g", ("s",), name="c"), lambda: store)
+    consumer.state = None
+    for n in range(3):
+        store.publish("s", {"type": "t", "hostname": "h", "data": f'{{"n": {n}}}'})
+    whole = intake.take
+
+    def away(*_: Any) -> None:
+        raise StoreAway("Postgres is away")
+
+    monkeypatch.setattr(intake, "take", away)
+    with pytest.raises(StoreAway):
+        consumer.turn()
+    consumer._is_sure = False
+    monkeypatch.setattr(intake, "take", whole)
+    store.publish("s", {"type": "t", "hostname": "h", "data": '{"n": 3}'})
+    consumer.turn()
+    assert inputs(alone) == [0, 1, 2, 3]
+    assert store.backlog("s", "g").pending == 0
 
 
 # ── races ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -63,8 +63,8 @@ class EventStore(Protocol):
     def read(self, group: str, consumer: str, streams: Sequence[str], count: int, block_s: float) -> list[tuple[str, list[Entry]]]:
         """New entries, waiting so long for the first; they are pending then. Raises `NoGroup`."""
 
-    def own(self, stream: str, group: str, consumer: str, count: int) -> list[Entry]:
-        """What this consumer read and did not acknowledge, oldest first."""
+    def own(self, stream: str, group: str, consumer: str, count: int, after: str = "0") -> list[Entry]:
+        """What this consumer read and did not acknowledge, oldest first, after an id."""
 
     def reclaim(self, stream: str, group: str, consumer: str, idle_s: float, count: int) -> tuple[list[Entry], list[str]]:
         """Take over what has been pending for so long; gives the entries, and the ids of those that are no more."""

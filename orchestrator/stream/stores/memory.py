@@ -76,9 +76,10 @@ class MemoryStore:
             raise NoGroup(f"{stream} has no group {group}")
         return self._groups[stream, group]
 
-    def own(self, stream: str, group: str, consumer: str, count: int) -> list[Entry]:
+    def own(self, stream: str, group: str, consumer: str, count: int, after: str = "0") -> list[Entry]:
         with self._changed:
-            ids = [i for i, p in self._group(stream, group).pending.items() if p.consumer == consumer]
+            pending = self._group(stream, group).pending
+            ids = [i for i, p in pending.items() if p.consumer == consumer and order(i) > order(after)]
             return self.fetch(stream, sorted(ids, key=order)[:count])
 
     def reclaim(self, stream: str, group: str, consumer: str, idle_s: float, count: int) -> tuple[list[Entry], list[str]]:

@@ -60,9 +60,9 @@ class PostgresStore:
                 for _ in c.notifies(timeout=min(left, LOOK_EVERY_S), stop_after=1):
                     pass
 
-    def own(self, stream: str, group: str, consumer: str, count: int) -> list[Entry]:
+    def own(self, stream: str, group: str, consumer: str, count: int, after: str = "0") -> list[Entry]:
         with self._c() as c:
-            return _entries(tables.pending_of(c, stream, group, consumer, count))
+            return _entries(tables.pending_of(c, stream, group, consumer, count, _number(after)))
 
     def reclaim(self, stream: str, group: str, consumer: str, idle_s: float, count: int) -> tuple[list[Entry], list[str]]:
         with self._c() as c:

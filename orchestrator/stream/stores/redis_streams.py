@@ -58,9 +58,9 @@ class RedisStore:
             block = max(1, int(block_s * 1000))
             return list(self.redis.xreadgroup(group, consumer, dict.fromkeys(streams, ">"), count=count, block=block) or [])
 
-    def own(self, stream: str, group: str, consumer: str, count: int) -> list[Entry]:
+    def own(self, stream: str, group: str, consumer: str, count: int, after: str = "0") -> list[Entry]:
         with _told():
-            found = self.redis.xreadgroup(group, consumer, {stream: "0"}, count=count) or []
+            found = self.redis.xreadgroup(group, consumer, {stream: after}, count=count) or []
             return [(entry_id, fields) for _, entries in found for entry_id, fields in entries if fields]
 
     def reclaim(self, stream: str, group: str, consumer: str, idle_s: float, count: int) -> tuple[list[Entry], list[str]]:

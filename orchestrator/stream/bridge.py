@@ -171,6 +171,7 @@ class Consumer:
                 self._stopping.wait(0.05)
             except (StoreAway, *BROKEN) as error:
                 logger.warning("waiting: %s", str(error).split("\n", 1)[0])
+                metrics.bridge_waits()
                 self._is_sure = False
                 self.runtime.database.drop()
                 self._stopping.wait(pause)

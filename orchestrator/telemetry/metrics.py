@@ -48,6 +48,7 @@ def enable() -> None:
         old_seconds=Histogram("workflow_event_processing_duration", "Seconds per event", buckets=BUCKETS_S),
         old_processed=Counter("workflow_events_processed", "Events processed"),
         old_errors=Counter("workflow_event_processing_errors", "Attempts at events that failed"),
+        old_subscription=Counter("workflow_subscription_errors", "Reads of streams that failed"),
         old_dlq=Counter("workflow_event_dlq", "Events put aside"),
         relayed=Counter("orchestrator_events_relayed_total", "Events sent to the stream"),
     )
@@ -109,6 +110,10 @@ def bridged(group: str, fresh: int, known: int, put_aside: int, took_s: float, e
 def bridge_error(group: str) -> None:
     _count("bridge_errors", group=group)
     _count("old_errors")
+
+
+def bridge_waits() -> None:
+    _count("old_subscription")
 
 
 def bridge_lag(group: str, waiting: int, pending: int, unfinished: int) -> None:

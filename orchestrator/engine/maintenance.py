@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Protocol
 
 from celery import bootsteps
 
-from orchestrator.engine import intake, interrupt, limits, scheduling
+from orchestrator.engine import effects, interrupt, limits, scheduling
 from orchestrator.engine.admission import settle
 from orchestrator.engine.broker import depth
 from orchestrator.engine.runtime import Runtime
@@ -210,11 +210,11 @@ class Maintenance(threading.Thread):
         if probe.has_triggers:
             scheduling.hear(self.runtime)
         if probe.has_held:
-            intake.work_off(self.runtime)
+            effects.work_off(self.runtime)
         if probe.has_working:
             events.settle_working(c)
         if probe.has_windows:
-            intake.fire_windows(self.runtime)
+            effects.fire_windows(self.runtime)
         if probe.has_expired:
             self._publish("lease expired", leases.recover_expired(c, BATCH))
         if probe.has_overdue and self._overdue.is_due():

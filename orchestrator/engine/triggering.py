@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.definition.triggers import entries_of, read_triggers
-from orchestrator.engine import intake
+from orchestrator.engine import effects, starts
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import NotFound
 from orchestrator.store import events, triggers, webhooks
@@ -27,7 +27,7 @@ def put_file(runtime: Runtime, file: str, entries: list[dict[str, Any]]) -> None
             triggers.forget_files(c, f"file:{file}", [str(entry["name"]) for entry in entries])
 
     runtime.database.patiently(act)
-    intake.forget_book()
+    starts.forget_book()
 
 
 def put(runtime: Runtime, spec: Any, tenant: str, actor: str, source: str) -> list[str]:
@@ -41,7 +41,7 @@ def put(runtime: Runtime, spec: Any, tenant: str, actor: str, source: str) -> li
                     triggers.audit(c, actor, "put-trigger", source, {"trigger": entry["name"], "tenant": tenant, "spec": entry})
 
     runtime.database.patiently(act)
-    intake.forget_book()
+    starts.forget_book()
     return [str(entry["name"]) for entry in entries]
 
 
@@ -72,7 +72,7 @@ def enable(runtime: Runtime, name: str, enabled: bool, tenant: str, actor: str, 
             triggers.audit(c, actor, "enable-trigger" if enabled else "disable-trigger", source, {"trigger": name, "tenant": tenant})
 
     runtime.database.patiently(act)
-    intake.forget_book()
+    starts.forget_book()
 
 
 def delete(runtime: Runtime, name: str, tenant: str, actor: str, source: str) -> None:
@@ -83,7 +83,7 @@ def delete(runtime: Runtime, name: str, tenant: str, actor: str, source: str) ->
             triggers.audit(c, actor, "delete-trigger", source, {"trigger": name, "tenant": tenant})
 
     runtime.database.patiently(act)
-    intake.forget_book()
+    starts.forget_book()
 
 
 def put_webhook(runtime: Runtime, name: str, url: str, types: Sequence[str], secret: str, tenant: str, actor: str, source: str) -> None:
@@ -132,5 +132,5 @@ def again(runtime: Runtime, wanted: events.EventFilter, verb: str, actor: str, s
                 with contextlib.suppress(Exception):
                     take_out(runtime, stream, event_id)
     if verb == "replay":
-        intake.work_off(runtime, [one[0] for one in changed])
+        effects.work_off(runtime, [one[0] for one in changed])
     return [one[0] for one in changed]

@@ -18,7 +18,7 @@ import pytest
 from api import create_app
 from orchestrator.dev.ports import any_free
 from orchestrator.dev.servers import Postgres, Redis
-from orchestrator.engine import intake
+from orchestrator.engine import starts
 from orchestrator.proxies.application import Application
 from orchestrator.proxies.certificates import CertificateStore
 from orchestrator.proxies.reconcile import reconcile
@@ -98,7 +98,7 @@ def bridge(stack: Stack, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
 @pytest.fixture(scope="module")
 def site(postgres: Postgres, redis_server: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
-    intake.forget_book()
+    starts.forget_book()
     with gateway(folder) as plane, Origin() as origin:
         stack = Stack(fresh_database(postgres), redis_server, folder, workflows="workflows")
         stack.environment.update(

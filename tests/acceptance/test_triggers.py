@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from orchestrator.definition.triggers import read_triggers
-from orchestrator.engine import intake
+from orchestrator.engine import effects, intake, starts
 from orchestrator.errors import Invalid, NotFound
 from orchestrator.store import events
 from orchestrator.store.events import Arrival, EventFilter
-from orchestrator.stream.bridge import Consumer, Reads
+from orchestrator.stream.consumer import Consumer, Reads
 from orchestrator.stream.stores import StoreAway
 from orchestrator.stream.stores.memory import MemoryStore
 from tests.stack import Stack, until
@@ -38,7 +38,7 @@ def inputs(stack: Stack) -> list[int]:
 def alone(stack: Stack) -> Iterator[Stack]:
     """Without a worker: what triggers do is done by whoever brings the event."""
     yield stack
-    intake.forget_book()
+    starts.forget_book()
 
 
 def test_a_trigger_starts_what_it_names_once_per_event(alone: Stack) -> None:
@@ -105,7 +105,7 @@ def test_what_fails_is_tried_again_put_aside_and_replayed(alone: Stack, monkeypa
     seen: dict[int, float] = {1: 0.0}
 
     def dead() -> bool:
-        intake.work_off(runtime)
+        effects.work_off(runtime)
         row = alone.sql("select attempts, state from events where event_id = '1'")[0]
         seen.setdefault(row[0], time.monotonic() - begun)
         return bool(row[1] == "dead")
@@ -117,8 +117,8 @@ def test_what_fails_is_tried_again_put_aside_and_replayed(alone: Stack, monkeypa
     # The one behind it was not overtaken, and had its own three attempts only then.
     assert alone.sql("select state from events where event_id = '2'") == [("held",)]
     alone.runner.put_trigger({"name": "later", "on": "t", "start": "numbered"})
-    intake.work_off(runtime)
-    until(lambda: intake.work_off(runtime) or instances(alone), 5)
+    effects.work_off(runtime)
+    until(lambda: effects.work_off(runtime) or instances(alone), 5)
     assert [one["n"] for one in instances(alone)] == [2]
     assert "not-yet-there" in alone.runner.events(EventFilter(state="dead"))[0]["error"]["message"]
     assert len(alone.runner.replay_events(EventFilter(state="dead"))) == 1
@@ -152,18 +152,18 @@ def test_idempotency_debounce_throttle_and_batches(alone: Stack) -> None:
         alone.runner.send_event(event(10 + n, "quiet"))
         for shop in "ab":
             alone.runner.send_event(event(20 + n + (100 if shop == "b" else 0), "few", shop=shop))
-    assert intake.fire_windows(runtime) == 0
+    assert effects.fire_windows(runtime) == 0
     begun = time.monotonic()
-    until(lambda: intake.fire_windows(runtime), 2)
+    until(lambda: effects.fire_windows(runtime), 2)
     assert time.monotonic() - begun > 0.1
     assert sorted(one["n"] for one in instances(alone)) == [7, 14, 20, 21, 120, 121]
     for n in range(7):
         alone.runner.send_event(event(n, "many") | {"id": f"many-{n}"})
-    assert intake.fire_windows(runtime) == 1
+    assert effects.fire_windows(runtime) == 1
     assert sorted([one["n"] for one in given] for given in instances(alone, "gathered")) == [[0, 1, 2], [3, 4, 5], [6]]
     alone.runner.send_event(event(8, "many") | {"id": "many-8"})
-    assert intake.fire_windows(runtime) == 0
-    until(lambda: intake.fire_windows(runtime), 3)
+    assert effects.fire_windows(runtime) == 0
+    until(lambda: effects.fire_windows(runtime), 3)
     assert sorted([one["n"] for one in given] for given in instances(alone, "gathered"))[-1] == [8]
 
 
@@ -204,7 +204,7 @@ def test_emitted_events_have_triggers_too(stack: Stack) -> None:
     flow = Workflow("emits").emit("t", {"n": 5})
     stack.runner.register_workflow(flow.build())
     stack.runner.put_trigger({"name": "e", "on": "t", "start": "numbered"})
-    time.sleep(intake.BOOK_FOR_S)  # the worker's book is so old at most
+    time.sleep(starts.BOOK_FOR_S)  # the worker's book is so old at most
     stack.run("emits")
     until(lambda: stack.sql("select what from ledger") == [("5",)], 10)
 

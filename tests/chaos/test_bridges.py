@@ -20,7 +20,7 @@ import redis
 
 from orchestrator.dev.ports import any_free
 from orchestrator.dev.servers import Postgres, Redis
-from orchestrator.engine import intake
+from orchestrator.engine import effects
 from orchestrator.store import events, migrate
 from tests.chaos.crowd import LONG, report
 from tests.stack import Stack, until
@@ -143,7 +143,7 @@ def test_a_flood_of_events_through_bridges_that_die(own: Stack) -> None:
         codes = bridges.stop()
     own.runner.database.drop()
     own.runner.database.patiently(events.duplicates)
-    intake.work_off(own.runner.runtime)
+    effects.work_off(own.runner.runtime)
 
     assert own.redis.xlen(STREAM) == COUNT
     rows = own.sql("select (i.input ->> 'n')::int from effects f join instances i on i.id = f.instance_id order by f.event_id")

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from orchestrator.dev.servers import Postgres, Redis
-from orchestrator.engine import intake
+from orchestrator.engine import starts
 from tests.acceptance.test_proxies import Site, bridge
 from tests.chaos.crowd import LONG, QUICK, report, trouble
 from tests.conftest import fresh_database
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900 if LONG else 240)]
 
 @pytest.fixture
 def site(postgres: Postgres, redis_server: Redis, tmp_path: Path) -> Iterator[Site]:
-    intake.forget_book()
+    starts.forget_book()
     with gateway(tmp_path) as plane, Origin() as origin:
         stack = Stack(fresh_database(postgres), redis_server, tmp_path, workflows="workflows")
         stack.environment.update(

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import psycopg
+import redis
 from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
 
@@ -29,6 +30,7 @@ STATUS: dict[type[BaseException], int] = {
 def register(app: Flask) -> None:
     app.register_error_handler(errors.OrchestratorError, _ours)
     app.register_error_handler(psycopg.OperationalError, lambda error: problem(503, "database_away", "the database does not answer"))
+    app.register_error_handler(redis.RedisError, lambda error: problem(503, "redis_away", "Redis does not answer; nothing was changed"))
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unexpected)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import shutil
 import subprocess
@@ -57,6 +58,10 @@ class Origin:
                 web.get("/slow", self._slow),
                 web.get("/drip", self._drip),
                 web.get("/socket", self._socket),
+                web.get("/status/{code}", self._status),
+                web.get("/cookies", self._cookies),
+                web.get("/zipped", self._zipped),
+                web.get("/cut", self._cut),
                 web.route("*", "/{rest:.*}", self._echo),
             ]
         )
@@ -81,6 +86,27 @@ class Origin:
     async def _slow(self, request: web.Request) -> web.Response:
         await asyncio.sleep(float(request.query.get("s", "1")))
         return web.json_response({"name": self.name})
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return web.Response(status=int(request.match_info["code"]), headers={"location": "/elsewhere"})
+
+    async def _cookies(self, _: web.Request) -> web.Response:
+        response = web.Response(text="ok")
+        response.headers.add("set-cookie", "a=1")
+        response.headers.add("set-cookie", "b=2")
+        return response
+
+    async def _zipped(self, _: web.Request) -> web.Response:
+        return web.Response(body=gzip.compress(b"x" * 10_000), headers={"content-encoding": "gzip"})
+
+    async def _cut(self, request: web.Request) -> web.StreamResponse:
+        """Dies in the middle of its answer."""
+        response = web.StreamResponse(headers={"content-length": "1000000"})
+        await response.prepare(request)
+        await response.write(b"z" * 1000)
+        assert request.transport is not None
+        request.transport.abort()
+        return response
 
     async def _drip(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()

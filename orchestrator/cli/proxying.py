@@ -11,8 +11,10 @@ from orchestrator.app import runtime, settings
 from orchestrator.cli.console import as_json, out, print_json, print_table
 from orchestrator.proxies.application import Application
 from orchestrator.proxies.certificates import LASTS_DAYS, RENEW_BEFORE_DAYS
+from orchestrator.proxies.reconcile import Reconciler
 from orchestrator.proxies.reconcile import reconcile as reconcile_now
 from orchestrator.proxies.registry import Proxies, certificates_of, plane_of
+from orchestrator.stream.stores import publisher
 
 COLOURS = {"ACTIVE": "green", "FAILED": "red", "DELETED": "dim", "PENDING": "yellow"}
 
@@ -23,7 +25,11 @@ def _proxies() -> Proxies:
 
 
 def _application() -> Application:
-    return Application.at(settings().redis_url, length=settings().source_stream_length)
+    return Application.at(settings().redis_url, length=settings().source_stream_length, publish=publisher(settings()))
+
+
+def reconciler() -> Reconciler:
+    return Reconciler(_application(), _proxies(), settings().reconcile_s)
 
 
 @click.group(invoke_without_command=True)

@@ -53,6 +53,10 @@ def bridge() -> None:
     held = settings()
     logs.configure(held.log_format, held.log_level)
     made = Bridge(runtime())
+    if held.reconcile_s:
+        from orchestrator.cli.proxying import reconciler
+
+        made.beside.append(reconciler())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: made.stop())
     if held.bridge_port:

@@ -40,6 +40,7 @@ HOP_BY_HOP = frozenset(
 # What nobody but this gateway may say of where a request came from.
 FORWARDED = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"})
 CHUNK = 64 * 1024
+BODILESS = frozenset({204, 304})
 REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 
 
@@ -121,8 +122,9 @@ class Passing:
                 response.force_close()
             await response.prepare(request)
             try:
-                if request.method != "HEAD":
-                    async for chunk, _ in answer.content.iter_chunks():
+                if request.method != "HEAD" and answer.status not in BODILESS:
+                    # Not `iter_chunks`: of an answer without a body it gives empty chunks for ever.
+                    async for chunk in answer.content.iter_any():
                         await response.write(chunk)
                 await response.write_eof()
             except (aiohttp.ClientError, TimeoutError, OSError):

@@ -1,7 +1,8 @@
 """The application's side of proxies: what people configure. It stores `proxy:{hostname}` and publishes an event, and knows
 nothing of instances: whoever makes them of it, now or later, reads the stream.
 
-Storing and publishing are one transaction (MULTI): neither is ever seen without the other.
+Storing and publishing are one transaction (MULTI): neither is ever seen without the other. Where streams are kept elsewhere
+(`publish`), the event is published first: a configuration whose event is missing would never be served.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
@@ -23,14 +24,18 @@ DEFAULTS: dict[str, Any] = {"enable_http": True, "enable_https": False, "cert_na
 
 
 class Application:
-    def __init__(self, client: Any, *, stream: str = STREAM, length: int | None = 10_000) -> None:
+    def __init__(
+        self, client: Any, *, stream: str = STREAM, length: int | None = 10_000, publish: Callable[[str, dict[str, str]], Any] | None = None
+    ) -> None:
         self.redis = client
+        self.publish = publish
         self.stream = stream
         self.length = length
 
     @staticmethod
-    def at(url: str, *, length: int | None = 10_000) -> Application:
-        return Application(redis.Redis.from_url(url, decode_responses=True, socket_timeout=5, socket_connect_timeout=2), length=length)
+    def at(url: str, *, length: int | None = 10_000, publish: Callable[[str, dict[str, str]], Any] | None = None) -> Application:
+        client = redis.Redis.from_url(url, decode_responses=True, socket_timeout=5, socket_connect_timeout=2)
+        return Application(client, length=length, publish=publish)
 
     # ── proxies ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -98,6 +103,11 @@ class Application:
             entry["domains"] = json.dumps(list(domains))
         if is_renewal:
             entry["is_renewal"] = "true"
+        return self.announce(entry)
+
+    def announce(self, entry: dict[str, str]) -> str:
+        if self.publish is not None:
+            return str(self.publish(self.stream, entry))
         return str(self.redis.xadd(self.stream, entry, maxlen=self.length, approximate=True))
 
     def _write(self, hostname: str, config: dict[str, Any], event: str, data: dict[str, Any]) -> None:
@@ -108,7 +118,10 @@ class Application:
 
     def _publish(self, pipeline: Any, event: str, hostname: str, data: dict[str, Any]) -> None:
         entry = {"event_type": event, "hostname": hostname, "data": json.dumps(data), "timestamp": _now()}
-        pipeline.xadd(self.stream, entry, maxlen=self.length, approximate=True)
+        if self.publish is not None:
+            self.publish(self.stream, entry)
+        else:
+            pipeline.xadd(self.stream, entry, maxlen=self.length, approximate=True)
 
 
 def key_of(hostname: str) -> str:

@@ -4,16 +4,43 @@ HTTPS by now. Off unless RECONCILE_EVERY is set: nothing is created at start, an
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import logging
+import threading
+import uuid
 from typing import Any
 
 from orchestrator.proxies.application import Application
 from orchestrator.proxies.registry import Proxies, is_local
+from orchestrator.store import streams
 
 logger = logging.getLogger("orchestrator.reconcile")
 
 STUCK_S = 300.0
+
+
+class Reconciler(threading.Thread):
+    """Reconciles at its start and every so often; of several one does."""
+
+    def __init__(self, application: Application, proxies: Proxies, every_s: float) -> None:
+        super().__init__(name="reconcile", daemon=True)
+        self.application, self.proxies, self.every_s = application, proxies, every_s
+        self._owner = uuid.uuid4().hex
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                if self.proxies.database.patiently(lambda c: streams.lease_name(c, "reconciler", self._owner, self.every_s * 1.5)):
+                    reconcile(self.application, self.proxies)
+            except Exception:
+                logger.exception("reconciliation goes on")
+            self._stopping.wait(self.every_s)
+        self.proxies.database.drop()
 
 
 def reconcile(application: Application, proxies: Proxies) -> dict[str, str]:
@@ -39,15 +66,8 @@ def reconcile(application: Application, proxies: Proxies) -> dict[str, str]:
 
 
 def _publish(application: Application, event: str, hostname: str, data: dict[str, Any]) -> None:
-    application.redis.xadd(
-        application.stream,
-        {"event_type": event, "hostname": hostname, "data": json.dumps(data), "timestamp": _now(), "reconciled": "true"},
-        maxlen=application.length,
-        approximate=True,
-    )
+    application.announce({"event_type": event, "hostname": hostname, "data": json.dumps(data), "timestamp": _now(), "reconciled": "true"})
 
 
 def _now() -> str:
-    import datetime as dt
-
     return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.config.settings import Settings
 from orchestrator.engine.runtime import Runtime
@@ -20,7 +20,7 @@ from orchestrator.store import streams
 from orchestrator.store.connection import Connection
 from orchestrator.stream.consumer import Consumer, Reads, iso
 from orchestrator.stream.courier import Courier
-from orchestrator.stream.inlets import Inlet, also_read
+from orchestrator.stream.inlets import also_read
 from orchestrator.stream.stores import EventStore, NoGroup, open_store
 
 
@@ -31,6 +31,18 @@ def what_is_read(settings: Settings) -> list[Reads]:
     return [reads for reads in found if reads.streams or reads.pattern]
 
 
+class Beside(Protocol):
+    """A thread that does its own part of the bridge's work."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def join(self, timeout: float | None = None) -> None: ...
+
+    def is_alive(self) -> bool: ...
+
+
 class Bridge:
     """All consumers of one process. `run` returns after `stop`, with what they began finished."""
 
@@ -39,14 +51,16 @@ class Bridge:
         self.settings = runtime.settings
         made = make_store or (lambda: open_store(runtime.settings))
         self.consumers = [Consumer(runtime, reads, made) for reads in what_is_read(runtime.settings)]
-        self.beside: list[Courier | Inlet] = [Courier(runtime), *also_read(runtime)]
+        self.beside: list[Beside] = [Courier(runtime), *also_read(runtime)]
 
     def stop(self) -> None:
-        for part in (*self.consumers, *self.beside):
+        for consumer in self.consumers:
+            consumer.stop()
+        for part in self.beside:
             part.stop()
 
     def run(self) -> None:
-        threads = [threading.Thread(target=consumer.run, name=consumer.reads.group, daemon=True) for consumer in self.consumers]
+        threads: list[Any] = [threading.Thread(target=consumer.run, name=consumer.reads.group, daemon=True) for consumer in self.consumers]
         threads += self.beside
         for thread in threads:
             thread.start()

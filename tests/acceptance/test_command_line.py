@@ -167,3 +167,45 @@ def test_the_api_answers_problems_with_stable_codes(client: object) -> None:
     assert http.get("/nowhere").content_type == "application/problem+json"  # type: ignore[attr-defined]
     health = http.get("/health").get_json()  # type: ignore[attr-defined]
     assert health["components"]["database"]["status"] == "healthy"
+
+
+def test_events_triggers_and_webhooks_from_the_shell(running: Stack, tmp_path: Path) -> None:
+    file = tmp_path / "triggers.yaml"
+    file.write_text("triggers:\n  - {name: shell, on: shell.said, start: sequence}\n  - {name: broken, on: shell.broke, start: nobody}\n")
+    assert cli(running, "triggers", "put", str(file)).stdout == "put shell, broken\n"
+    file.write_text("triggers:\n  - {name: shell, on: [], start: sequence, oops: 1}\n")
+    wrong = cli(running, "triggers", "put", str(file))
+    assert wrong.returncode == 2
+    assert "/0/oops" in wrong.stderr
+    file.write_text("triggers: [\n")
+    assert "triggers.yaml:2" in cli(running, "triggers", "put", str(file)).stderr
+    assert "shell.said" in cli(running, "triggers").stdout
+
+    sent = cli(running, "events", "send", "shell.said", "-d", '{"n": 1}', "--id", "one").stdout
+    assert "is taken" in sent
+    assert "was here before" in cli(running, "events", "send", "shell.said", "-d", '{"n": 1}', "--id", "one").stdout
+    number = sent.split()[1]
+    shown = cli(running, "events", "show", number).stdout
+    assert "shell.said" in shown
+    assert "start" in shown
+    assert [one["type"] for one in json.loads(cli(running, "events", "ls", "--type", "shell.*", "--json").stdout)] == ["shell.said"]
+    assert f"replayed 1: {number}" in cli(running, "events", "replay", number).stdout
+    assert cli(running, "events", "show", "999999").returncode == 3
+    assert "name events" in cli(running, "events", "replay").stderr
+
+    broken = cli(running, "events", "send", "shell.broke", EVENT_RETRY_ATTEMPTS="1").stdout
+    assert "is dead" in broken
+    assert "nobody" in cli(running, "events", "ls", "--state", "dead").stdout
+    assert broken.split()[1] in cli(running, "events", "discard", "--state", "dead").stdout
+
+    assert cli(running, "triggers", "disable", "shell").stdout == "disabled shell\n"
+    assert cli(running, "triggers", "delete", "broken").returncode == 0
+    assert cli(running, "triggers", "delete", "broken").returncode == 3
+    assert cli(running, "webhooks", "put", "h", "http://127.0.0.1:9", "--secret", "s", "--type", "nothing").stdout == "put h\n"
+    assert "127.0.0.1:9" in cli(running, "webhooks").stdout
+    assert cli(running, "webhooks", "delete", "h").returncode == 0
+    assert cli(running, "proxies").stdout.startswith("no proxies")
+    folder = {"CERTIFICATES_DIR": str(tmp_path / "certificates")}
+    assert "issued a.example.com" in cli(running, "certificates", "issue", "a.example.com", "--quiet", **folder).stdout
+    assert "a.example.com" in cli(running, "certificates", **folder).stdout
+    assert "renewed a.example.com" in cli(running, "certificates", "renew", "a.example.com", **folder).stdout

@@ -142,6 +142,33 @@ def test_tls_is_told_apart_by_name_swapped_live_and_refused_without_a_certificat
         serial(plane.https_port, "t.example")
 
 
+def test_answers_pass_unchanged_whatever_they_are(plane: Plane, origin: Origin) -> None:
+    plane.driver.apply(Proxy(hostname="w.example", target=origin.url))
+    with httpx.Client(base_url=f"http://127.0.0.1:{plane.http_port}", headers={"host": "w.example"}, trust_env=False) as client:
+        assert client.head("/x").status_code == 200
+        assert client.get("/status/204").status_code == 204
+        assert client.get("/status/304").status_code == 304
+        moved = client.get("/status/302")
+        assert (moved.status_code, moved.headers["location"]) == (302, "/elsewhere")
+        several = client.get("/cookies")
+        assert [value for key, value in several.headers.multi_items() if key == "set-cookie"] == ["a=1", "b=2"]
+        zipped = client.get("/zipped", headers={"accept-encoding": "gzip"})
+        assert (zipped.headers["content-encoding"], zipped.text) == ("gzip", "x" * 10_000)
+        chunked = client.post("/", content=(b"y" * 1000 for _ in range(50)))
+        assert chunked.json()["bytes"] == 50_000
+        assert (
+            client.get("/", headers={"connection": "x-secret", "x-secret": "1", "x-forwarded-for": "6.6.6.6"})
+            .json()["headers"]
+            .get("x-secret")
+            is None
+        )
+        assert client.delete("/thing").json()["method"] == "DELETE"
+        assert client.get("/status/500").status_code == 500
+    with pytest.raises(httpx.HTTPError):
+        plane.get("w.example", "/cut")
+    plane.driver.remove("w.example", 0)
+
+
 def test_streams_pass_as_they_come_and_websockets_both_ways(plane: Plane, origin: Origin) -> None:
     plane.driver.apply(Proxy(hostname="s.example", target=origin.url))
     arrived: list[float] = []

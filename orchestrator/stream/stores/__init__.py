@@ -10,7 +10,7 @@ by another when it falls silent. All entries are mappings of text to text, all i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -120,3 +120,18 @@ def withdraw(settings: Settings, stream: str, failure_id: str) -> None:
         store.withdraw(stream, failure_id)
     finally:
         store.close()
+
+
+def publisher(settings: Settings) -> Callable[[str, dict[str, str]], str] | None:
+    """How to publish where streams are not in Redis; None where they are."""
+    if settings.eventstore_type == "redis":
+        return None
+
+    def publish(stream: str, fields: dict[str, str]) -> str:
+        store = open_store(settings)
+        try:
+            return store.publish(stream, fields, settings.source_stream_length)
+        finally:
+            store.close()
+
+    return publish

@@ -41,6 +41,8 @@ NAME_FOR_S = 10.0
 LOOK_AT_OPEN_S = 0.1
 MOST_AT_ONCE = 50
 REMEMBERED = 50_000
+# Ids of entries are milliseconds in Redis, and small numbers elsewhere.
+FIRST_MOMENT = 1_000_000_000.0
 # Entries that the orchestrator itself wrote: there is nothing to be learnt from them.
 OWN_SOURCES = frozenset({"orchestrator", "worker-service"})
 
@@ -136,7 +138,11 @@ class Consumer:
             if not self.open and not self.reads.name and self.reads.prefix == "worker":
                 for stream in self.streams:
                     self.store.dismiss(stream, self.group, self.name)
-            self.runtime.database.patiently(lambda c: streams.forget_name(c, self._role(self.name), self._token))
+            # What is left over is taken over as soon as the name is seen to be nobody's.
+            role, has_more = self._role(self.name), bool(self.open)
+            self.runtime.database.patiently(
+                lambda c: streams.lease_name(c, role, self._token, 0.0) if has_more else streams.forget_name(c, role, self._token)
+            )
             self._write_info()
         except (StoreAway, NoGroup, *BROKEN) as error:
             logger.warning("ended without a last word: %s", str(error).split("\n", 1)[0])
@@ -322,11 +328,17 @@ class Consumer:
                 logger.warning("entry %s of %s is put aside: it %s", entry_id, stream, reason)
                 own.append(_poisoned(stream, entry_id, fields, tenant, str(reason)))
                 continue
-            if envelope["source"] in OWN_SOURCES:
+            if envelope["source"] in OWN_SOURCES or self._is_forgotten(entry_id):
                 skipped.append(entry_id)
             else:
                 own.append(Arrival(envelope, tenant, intake.order_key(envelope, tenant), stream, entry_id))
         return own, skipped
+
+    def _is_forgotten(self, entry_id: str) -> bool:
+        """Older than events are kept: whether it had its effect, nobody knows any more. A group that is made again begins
+        at the beginning of its stream, and what is known there has no effect twice; this would."""
+        written = order(entry_id)[0] / 1000
+        return FIRST_MOMENT < written < time.time() - self.settings.event_retention_s
 
     def _help(self, stream: str, own: Sequence[Arrival], last: str) -> list[Arrival]:
         """Entries before ours, of the same keys, that others hold."""

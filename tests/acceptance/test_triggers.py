@@ -269,6 +269,21 @@ def test_what_a_consumer_read_and_could_not_handle_comes_before_anything_new(alo
     assert store.backlog("s", "g").pending == 0
 
 
+def test_entries_that_are_older_than_events_are_kept_have_no_effect(alone: Stack) -> None:
+    """A group that was destroyed begins again at the beginning, where nobody remembers whether they had one."""
+    alone.runner.put_trigger({"name": "o", "on": "t", "start": "numbered"})
+    store = MemoryStore()
+    store.join("s", "g")
+    old = int((time.time() - 31 * 86400) * 1000)
+    for entry_id, n in ((f"{old}-0", 1), (f"{int(time.time() * 1000)}-0", 2)):
+        store._streams["s"][entry_id] = {"type": "t", "data": f'{{"n": {n}}}'}
+    consumer = Consumer(alone.runner.runtime, Reads("g", ("s",), name="c"), lambda: store)
+    consumer.state = None
+    consumer.turn()
+    assert inputs(alone) == [2]
+    assert store.backlog("s", "g").pending == 0
+
+
 # ── races ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

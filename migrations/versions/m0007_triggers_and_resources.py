@@ -134,6 +134,7 @@ create table stream_pending (
     primary key (stream, name, id)
 );
 
+create index resource_moves_at on resource_moves (at);
 create index resource_moves_of on resource_moves (tenant, kind, name, id);
 create unique index resource_moves_once on resource_moves (by_instance, by_step) where by_instance is not null;
 """

@@ -25,7 +25,7 @@ from orchestrator.engine import effects, interrupt, limits, scheduling
 from orchestrator.engine.admission import settle
 from orchestrator.engine.broker import depth
 from orchestrator.engine.runtime import Runtime
-from orchestrator.store import admission, events, leases, partitions, timers, workers
+from orchestrator.store import admission, events, leases, partitions, resources, timers, workers
 from orchestrator.store.branches import Published
 from orchestrator.store.connection import BROKEN, Connection
 from orchestrator.telemetry import metrics, scrape
@@ -266,6 +266,8 @@ class Maintenance(threading.Thread):
         WorkflowRunner(self.runtime).cleanup()
         c = self.runtime.database.connection()
         while events.forget(c, self.settings.event_retention_s, 1000) == 1000:
+            pass
+        while resources.forget(c, self.settings.retention_s) == 10_000:
             pass
         for name in (*partitions.make_ahead(c), *partitions.drop_spent(c)):
             logger.info("partition %s was made or dropped", name)

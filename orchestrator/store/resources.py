@@ -183,3 +183,14 @@ def queue(c: Connection, kind: str, name: str, tenant: str, by: str) -> None:
     held = find(c, kind, name, tenant, lock=True)
     if held is None or held.state in ("DELETED", "FAILED"):
         move(c, kind, name, "PENDING", tenant=tenant, by=(by, "queued"), doing=by, anew=True)
+
+
+def forget(c: Connection, older_than_s: float, limit: int = 10_000) -> int:
+    """The end of retention: moves that are long past, and resources that were deleted long ago."""
+    rows = c.execute(
+        "delete from resource_moves where id in (select id from resource_moves where at < now() - make_interval(secs => %s)"
+        " order by id limit %s) returning id",
+        (older_than_s, limit),
+    ).fetchall()
+    c.execute("delete from resources where state = 'DELETED' and changed_at < now() - make_interval(secs => %s)", (older_than_s,))
+    return len(rows)

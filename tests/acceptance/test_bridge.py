@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -162,3 +164,50 @@ def test_whatever_stands_in_an_entry_is_an_event_or_poison(fields: dict[str, str
 def test_nesting_without_end_is_poison() -> None:
     with pytest.raises(Poison):
         envelope_of(STREAM, "1-0", {"type": "t", "data": "[" * 100_000})
+
+
+def test_two_consumers_by_name_share_the_events(stack: Stack) -> None:
+    stack.worker()
+    stack.runner.put_trigger({"name": "n", "on": "t", "start": "numbered"})
+    with bridge(stack, CONSUMER_NAME="orchestrator-1"), bridge(stack, CONSUMER_NAME="orchestrator-2"):
+        for n in range(100):
+            stack.redis.xadd(STREAM, {"type": "t", "data": json.dumps({"n": n})})
+            time.sleep(0.003)
+        until(lambda: stack.sql("select count(*) from ledger") == [(100,)], 30)
+        assert sorted(c["name"] for c in stack.redis.xinfo_consumers(STREAM, "workflow-group")) == ["orchestrator-1", "orchestrator-2"]
+
+        def counts() -> list[int]:
+            info = stack.redis.hgetall("workflow:consumer:info")
+            return [int(info.get(f"processed:orchestrator-{n}", 0)) for n in (1, 2)]
+
+        until(lambda: sum(counts()) == 100, 10)
+        assert min(counts()) > 0
+
+
+def test_an_event_stays_pending_while_its_workflow_works_and_a_bridge_that_ends_waits_for_it(stack: Stack) -> None:
+    stack.worker()
+    stack.runner.put_trigger({"name": "n", "on": "t", "start": "numbered", "acknowledge": "ended"})
+    with bridge(stack) as process:
+        stack.redis.xadd(STREAM, {"type": "t", "data": json.dumps({"n": 1, "pause": 3})})
+        until(lambda: stack.redis.xpending(STREAM, "workflow-group")["pending"] == 1, 10)
+        time.sleep(1)
+        assert stack.redis.xpending(STREAM, "workflow-group")["pending"] == 1
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert time.monotonic() - begun > 1
+    assert stack.redis.xpending(STREAM, "workflow-group")["pending"] == 0
+    assert stack.sql("select what from ledger") == [("1",)]
+
+
+def test_a_bridge_that_is_killed_while_an_event_works_is_followed_by_another(stack: Stack) -> None:
+    stack.worker()
+    stack.runner.put_trigger({"name": "n", "on": "t", "start": "numbered", "acknowledge": "ended"})
+    with bridge(stack):
+        stack.redis.xadd(STREAM, {"type": "t", "data": json.dumps({"n": 1, "pause": 2})})
+        until(lambda: stack.redis.xpending(STREAM, "workflow-group")["pending"] == 1, 10)
+    # It was killed with the entry pending; its name is free, and so is what it had read.
+    with bridge(stack):
+        until(lambda: stack.redis.xpending(STREAM, "workflow-group")["pending"] == 0, 15)
+    assert stack.sql("select what from ledger") == [("1",)]
+    assert stack.sql("select state from events where type = 't'") == [("taken",)]

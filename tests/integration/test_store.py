@@ -210,3 +210,34 @@ def test_a_broken_line_is_mended_and_the_act_repeated(database_url: str) -> None
 
     assert database.patiently(lambda c: c.execute("select 1").fetchone()) == (1,)
     database.drop()
+
+
+def test_the_moves_of_resources_are_forgotten_in_the_end_and_deleted_ones_with_them(database_url: str) -> None:
+    from orchestrator.store import resources
+
+    with psycopg.connect(database_url, autocommit=True) as c:
+        for name in ("old", "new"):
+            for to in ("PENDING", "CREATING", "ACTIVE", "DELETING", "DELETED"):
+                resources.move(c, "proxy", name, to)
+        with pytest.raises(ValueError, match="DELETED"):
+            resources.move(c, "proxy", "new", "UPDATING")
+        c.execute("update resource_moves set at = now() - interval '2 days' where name = 'old'")
+        c.execute("update resources set changed_at = now() - interval '2 days' where name = 'old'")
+        assert resources.forget(c, 86400.0) == 5
+        assert [one.name for one in resources.all_resources(c)] == ["new"]
+        assert [move["to"] for move in resources.moves(c, "proxy", "new")] == ["PENDING", "CREATING", "ACTIVE", "DELETING", "DELETED"]
+
+
+def test_events_are_forgotten_when_they_are_done_with_and_old(database_url: str) -> None:
+    from orchestrator.store import events
+    from orchestrator.store.events import Arrival
+
+    with psycopg.connect(database_url, autocommit=True) as c:
+        arrivals = [
+            Arrival({"id": str(n), "source": "s", "type": "t"}, state=state) for n, state in enumerate(("taken", "held", "working", "dead"))
+        ]
+        events.keep_all(c, arrivals)
+        assert events.forget(c, 3600.0, 10) == 0
+        c.execute("update events set at = now() - interval '2 hours'")
+        assert events.forget(c, 3600.0, 10) == 1
+        assert sorted(row[0] for row in c.execute("select state from events").fetchall()) == ["dead", "held", "working"]

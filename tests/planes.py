@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -153,8 +154,6 @@ def gateway(folder: Path, **variables: str) -> Iterator[Plane]:
         "GATEWAY_STATE": str(folder / "gateway.json"),
         "DATA_PLANE": "gateway",
     }
-    import os
-
     log = (folder / "gateway.log").open("ab")
     process = subprocess.Popen(
         [sys.executable, "-m", "orchestrator.cli", "gateway"],
@@ -172,6 +171,12 @@ def gateway(folder: Path, **variables: str) -> Iterator[Plane]:
         process.kill()
         process.wait()
         log.close()
+
+
+def own_ports() -> dict[str, str]:
+    """Ranges in which proxies of this run get their ports: two runs on one machine do not meet."""
+    number = os.getpid() % 100
+    return {"PROXY_HTTP_PORTS": str(12_000 + 80 * number), "PROXY_HTTPS_PORTS": str(20_000 + 80 * number)}
 
 
 def _answers(driver: DataPlane) -> bool:

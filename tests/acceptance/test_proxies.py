@@ -25,7 +25,7 @@ from orchestrator.proxies.reconcile import reconcile
 from orchestrator.proxies.registry import Proxies
 from tests.conftest import fresh_database
 from tests.contracts.test_data_planes import https, is_open, serial
-from tests.planes import Origin, Plane, gateway
+from tests.planes import Origin, Plane, gateway, own_ports
 from tests.stack import Stack, until
 
 STREAM, GROUP = "events:workflow", "workflow-group"
@@ -103,10 +103,9 @@ def site(postgres: Postgres, redis_server: Redis, tmp_path_factory: pytest.TempP
         stack = Stack(fresh_database(postgres), redis_server, folder, workflows="workflows")
         stack.environment.update(
             plane.environment
+            | own_ports()
             | {
                 "CERTIFICATES_DIR": str(folder / "certificates"),
-                "PROXY_HTTP_PORTS": "21000",
-                "PROXY_HTTPS_PORTS": "22000",
                 "PROXY_DRAIN": "10s",
                 "WORKER_STREAM_BLOCK": "200ms",
                 "QUEUE_GRACE": "3",
@@ -307,7 +306,8 @@ def test_a_port_that_is_taken_is_passed_over(site: Site) -> None:
     import socket
 
     used = {port for one in site.proxies.all() for port in (one.data.get("ports") or {}).values()}
-    lowest = next(port for port in range(21000, 22000) if port not in used)
+    first = int(own_ports()["PROXY_HTTP_PORTS"])
+    lowest = next(port for port in range(first, first + 80) if port not in used)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", lowest))
         taken.listen()

@@ -22,7 +22,7 @@ from tests.acceptance.test_proxies import Site, bridge
 from tests.chaos.crowd import LONG, QUICK, report, trouble
 from tests.conftest import fresh_database
 from tests.contracts.test_data_planes import is_open, serial
-from tests.planes import Origin, gateway
+from tests.planes import Origin, gateway, own_ports
 from tests.stack import Stack, until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900 if LONG else 240)]
@@ -35,11 +35,10 @@ def site(postgres: Postgres, redis_server: Redis, tmp_path: Path) -> Iterator[Si
         stack = Stack(fresh_database(postgres), redis_server, tmp_path, workflows="workflows")
         stack.environment.update(
             plane.environment
+            | own_ports()
             | QUICK
             | {
                 "CERTIFICATES_DIR": str(tmp_path / "certificates"),
-                "PROXY_HTTP_PORTS": "25000",
-                "PROXY_HTTPS_PORTS": "26000",
                 "PROXY_DRAIN": "5s",
                 "WORKER_STREAM_BLOCK": "200ms",
                 "TRIGGER_QUEUE": "",
@@ -151,7 +150,7 @@ def test_lives_of_proxies_leave_nothing_behind(site: Site) -> None:
     assert keys == [f"workflow:state:{name}"]
     assert site.proxies.find(name).data == {}
     assert site.plane.driver.hostnames() == []
-    assert not any(is_open(port) for port in (25000, 26000))
+    assert not any(is_open(int(port)) for port in own_ports().values())
     assert json.loads((site.stack.folder / "gateway.json").read_text()) == {"hosts": [], "certificates": {}}
     most: Any = max(grown.values(), key=lambda one: one[1])
     report("lives of proxies", lives=lives[0], descriptors=max(d for d, _ in grown.values()), memory_mb=most[1])

@@ -236,6 +236,8 @@ class WorkflowRunner:
         self, instance_id: str, step: str | None = None, *, id: str | None = None, actor: str = "anonymous", source: str = "api"
     ) -> list[str]:
         """End waits before their time: that of a step (its name or position), or all; gives their positions."""
+        if id is not None and self.database.patiently(lambda c: events.is_signalled(c, instance_id, id)):
+            return []
         waiting = [
             node.position
             for node in self.show(instance_id).waiting()

@@ -347,6 +347,12 @@ def had_no_effect(c: Connection, type: str, key: str) -> bool:
     return row is not None
 
 
+def is_signalled(c: Connection, instance_id: str, event_id: str) -> bool:
+    return (
+        c.execute("select 1 from events where instance_id = %s and event_id = %s limit 1", (instance_id, event_id)).fetchone() is not None
+    )
+
+
 def names_position(c: Connection, instance_id: str, type: str, position: str) -> bool:
     """Whether a signal of this type to the instance names a position among its `positions`."""
     row = c.execute(
@@ -368,7 +374,9 @@ def count_by_state(c: Connection) -> dict[str, int]:
 
 def duplicates(c: Connection) -> int:
     """Triggers that had more than one effect for an event and replay: none, because the key forbids it."""
-    row = c.execute("select count(*) from (select 1 from effects group by event_id, trigger, replay having count(*) > 1) d").fetchone()
+    row = c.execute(
+        "select count(*) from (select 1 from effects where at > now() - interval '1 day' group by event_id, trigger, replay having count(*) > 1) d"
+    ).fetchone()
     return int(row[0]) if row else 0
 
 

@@ -41,6 +41,7 @@ NAME_FOR_S = 10.0
 LOOK_AT_OPEN_S = 0.1
 MOST_AT_ONCE = 50
 REMEMBERED = 50_000
+HEAVIEST_BYTES = 8 * 1024 * 1024
 # Ids of entries are milliseconds in Redis, and small numbers elsewhere.
 FIRST_MOMENT = 1_000_000_000.0
 # Entries that the orchestrator itself wrote: there is nothing to be learnt from them.
@@ -177,6 +178,9 @@ class Consumer:
                 self._size = min(self._size * 2, self.settings.stream_batch * MOST_AT_ONCE, max(self.settings.event_batch_size, 1))
             elif most:
                 self._size = max(self.settings.stream_batch, self._size // 2)
+            if self._size > 1 and sum(_weight(entry) for _, entries in found for entry in entries) > HEAVIEST_BYTES:
+                # Memory is bounded by what entries weigh, not by their number.
+                self._size = max(1, self._size // 4)
             for stream, entries in found:
                 handled += self.handle(stream, entries)
             if not self.streams:
@@ -292,10 +296,17 @@ class Consumer:
 
     def handle(self, stream: str, entries: Sequence[Entry]) -> int:
         """Take a batch in, in its order; acknowledge what is done with."""
-        most = max(1, self.settings.event_batch_size)
-        for start in range(0, len(entries), most):
-            if part := entries[start : start + most]:
+        part: list[Entry] = []
+        weight = 0
+        for entry in entries:
+            size = _weight(entry)
+            if part and (len(part) >= max(1, self.settings.event_batch_size) or weight + size > HEAVIEST_BYTES):
                 self._handle(stream, part)
+                part, weight = [], 0
+            part.append(entry)
+            weight += size
+        if part:
+            self._handle(stream, part)
         return len(entries)
 
     def _handle(self, stream: str, entries: Sequence[Entry]) -> None:
@@ -434,6 +445,10 @@ class Consumer:
             }
             self.state.consumer_info(self.name, about, self.counts.processed, self.counts.errors, running=not self._stopping.is_set())
             self.state.rebuild_when_lost(self.runtime.database)
+
+
+def _weight(entry: Entry) -> int:
+    return sum(len(key) + len(value) for key, value in entry[1].items())
 
 
 def _is_dead(owner: str, host: str) -> bool:

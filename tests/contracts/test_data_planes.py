@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -21,14 +20,14 @@ from cryptography import x509
 from orchestrator.dev.ports import any_free
 from orchestrator.proxies.certificates import CertificateStore
 from orchestrator.proxies.plane import PortTaken, Proxy, RefusedByPlane, Route
-from tests.planes import CADDY, Origin, Plane, caddy, gateway
+from tests.planes import Origin, Plane, caddy, caddy_program, caddy_version, gateway
 from tests.stack import until
 
-VERSION = subprocess.run([CADDY, "version"], capture_output=True, text=True, check=True).stdout if CADDY else ""
 
-
-@pytest.fixture(scope="module", params=["gateway", pytest.param("caddy", marks=pytest.mark.skipif(CADDY is None, reason="no caddy here"))])
+@pytest.fixture(scope="module", params=["gateway", "caddy"])
 def plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    if request.param == "caddy" and caddy_program() is None:
+        pytest.skip("no caddy here, and no package of it")
     folder = tmp_path_factory.mktemp(request.param)
     with gateway(folder) if request.param == "gateway" else caddy(folder) as made:
         yield made
@@ -194,7 +193,7 @@ def test_streams_pass_as_they_come_and_websockets_both_ways(plane: Plane, origin
 
 
 def test_what_is_under_way_ends_when_a_hostname_goes(plane: Plane, origin: Origin) -> None:
-    if plane.kind == "caddy" and VERSION.startswith(("v2.6", "2.6")):
+    if plane.kind == "caddy" and caddy_version().startswith("2.6"):
         pytest.skip("Caddy 2.6 cuts requests to targets that are under way at every change of its configuration")
     own = any_free()
     plane.driver.apply(Proxy(hostname="d.example", target=origin.url, http_port=own))
@@ -223,7 +222,7 @@ def test_a_port_that_another_program_has_is_told_and_nothing_is_changed(plane: P
 
 def test_others_are_not_disturbed_by_changes(plane: Plane, origin: Origin, store: CertificateStore) -> None:
     """While hostnames come, get certificates, and go."""
-    if plane.kind == "caddy" and VERSION.startswith(("v2.6", "2.6")):
+    if plane.kind == "caddy" and caddy_version().startswith("2.6"):
         pytest.skip("Caddy 2.6 hands its listeners over at every change, and resets connections that are just being accepted")
     plane.driver.apply(Proxy(hostname="steady.example", target=origin.url))
     stop = threading.Event()

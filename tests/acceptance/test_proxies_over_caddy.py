@@ -1,0 +1,50 @@
+"""The same life of a proxy, over the other data plane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.dev.servers import Postgres, Redis
+from orchestrator.engine import starts
+from tests.acceptance.test_proxies import Site, bridge
+from tests.conftest import fresh_database
+from tests.contracts.test_data_planes import is_open, serial
+from tests.planes import Origin, caddy, caddy_program, own_ports
+from tests.stack import Stack, until
+
+
+def test_a_whole_life_over_caddy(postgres: Postgres, redis_server: Redis, tmp_path: Path) -> None:
+    if caddy_program() is None:
+        pytest.skip("no caddy here, and no package of it")
+    starts.forget_book()
+    name = "caddy.example.com"
+    with caddy(tmp_path) as plane, Origin() as origin, Origin("second") as second:
+        stack = Stack(fresh_database(postgres), redis_server, tmp_path, workflows="workflows")
+        stack.environment.update(
+            plane.environment | own_ports() | {"CERTIFICATES_DIR": str(tmp_path / "certificates"), "PROXY_DRAIN": "2s"}
+        )
+        try:
+            stack.worker()
+            with bridge(stack, WORKER_STREAM_BLOCK="200ms"):
+                site = Site(stack, plane, origin, tmp_path)
+                site.create(name)
+                site.is_(name, "ACTIVE")
+                assert plane.get(name).json()["name"] == "origin"
+                made = site.certificates.issue(name)
+                site.send("certificate_ready", name, cert_name=name)
+                until(lambda: site.mode(name) == "fully_running", 20)
+                until(lambda: serial(plane.https_port, name) == made.serial, 5)
+                renewed = site.certificates.renew(name)
+                site.send("certificate_ready", name, cert_name=name, is_renewal="true")
+                site.send("proxy_updated", name, {"changes": {"target": second.url}})
+                until(lambda: plane.get(name).json()["name"] == "second", 10)
+                until(lambda: serial(plane.https_port, name) == renewed.serial, 5)
+                ports = site.proxies.find(name).data["ports"]
+                site.send("proxy_deleted", name)
+                site.is_(name, "DELETED")
+                until(lambda: not any(is_open(port) for port in ports.values()), 10)
+                assert plane.driver.hostnames() == []
+        finally:
+            stack.stop()

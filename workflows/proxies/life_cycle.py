@@ -92,7 +92,7 @@ def finish(context: StepContext, data: dict[str, Any]) -> dict[str, Any]:
     return proxies().finish(by(context), host(data), str(data.get("mode")))
 
 
-@step(retry=THRICE, timeout="2m")
+@step(retry=THRICE, timeout="65m")  # as long as PROXY_DRAIN may be, and a little
 def drain(data: dict[str, Any]) -> None:
     proxies().clear(host(data))
 

@@ -452,10 +452,11 @@ def _weight(entry: Entry) -> int:
 
 
 def _is_dead(owner: str, host: str) -> bool:
-    """Whether the owner of a name was a process of this host that is no more."""
+    """Whether the owner of a name was a process of this host that is no more. One with this process's own number was
+    another before it, as in a container that was started again."""
     where, _, rest = owner.partition("/")
     pid = rest.partition("/")[0]
-    return where == host and pid.isdigit() and int(pid) != os.getpid() and not psutil.pid_exists(int(pid))
+    return where == host and pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid)))
 
 
 def letter_of(stream: str, entry_id: str, envelope: dict[str, Any], attempts: int, error: Any) -> dict[str, str]:

@@ -119,15 +119,20 @@ class Consumer:
             except (StoreAway, *BROKEN) as error:
                 logger.warning("waiting: %s", str(error).split("\n", 1)[0])
                 metrics.bridge_waits()
-                self._is_sure = False
+                self._doubt()
                 self.runtime.database.drop()
                 self._stopping.wait(pause)
                 pause = min(pause * 2, 2.0)
             except Exception:
                 logger.exception("a turn of the bridge failed; it goes on")
-                self._is_sure = False
+                self._doubt()
                 self._stopping.wait(1.0)
         self._finish()
+
+    def _doubt(self) -> None:
+        """A turn broke off: what it read, and what it took along, may or may not have had its effect."""
+        self._is_sure = False
+        self._keys.clear()
 
     def _finish(self) -> None:
         """What was begun is brought to its end, as long as patience lasts; what is left another takes over."""

@@ -161,6 +161,13 @@ class Plane:
     environment: dict[str, str]
 
     def get(self, hostname: str, path: str = "/", *, port: int | None = None, **options: object) -> httpx.Response:
+        if self.kind == "caddy":
+            # Its listeners are being handed over for a moment after each change.
+            with contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError):
+                return self._get(hostname, path, port, **options)
+        return self._get(hostname, path, port, **options)
+
+    def _get(self, hostname: str, path: str, port: int | None, **options: object) -> httpx.Response:
         return httpx.get(
             f"http://127.0.0.1:{port or self.http_port}{path}", headers={"host": hostname}, timeout=10, trust_env=False, **options
         )  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ TIMEOUT_S = 30.0
 MARK = "orchestrator"
 TRIES = 10
 PATIENCE = 10
+SETTLES_S = 0.15
 
 
 class CaddyPlane:
@@ -138,6 +139,8 @@ class CaddyPlane:
                 return
             answer = self._ask("POST", json=config, headers={"if-match": etag} if etag else {})
             if answer.status_code == 200:
+                # It answers a moment before it has let go of its old listeners, which still serve what was before.
+                time.sleep(SETTLES_S)
                 return
             if answer.status_code != 412:
                 raise _refusal(answer.text)

@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
 
-from api import definitions, errors, events, health, instances, metrics, proxies, triggers
+from api import (
+    breakers,
+    configs,
+    definitions,
+    errors,
+    events,
+    gate,
+    health,
+    instances,
+    metrics,
+    openapi,
+    proxies,
+    schedules,
+    security,
+    service,
+    triggers,
+)
+from orchestrator.config.settings import load
 from orchestrator.engine.runner import WorkflowRunner
 
 
@@ -22,6 +40,20 @@ def create_app(runner: WorkflowRunner | None = None) -> Flask:
     app.register_blueprint(events.blueprint)
     app.register_blueprint(events.bus)
     app.register_blueprint(triggers.blueprint)
+    app.register_blueprint(schedules.blueprint)
     app.register_blueprint(proxies.application)
     app.register_blueprint(proxies.instances)
+    app.register_blueprint(breakers.blueprint)
+    app.register_blueprint(configs.blueprint)
+    app.register_blueprint(security.blueprint)
+    app.register_blueprint(service.blueprint)
+    app.register_blueprint(openapi.blueprint)
+    gate.register(app)
+    openapi.check(app)
+    app.before_request(openapi.check_request)
+    settings = runner.runtime.settings if runner is not None else load()
+    if behind := settings.trusted_proxies:
+        # Addresses in the audit and in limits, the prefix under which links lie: as the outermost trusted proxy saw them.
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=behind, x_proto=behind, x_host=behind, x_prefix=behind)  # type: ignore[method-assign]
+    gate.check_host(settings.host, is_on=settings.auth == "on")
     return app

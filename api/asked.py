@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import datetime as dt
+from typing import Any, TypeVar
 
 from flask import request
+from pydantic import BaseModel, ValidationError
 
+from api.gate import tenant as tenant
+from api.gate import who
 from orchestrator.errors import Fault, Invalid
+from orchestrator.security.principals import EVERY_TENANT
+from orchestrator.store.definitions import Stored
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def body() -> dict[str, Any]:
@@ -18,12 +26,37 @@ def body() -> dict[str, Any]:
     return found
 
 
+def body_as(model: type[Model]) -> Model:
+    """The body as a model says it must be; every fault at once."""
+    try:
+        return model.model_validate(body(), strict=True)
+    except ValidationError as error:
+        faults = [Fault("/".join(str(part) for part in one["loc"]) or "body", one["msg"]) for one in error.errors()]
+        raise Invalid(faults, "request") from None
+
+
 def actor() -> str:
-    return request.headers.get("X-Actor", "anonymous")
+    return who().name
 
 
-def tenant() -> str:
-    return request.headers.get("X-Tenant", "default")
+def only_tenant() -> str | None:
+    """For lists: None where everything may be seen and no tenant was named."""
+    return request.headers.get("X-Tenant") if who().tenant == EVERY_TENANT else who().tenant
+
+
+def sees(stored: Stored) -> bool:
+    """Whether a definition is everybody's, or the asker's own."""
+    return who().sees_all_tenants or stored.tenant in ("default", who().tenant)
+
+
+def moment(name: str) -> str | None:
+    text = request.args.get(name)
+    if text is not None:
+        try:
+            dt.datetime.fromisoformat(text)
+        except ValueError:
+            raise Invalid([Fault(name, f"is '{text}'; a time like 2026-01-31T12:00:00Z is needed")], "request") from None
+    return text
 
 
 def by_whom() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request
 
+from api import asked
 from api.runner import runner
 from orchestrator.definition.documents import read_document
 from orchestrator.definition.validate import check
@@ -18,7 +19,7 @@ def register() -> tuple[Response, int]:
     text = request.get_data(as_text=True)
     definition = read_document(text, "request.json" if request.is_json else "request.yaml")
     check(definition, REGISTRY.knows)
-    runner().register_workflow(definition, text)
+    runner().register_workflow(definition, text, tenant=asked.tenant())
     return jsonify({"workflow": definition.name, "namespace": definition.namespace, "version": definition.version}), 201
 
 
@@ -32,5 +33,6 @@ def listing() -> Response:
             "form": "document" if stored.source else "python",
         }
         for stored in runner().workflows()
+        if asked.sees(stored)
     ]
     return jsonify({"definitions": found})

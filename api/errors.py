@@ -7,10 +7,11 @@ from typing import Any
 
 import psycopg
 import redis
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, has_request_context, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from orchestrator import errors
+from orchestrator.security.gate import Forbidden, TooMany, Unauthenticated
 
 logger = logging.getLogger("orchestrator.api")
 
@@ -20,8 +21,13 @@ STATUS: dict[type[BaseException], int] = {
     errors.IllegalMove: 409,
     errors.VersionClash: 409,
     errors.Duplicate: 409,
+    errors.Taken: 409,
+    errors.Disabled: 409,
     errors.TooLarge: 413,
     errors.Refused: 400,
+    Unauthenticated: 401,
+    Forbidden: 403,
+    TooMany: 429,
     errors.OrchestratorError: 500,
     psycopg.OperationalError: 503,
 }
@@ -30,6 +36,8 @@ STATUS: dict[type[BaseException], int] = {
 def register(app: Flask) -> None:
     app.register_error_handler(errors.OrchestratorError, _ours)
     app.register_error_handler(psycopg.OperationalError, lambda error: problem(503, "database_away", "the database does not answer"))
+    # Text that no text column holds, a moment that no calendar has: what was sent is at fault.
+    app.register_error_handler(psycopg.DataError, lambda error: problem(400, "invalid", str(error).split("\n", 1)[0]))
     app.register_error_handler(redis.RedisError, lambda error: problem(503, "redis_away", "Redis does not answer; nothing was changed"))
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unexpected)
@@ -44,6 +52,8 @@ def problem(status: int, code: str, message: str, **more: Any) -> Response:
         "error": code,
         "message": message,
         "detail": message,
+        # The scheduled-workflow service's clients look at this alone.
+        **({"success": False} if has_request_context() and request.path.startswith("/api/") else {}),
         **more,
     }
     response = jsonify(body)
@@ -59,11 +69,20 @@ def _ours(error: errors.OrchestratorError) -> Response:
         more["faults"] = [{"place": fault.place, "message": fault.message} for fault in error.faults]
     if isinstance(error, errors.IllegalMove):
         more |= {"state": error.state, "allowed": list(error.allowed)}
-    return problem(status, error.code, str(error), **more)
+    response = problem(status, error.code, str(error), **more)
+    if isinstance(error, Unauthenticated):
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, TooMany):
+        response.headers.update({**error.allowance.headers(), "Retry-After": str(error.allowance.resets_in_s)})
+    return response
 
 
 def _http(error: HTTPException) -> Response:
-    return problem(error.code or 500, (error.name or "error").lower().replace(" ", "_"), error.description or "")
+    response = problem(error.code or 500, (error.name or "error").lower().replace(" ", "_"), error.description or "")
+    for name, value in error.get_headers():
+        if name.lower() in ("allow", "retry-after", "www-authenticate"):
+            response.headers[name] = value
+    return response
 
 
 def _unexpected(error: Exception) -> Response:

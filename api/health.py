@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ from flask import Blueprint, Response, jsonify
 from api.runner import runner
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.store import queries
+from orchestrator.store.connection import dumps
 from orchestrator.stream.bridge import standing
 from orchestrator.stream.state import StateKeys
 from orchestrator.stream.stores import StoreAway
@@ -20,8 +22,33 @@ blueprint = Blueprint("health", __name__)
 _began = time.monotonic()
 
 
+@blueprint.get("/health/live")
+def live() -> Response:
+    """This process answers. Nothing else is asked: a database that is away is no reason to be started again."""
+    return jsonify({"status": "alive", "uptime_s": round(time.monotonic() - _began, 1)})
+
+
+@blueprint.get("/health/ready")
+def ready() -> Response:
+    """Requests can be served: the database answers."""
+    try:
+        runner().database.connection().execute("select 1")
+    except psycopg.Error:
+        runner().database.drop()
+        response = jsonify({"status": "not ready", "database": "unhealthy"})
+        response.status_code = 503
+        return response
+    return jsonify({"status": "ready"})
+
+
 @blueprint.get("/health")
 def health() -> Response:
+    about, code = overall()
+    return Response(dumps(about), code, content_type="application/json")
+
+
+def overall() -> tuple[dict[str, Any], int]:
+    """What is known of every component, and the status to answer with."""
     current = runner()
     components: dict[str, Any] = {}
     try:
@@ -40,16 +67,24 @@ def health() -> Response:
         components["redis"] = {"status": "unhealthy"}
     bridge = _bridge(current, components)
     is_healthy = all(component["status"] == "healthy" for component in components.values())
-    response = jsonify(
-        {
-            "status": "healthy" if is_healthy else "degraded",
-            "components": components,
-            "uptime_s": round(time.monotonic() - _began, 1),
-            **bridge,
-        }
-    )
-    response.status_code = 200 if components["database"]["status"] == "healthy" else 503
-    return response
+    about = {
+        "status": "healthy" if is_healthy else "degraded",
+        "components": components,
+        "uptime": round(time.monotonic() - _began, 1),
+        "uptime_s": round(time.monotonic() - _began, 1),
+        "timestamp": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "workflows": _registered(current) if components["database"]["status"] == "healthy" else None,
+        **bridge,
+    }
+    return about, 200 if components["database"]["status"] == "healthy" else 503
+
+
+def _registered(current: WorkflowRunner) -> int | None:
+    try:
+        return len({(one.namespace, one.name) for one in current.workflows()})
+    except psycopg.Error:
+        current.database.drop()
+        return None
 
 
 def _bridge(current: WorkflowRunner, components: dict[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import redis
 from flask import Blueprint, Response, jsonify, request
 
-from api import asked
+from api import asked, health
+from api import metrics as prometheus
+from api.described import Bulk, Cancel, Cleanup, Rerun, SkipWait
 from api.runner import runner
+from api.service import newest
+from orchestrator.definition.durations import BadDuration, seconds
+from orchestrator.errors import Fault, Invalid, NotFound
+from orchestrator.store.connection import dumps
+from orchestrator.store.definitions import Stored
 from orchestrator.store.queries import Filter
 
 blueprint = Blueprint("instances", __name__, url_prefix="/workflow")
@@ -23,6 +33,7 @@ def start(workflow: str) -> tuple[Response, int]:
         body["data"] if wrapped else body,
         idempotency_key=request.headers.get("Idempotency-Key"),
         trace_id=_trace_id(),
+        tenant=asked.tenant(),
         actor=asked.actor(),
         source="api",
         **options,
@@ -51,9 +62,10 @@ def listing() -> Response:
     wanted = Filter(
         state=tuple(request.args.getlist("state")),
         workflow=request.args.get("workflow"),
+        tenant=asked.only_tenant(),
         search=request.args.get("search"),
-        limit=min(request.args.get("limit", 100, int), 1000),
-        offset=request.args.get("offset", 0, int),
+        limit=asked.number("limit", 100, 1000),
+        offset=int(request.args.get("offset", "0")) if request.args.get("offset", "0").isdigit() else 0,
     )
     return jsonify({"instances": runner().instances(wanted)})
 
@@ -96,14 +108,134 @@ def signal(instance_id: str, name: str) -> tuple[Response, int]:
 @blueprint.post("/instance/<instance_id>/skip-wait")
 def skip_wait(instance_id: str) -> Response:
     """End waits before their time: `{step}`, or all of them."""
-    return jsonify({"instanceId": instance_id, "skipped": runner().skip_wait(instance_id, asked.body().get("step"), actor=asked.actor())})
+    return jsonify(
+        {"instanceId": instance_id, "skipped": runner().skip_wait(instance_id, asked.body_as(SkipWait).step, actor=asked.actor())}
+    )
 
 
 @blueprint.delete("/instance/<instance_id>")
 def cancel(instance_id: str) -> Response:
-    body = asked.body()
-    runner().cancel_workflow(instance_id, reason=body.get("reason"), compensate=body.get("compensate"), actor=asked.actor())
+    body = asked.body_as(Cancel)
+    runner().cancel_workflow(instance_id, reason=body.reason, compensate=body.compensate, actor=asked.actor())
     return jsonify({"instanceId": instance_id, "status": "cancelled"})
+
+
+@blueprint.post("/instance/<instance_id>/rollback")
+def rollback(instance_id: str) -> Response:
+    """Undo what was done, as a saga that failed would."""
+    runner().rollback_workflow(instance_id, actor=asked.actor())
+    return jsonify({"instanceId": instance_id, "status": "rolling_back"})
+
+
+@blueprint.post("/instance/<instance_id>/rerun")
+def rerun(instance_id: str) -> tuple[Response, int]:
+    """`{step, input}`: a new instance that goes on from a step, with what was done before it."""
+    body = asked.body_as(Rerun)
+    made = runner().rerun_workflow(instance_id, body.step, input=body.input, actor=asked.actor())
+    return jsonify({"instanceId": made, "forkedFrom": instance_id, "status": "started"}), 201
+
+
+@blueprint.get("/instance/<instance_id>/resources")
+def resources(instance_id: str) -> Response:
+    """Memory and processor of the processes that work for it now, and the room its history takes."""
+    return jsonify({"instanceId": instance_id, **runner().check_resource_usage(instance_id)})
+
+
+@blueprint.post("/instance/<instance_id>/dependencies")
+def add_dependency(instance_id: str) -> tuple[Response, int]:
+    """`{workflowId | instanceId, condition}`, before it has begun. A cycle is refused."""
+    runner().add_dependency(instance_id, asked.body(), actor=asked.actor())
+    return jsonify({"instanceId": instance_id, "status": "depends"}), 201
+
+
+@blueprint.post("/instances/<any(pause, resume, cancel, retry, rollback):verb>")
+def bulk(verb: str) -> Response:
+    """One verb for all that a filter finds: `{state, workflow, search, limit}`, which must not be empty."""
+    body = asked.body_as(Bulk)
+    if not (body.state or body.workflow or body.search):
+        raise Invalid([Fault("body", "names no filter: state, workflow or search is needed")], "request")
+    states = (body.state,) if isinstance(body.state, str) else tuple(body.state or ())
+    wanted = Filter(state=states, workflow=body.workflow, search=body.search, tenant=asked.only_tenant(), limit=body.limit or 1000)
+    return jsonify({"outcome": runner().bulk(verb, wanted, actor=asked.actor())})
+
+
+@blueprint.post("/cleanup")
+def cleanup() -> Response:
+    """`{olderThan}` as 30d, else RETENTION: histories of instances that ended before go, their records stay."""
+    given = asked.body_as(Cleanup).olderThan
+    try:
+        older_than_s = None if given is None else seconds(given)
+    except BadDuration as error:
+        raise Invalid([Fault("olderThan", str(error))], "request") from None
+    return jsonify({"cleanedUp": runner().cleanup(older_than_s)})
+
+
+@blueprint.post("/limits/enforce")
+def enforce() -> Response:
+    """Stop what is above its limits now; gives why, by instance."""
+    return jsonify({"stopped": runner().enforce_resource_limits()})
+
+
+@blueprint.get("/dead-letters")
+def dead_letters() -> Response:
+    return jsonify({"deadLetters": runner().dead_letters()})
+
+
+@blueprint.get("/workflows")
+def workflows() -> Response:
+    """Each workflow by its newest version; `?nameSpace=`, `?search=`."""
+    namespace, search = request.args.get("nameSpace"), request.args.get("search", "").lower()
+    found = [
+        _workflow(stored)
+        for stored in newest()
+        if (namespace is None or stored.namespace == namespace)
+        and (search in stored.name.lower() or search in str(stored.tree.get("title") or "").lower())
+    ]
+    return jsonify({"workflows": found, "total": len(found)})
+
+
+@blueprint.get("/workflows/<namespace>/<name>")
+def workflow(namespace: str, name: str) -> Response:
+    """One workflow, with all its versions and its schedules."""
+    versions = [one for one in runner().workflows() if (one.namespace, one.name) == (namespace, name) and asked.sees(one)]
+    if not versions:
+        raise NotFound("workflow", f"{namespace}.{name}")
+    return jsonify(
+        {
+            **_workflow(versions[0]),
+            "versions": [one.version for one in versions],
+            "definition": versions[0].tree,
+            "schedules": runner().schedules.all(asked.tenant(), name),
+        }
+    )
+
+
+def _workflow(stored: Stored) -> dict[str, Any]:
+    return {
+        "id": f"{stored.namespace}.{stored.name}@{stored.version}", "nameSpace": stored.namespace, "name": stored.name,
+        "version": stored.version, "title": stored.tree.get("title") or "", "form": "document" if stored.source else "python",
+    }  # fmt: skip
+
+
+@blueprint.get("/status")
+def status() -> Response:
+    """How the system is: components, schedules, what runs."""
+    about, code = health.overall()
+    stats = runner().get_workflow_stats() if code == 200 else {}
+    about |= {"scheduler": runner().schedules.stats(None) if code == 200 else None, "workflows": stats.get("states")}
+    try:
+        about["breakers"] = runner().runtime.breakers.all()
+    except redis.RedisError:
+        about["breakers"] = None
+    return Response(dumps(about), code, content_type="application/json")
+
+
+@blueprint.get("/metrics")
+def metrics() -> Response:
+    """As JSON; for Prometheus by `Accept: text/plain` or `?format=prometheus`."""
+    if request.args.get("format") == "prometheus" or request.accept_mimetypes.best == "text/plain":
+        return prometheus.metrics()
+    return jsonify({"lifecycle": runner().get_workflow_stats(), "scheduler": runner().schedules.stats(None)})
 
 
 @blueprint.get("/stats")

@@ -9,19 +9,18 @@ from flask import Blueprint, Response, jsonify
 
 from api import asked
 from api.runner import runner
+from orchestrator import composition
 from orchestrator.errors import Fault, Invalid, NotFound
 from orchestrator.proxies.application import Application
 from orchestrator.store import resources
 from orchestrator.store.resources import Resource
-from orchestrator.stream.stores import publisher
 
 application = Blueprint("proxies", __name__, url_prefix="/api/proxies")
 instances = Blueprint("proxy_instances", __name__, url_prefix="/workflow/proxies")
 
 
 def _application() -> Application:
-    settings = runner().runtime.settings
-    return Application.at(settings.redis_url, length=settings.source_stream_length, publish=publisher(settings))
+    return composition.application(runner().runtime.settings)
 
 
 @application.post("")

@@ -22,6 +22,7 @@ from orchestrator.engine.maintenance import MaintenanceStep, QueuesStep
 from orchestrator.engine.publish import Publisher
 from orchestrator.engine.runtime import PRIORITIES, Runtime
 from orchestrator.engine.tasks import register
+from orchestrator.schedule.mirror import Mirror
 from orchestrator.steps.registry import REGISTRY
 from orchestrator.store.connection import Database
 from orchestrator.stream.relay import Relay
@@ -107,6 +108,7 @@ register(app, runtime)
 app.steps["worker"].add(QueuesStep)
 app.steps["worker"].add(MaintenanceStep)
 MaintenanceStep.runtime_of = staticmethod(runtime)
+MaintenanceStep.mirror_of = staticmethod(lambda: Mirror(app))
 MaintenanceStep.relay_of = staticmethod(lambda held: Relay(held.settings))
 triggering.withdraw[:] = [lambda held, stream, event_id: withdraw(held.settings, stream, event_id)]
 

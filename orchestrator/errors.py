@@ -107,6 +107,24 @@ class Duplicate(Refused):
         )
 
 
+class Taken(Refused):
+    """The name is another's already."""
+
+    code = "taken"
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"{kind} '{name}' is there already; change it, or choose another name")
+
+
+class Disabled(Refused):
+    """The workflow's configuration says that nothing starts it."""
+
+    code = "disabled"
+
+    def __init__(self, workflow: str) -> None:
+        super().__init__(f"workflow '{workflow}' is disabled by its configuration (enabled: false)")
+
+
 class TooLarge(Refused):
     code = "too_large"
 

@@ -23,6 +23,11 @@ def new_instance_id() -> InstanceId:
     return InstanceId(str(uuid.UUID(int=value)))
 
 
+def id_for(text: str) -> str:
+    """The id that stands for a text: always the same for the same."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, text))
+
+
 def is_instance_id(text: str) -> bool:
     try:
         uuid.UUID(text)

@@ -9,15 +9,20 @@ import gzip
 import json
 import os
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import httpx
 from aiohttp import web
+from cryptography import x509
 
 from orchestrator.dev.ports import any_free
 from orchestrator.proxies.caddy import CaddyPlane
@@ -246,3 +251,30 @@ def caddy(folder: Path) -> Iterator[Plane]:
         process.kill()
         process.wait()
         log.close()
+
+
+def serial(port: int, hostname: str | None) -> str:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", port), 5) as raw, context.wrap_socket(raw, server_hostname=hostname) as tls:
+        der = tls.getpeercert(binary_form=True)
+        assert der is not None
+        return f"{x509.load_der_x509_certificate(der).serial_number:X}"
+
+
+def https(port: int, hostname: str, path: str = "/") -> Any:
+    async def ask() -> Any:
+        connector = aiohttp.TCPConnector(ssl=False)
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get(f"https://127.0.0.1:{port}{path}", headers={"host": hostname}, server_hostname=hostname) as answer,
+        ):
+            return answer.status, await answer.json(content_type=None)
+
+    return asyncio.run(ask())
+
+
+def is_open(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -141,6 +141,27 @@ class Stack:
             until(lambda: "ready." in log.read_text() or process.poll() is not None, 60, f"worker ready: {log}")
             assert process.poll() is None, log.read_text()
         return worker
+
+    @contextlib.contextmanager
+    def bridge(self, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+        log = self.folder / f"bridge-{len(list(self.folder.glob('bridge-*')))}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "orchestrator.cli", "bridge"], stdout=out, stderr=out, env=self.variables(**variables)
+            )
+        try:
+            until(lambda: "reads" in log.read_text() or process.poll() is not None, 30, str(log))
+            assert process.poll() is None, log.read_text()
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def cli(self, *arguments: str, input: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "orchestrator.cli", *arguments],
+            env=self.variables(**variables), input=input, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
 
     def run(self, workflow: str, input: Any = None, timeout_s: float = 30.0, **options: Any) -> dict[str, Any]:
         """Start and wait for the end."""

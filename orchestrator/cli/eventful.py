@@ -170,7 +170,7 @@ def list_triggers(as_json: bool) -> None:
 def put_triggers(files: tuple[Path, ...], tenant: str) -> None:
     """Make or change the triggers of YAML or JSON files; nothing needs a restart."""
     for file in files:
-        names = runner().put_trigger(parse(file.read_text(encoding="utf-8"), file.name), tenant=tenant, **{**by_me(), "source": "cli"})
+        names = runner().put_trigger(parse(file.read_text(encoding="utf-8"), file.name), tenant=tenant, **by_me())
         click.echo(f"put {', '.join(names)}")
 
 

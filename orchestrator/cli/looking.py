@@ -1,4 +1,4 @@
-"""Looking: workflows, ls, show, history, watch, replay, dead-letters, timers, stats, audit."""
+"""Looking: workflows, ls, show, history, watch, replay, dead-letters, timers, stats."""
 
 from __future__ import annotations
 
@@ -132,13 +132,13 @@ def history(instance_id: str, as_json: bool, with_data: bool) -> None:
         return
     for number, row in enumerate(rows, 1):
         row["n"] = number
-        row["held"] = _short(row["data"]) if with_data else ""
+        row["held"] = short(row["data"]) if with_data else ""
         row["time"] = str(row["at"])[11:23]
     columns = {"n": "#", "time": "TIME", "position": "POSITION", "kind": "FACT", "attempt": "ATTEMPT", "held": "DATA"}
     print_table(rows, columns, empty="nothing has been committed yet", cells={"attempt": lambda v: str(v) if v else ""})
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     from rich.markup import escape
 
     from orchestrator.store.connection import dumps
@@ -239,30 +239,4 @@ def usage(instance_id: str, as_json: bool) -> None:
     )
 
 
-@click.command()
-@click.argument("instance_id", required=False)
-@click.option("--limit", default=50, show_default=True)
-@as_json
-def audit(instance_id: str | None, limit: int, as_json: bool) -> None:
-    """Who did what, newest first."""
-    current = runner()
-    rows = current.audit(current.resolve_id(instance_id) if instance_id else None, limit)
-    if as_json:
-        print_json(rows)
-        return
-    for row in rows:
-        row["moved"] = f"{row['from_state'] or '·'} → {row['to_state']}" if row["to_state"] else ""
-        row["detail"] = _short(row["detail"])
-    columns = {
-        "at": "AT",
-        "actor": "ACTOR",
-        "source": "SOURCE",
-        "action": "ACTION",
-        "moved": "MOVE",
-        "instance_id": "INSTANCE",
-        "detail": "DETAIL",
-    }
-    print_table(rows, columns, empty="nothing yet", cells={"at": lambda v: str(v)[:19].replace("T", " ")})
-
-
-COMMANDS = [workflows, ls, show, history, watch, replay, dead_letters, timers, stats, usage, audit]
+COMMANDS = [workflows, ls, show, history, watch, replay, dead_letters, timers, stats, usage]

@@ -7,25 +7,24 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
+from orchestrator import composition
 from orchestrator.app import runtime, settings
 from orchestrator.cli.console import as_json, out, print_json, print_table
 from orchestrator.proxies.application import Application
 from orchestrator.proxies.certificates import LASTS_DAYS, RENEW_BEFORE_DAYS
 from orchestrator.proxies.reconcile import Reconciler
 from orchestrator.proxies.reconcile import reconcile as reconcile_now
-from orchestrator.proxies.registry import Proxies, certificates_of, plane_of
-from orchestrator.stream.stores import publisher
+from orchestrator.proxies.registry import Proxies, certificates_of
 
 COLOURS = {"ACTIVE": "green", "FAILED": "red", "DELETED": "dim", "PENDING": "yellow"}
 
 
 def _proxies() -> Proxies:
-    held = settings()
-    return Proxies(runtime().database, plane_of(held), certificates_of(held), held)
+    return composition.proxies(runtime())
 
 
 def _application() -> Application:
-    return Application.at(settings().redis_url, length=settings().source_stream_length, publish=publisher(settings()))
+    return composition.application(settings())
 
 
 def reconciler() -> Reconciler:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import quote
 
-from dotenv import load_dotenv
+from dotenv import dotenv_values, load_dotenv
 
 from orchestrator.config.stack import running_stack
 from orchestrator.definition.durations import BadDuration, seconds
@@ -47,6 +48,13 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
         return text.strip().lower()
 
     return parse
+
+
+def _rate(text: str) -> str:
+    """As `limits` writes them: 10/minute, 5 per 30 second."""
+    if not re.fullmatch(r"\s*\d+\s*(/|per)\s*(\d+\s*)?(second|minute|hour|day)s?\s*", text):
+        raise ValueError(f"is '{text}'; write a number per time, as 10/minute")
+    return text.strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +173,7 @@ class Settings:
     health_port: int = _setting(0, "the worker's /health port; 0: none", _count)
     tracing: bool = _setting(False, "OpenTelemetry spans for instances and steps", _flag)
     port: int = _setting(5003, "the API's port", _count)
-    host: str = _setting("127.0.0.1", "the address the API listens on")
+    host: str = _setting("127.0.0.1", "where the API listens; anywhere but on loopback it needs AUTH=on")
     flower_port: int = _setting(5555, "Flower's port", _count)
     worker_concurrency: int = _setting(0, "processes of a worker; 0: one per core, at least 2", _count)
     worker_queues: tuple[str, ...] = _setting((), "queues beside the four priority classes that this worker serves", _list)
@@ -180,6 +188,21 @@ class Settings:
     run_containers: bool = _setting(False, "whether `run: container` is allowed", _flag)
     run_timeout_s: float = _setting(300.0, "a program that runs longer is killed", seconds, env="RUN_TIMEOUT_S")
     run_memory_mb: int = _setting(512, "memory of a program", _count)
+    auth: str = _setting("off", "whether the API asks who is there; off: it answers to this machine alone", _one_of("on", "off"))
+    auth_jwks: str = _setting("", "keys that sign tokens: an address, or a file; empty: API keys alone")
+    auth_issuer: str = _setting("", "the issuer that tokens must name; empty: any")
+    auth_audience: str = _setting("", "the audience that tokens must name; empty: none is asked for")
+    auth_roles_claim: str = _setting("roles", "where in a token its roles are; dots go deeper")
+    auth_tenant_claim: str = _setting("tenant", "where in a token its tenant is")
+    trusted_proxies: int = _setting(0, "proxies before the API whose X-Forwarded-* headers are believed", _count)
+    rate_limit: str = _setting("6000/minute", "requests of one principal, where AUTH is on; empty: no limit", _rate)
+    start_limit: str = _setting("", "starts of one workflow by one principal, as 10/minute; empty: no limit", _rate)
+    environment: str = _setting("development", "whose configurations hold here", _one_of("development", "staging", "production", "test"))
+    config_dir: str = _setting("config", "the folder of configurations: workflows/, schedules/, environments/<environment>/workflows/")
+    hot_reload: bool = _setting(True, "whether files of configurations and schedules are read again when they change", _flag)
+    breaker_threshold: int = _setting(5, "failures in a row that open a circuit breaker", _count)
+    breaker_recovery_s: float = _setting(60.0, "how long an open breaker leaves its target alone", seconds, env="BREAKER_RECOVERY")
+    breaker_trials: int = _setting(3, "attempts that a half-open breaker lets through at a time", _count)
     container_host: str = _setting("", "the container engine's API; empty: DOCKER_HOST, else the local socket")
     db_type: str = _setting("postgres", "where instances are kept: postgres", _one_of("postgres"))
     workflow_engine_type: str = _setting("serverless", "the engine: serverless", _one_of("serverless"))
@@ -197,6 +220,23 @@ class Settings:
 def variable(name: str) -> str:
     setting = next(f for f in fields(Settings) if f.name == name)
     return setting.metadata["env"] or name.upper().removesuffix("_S")
+
+
+def sources(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Where each setting comes from: environment, .env, the stack that runs here, or the default."""
+    given = os.environ if environ is None else environ
+    written = dotenv_values(".env") if environ is None else {}
+    stack = running_stack()
+    found: dict[str, str] = {}
+    for setting in fields(Settings):
+        name = variable(setting.name)
+        if given.get(name) and given.get(name) != written.get(name):
+            found[name] = "environment"
+        elif written.get(name):
+            found[name] = ".env"
+        else:
+            found[name] = "running stack" if stack.get(name) else "default"
+    return found
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:

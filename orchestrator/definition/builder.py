@@ -46,6 +46,7 @@ class StepLike(Protocol):
     queue: str | None
     isolate: bool
     once: bool
+    breaker: str | None
     compensation: Compensation | None
 
 
@@ -63,6 +64,7 @@ def _step(
     queue: str | None = None,
     isolate: bool = False,
     once: bool = False,
+    breaker: str | None = None,
     compensation: Compensation | None = None,
     condition: Expression | None = None,
 ) -> AnyTask:
@@ -90,6 +92,7 @@ def _step(
         queue=queue or (known.queue if known else None),
         isolate=isolate or bool(known and known.isolate),
         once=once or bool(known and known.once),
+        breaker=breaker or (known.breaker if known else None),
         compensation=compensation or (known.compensation if known else None),
         around=Around(output_as=Merge(name), condition=condition),
     )
@@ -112,7 +115,7 @@ class Flow:
     def then(self, what: Any, name: str | None = None, *, parameters: Any = None, **options: Any) -> Flow:
         """A step: a function with @step, a step type's name, a Celery task, or a task of the tree.
 
-        Options: parameters (may hold `${ jq }`), retries or retry, timeout, queue, isolate, once, compensation.
+        Options: parameters (may hold `${ jq }`), retries or retry, timeout, queue, isolate, once, breaker, compensation.
         """
         return self._add(_step(what, name, parameters, **options))
 

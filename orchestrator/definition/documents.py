@@ -112,6 +112,7 @@ _STEP_KEYS = {
     "queue",
     "isolate",
     "once",
+    "breaker",
     "compensation",
     "when",
 }
@@ -223,9 +224,17 @@ class _Reader:
             queue=step.get("queue"),
             isolate=step.get("isolate") is True,
             once=step.get("once") is True,
+            breaker=self._name_of_breaker(step, place),
             compensation=self._compensation(step.get("compensation"), place),
             around=around,
         )
+
+    def _name_of_breaker(self, step: dict[str, Any], place: str) -> str | None:
+        given = step.get("breaker")
+        if given is not None and (not isinstance(given, str) or not given):
+            self.fault(f"{place}.breaker", "names a circuit breaker: a text is needed")
+            return None
+        return given
 
     def _compensation(self, given: Any, place: str) -> Compensation | None:
         if given is None:

@@ -237,6 +237,8 @@ class Step(Task):
     queue: str | None = None
     isolate: bool = False
     once: bool = False
+    breaker: str | None = None
+    """The circuit breaker of what it calls: while that is open, the step fails at once."""
     compensation: Compensation | None = None
     literal: Any = None
     """Handed to the executor as it is: conditions that it judges by itself, as messages come."""

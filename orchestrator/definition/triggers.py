@@ -16,7 +16,6 @@ Every jq expression sees the CloudEvent as `.`; one that fails fails the event, 
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -25,12 +24,11 @@ from typing import Any, Literal
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.expressions import Expression, Jq, Template, check_jq, embedded, evaluate, is_true, sources
 from orchestrator.errors import ExpressionError, Fault, Invalid
-from orchestrator.ids import is_instance_id
+from orchestrator.ids import id_for, is_instance_id
 
-_NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
 ACTIONS = ("start", "wake", "signal", "cancel", "skip")
 _KNOWN = {
-    "name", "on", "source", "filter", *ACTIONS, "version", "input", "order", "key", "idempotency", "debounce", "throttle", "batch",
+    "name", "on", "source", "filter", *ACTIONS, "version", "input", "order", "idempotency", "debounce", "throttle", "batch",
     "acknowledge", "labels", "priority", "enabled", "description", "reason", "resource", "instance",
 }  # fmt: skip
 
@@ -101,7 +99,7 @@ class Trigger:
 
 def instance_id_of(text: str, tenant: str) -> str:
     """Ids of other systems stand for ids of ours: always the same for the same."""
-    return text if is_instance_id(text) else str(uuid.uuid5(_NAMESPACE, f"execution/{tenant}/{text}"))
+    return text if is_instance_id(text) else id_for(f"execution/{tenant}/{text}")
 
 
 def _like(text: Any, patterns: tuple[str, ...]) -> bool:
@@ -174,7 +172,7 @@ class _Reader:
         acknowledge = self.data.get("acknowledge", "started")
         if acknowledge not in ("started", "ended"):
             self.fault("acknowledge", f"is {acknowledge!r}; write started or ended")
-        order = self._jq("order") or self._jq("key")
+        order = self._jq("order")
         written = self.data.get("input")
         resource = self._resource()
         return Trigger(

@@ -28,3 +28,7 @@ def suffix(version: object) -> str:
 
 def same_version(one: object, other: object) -> bool:
     return (parse_version(one), suffix(one)) == (parse_version(other), suffix(other))
+
+
+def is_version(version: object) -> bool:
+    return _VERSION.fullmatch(str(version).strip()) is not None

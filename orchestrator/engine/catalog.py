@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import pkgutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from orchestrator.definition.tree import Definition
 from orchestrator.definition.triggers import entries_of, read_triggers
 from orchestrator.definition.validate import check
 from orchestrator.errors import Invalid, OrchestratorError
+from orchestrator.schedule.spec import read_schedules
 from orchestrator.steps.registry import REGISTRY
 
 logger = logging.getLogger("orchestrator.catalog")
@@ -60,23 +62,51 @@ def _package(name: str, *, strict: bool) -> Iterator[Discovered]:
 
 def discover_triggers(packages: Sequence[str]) -> list[tuple[str, list[dict[str, Any]]]]:
     """The files in `triggers/` folders, each with its entries. A faulty file is reported and left out whole."""
-    found: list[tuple[str, list[dict[str, Any]]]] = []
+    return [(file, entries_of(data)) for file, data in _files(packages, "triggers", read_triggers)]
+
+
+def discover_schedules(packages: Sequence[str]) -> list[tuple[str, Any]]:
+    """The files in `schedules/` folders. One that is faulty is reported, and what it held before stays."""
+    return list(_files(packages, "schedules", read_schedules))
+
+
+def _files(packages: Sequence[str], folder: str, read: Callable[[Any, str], Any]) -> Iterator[tuple[str, Any]]:
     for name in packages:
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError:
             continue
         for path in getattr(module, "__path__", ()):
-            for file in sorted(Path(path).rglob("*")):
-                if file.suffix in SUFFIXES and file.is_file() and "triggers" in file.parts:
-                    try:
-                        data = parse(file.read_text(encoding="utf-8"), file.name)
-                        read_triggers(data, file.name)
-                    except (OrchestratorError, OSError, UnicodeDecodeError) as error:
-                        logger.error("%s is left out: %s", file, error)
-                        continue
-                    found.append((f"{name}/{file.relative_to(path)}", entries_of(data)))
+            for file, data in _read_all(Path(path), folder, read):
+                yield f"{name}/{file.relative_to(path)}", data
+
+
+def folders_of(packages: Sequence[str], folder: str) -> list[Path]:
+    """The folders of that name inside packages."""
+    found: list[Path] = []
+    for name in packages:
+        with contextlib.suppress(ModuleNotFoundError):
+            module = importlib.import_module(name)
+            found += [place for path in getattr(module, "__path__", ()) for place in Path(path).rglob(folder) if place.is_dir()]
     return found
+
+
+def schedules_in(folder: Path) -> list[tuple[str, Any]]:
+    """The files of a folder that is no package."""
+    return [(f"{folder.name}/{file.relative_to(folder)}", data) for file, data in _read_all(folder, folder.name, read_schedules)]
+
+
+def _read_all(base: Path, folder: str, read: Callable[[Any, str], Any]) -> Iterator[tuple[Path, Any]]:
+    for file in sorted(base.rglob("*")):
+        if file.suffix not in SUFFIXES or not file.is_file() or folder not in file.parts:
+            continue
+        try:
+            data = parse(file.read_text(encoding="utf-8"), file.name)
+            read(data, file.name)
+        except (OrchestratorError, OSError, UnicodeDecodeError) as error:
+            logger.error("%s is left out: %s", file, error)
+            continue
+        yield file, data
 
 
 def _checked(workflow: Workflow, *, strict: bool) -> Iterator[Discovered]:

@@ -4,7 +4,6 @@ repeated, and an event leaves `held` when all of its effects have happened."""
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.definition.expressions import evaluate
 from orchestrator.definition.triggers import Trigger, instance_id_of
 from orchestrator.engine.runtime import Runtime
-from orchestrator.engine.starts import Start, create, retry_delay_s, start_of, started, triggers_for, wake
+from orchestrator.engine.starts import Start, create, publish, retry_delay_s, start_of, started, triggers_for, wake
 from orchestrator.errors import IllegalMove, Invalid, NotFound, OrchestratorError, TooLarge
+from orchestrator.ids import id_for
 from orchestrator.store import events, triggers
 from orchestrator.store.branches import Published
 from orchestrator.store.connection import BROKEN, Connection
@@ -27,7 +27,6 @@ logger = logging.getLogger("orchestrator.intake")
 BATCH = 100
 # What a schema refuses today it refuses in a second, too.
 HOPELESS = (Invalid, TooLarge)
-_NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
 
 
 def work_off(runtime: Runtime, only: Sequence[int] | None = None) -> int:
@@ -75,7 +74,7 @@ def _attempt(runtime: Runtime, held: HeldEvent) -> None:
 
 
 def _failed(runtime: Runtime, held: HeldEvent, attempts: int, error: dict[str, Any], *, hopeless: bool = False) -> None:
-    delay = None if hopeless else retry_delay_s(runtime, attempts, str(held.envelope.get("source", "")).removeprefix("redis:"))
+    delay = None if hopeless else retry_delay_s(runtime, attempts, held.stream)
     runtime.database.patiently(lambda c: events.failed(c, held.number, attempts, error, delay))
     logger.warning("event %d (%s) failed: %s", held.number, held.envelope.get("type"), error["message"])
 
@@ -123,16 +122,14 @@ def _perform(runtime: Runtime, held: HeldEvent, trigger: Trigger) -> tuple[Trigg
 def _begin(runtime: Runtime, held: HeldEvent, trigger: Trigger) -> Effect:
     start = start_of(runtime, trigger, held.envelope, held.tenant, _id(held, trigger))
 
-    def act(c: Connection) -> tuple[Effect, bool, list[Published]]:
+    def act(c: Connection) -> tuple[Effect, list[Start], list[Published]]:
         with c.transaction():
             created, admitted = create(c, runtime, [start])
             is_new = start.new.id in created
-            return started(c, held.number, start, is_new, held.replays), is_new, admitted
+            return started(c, held.number, start, is_new, held.replays), [start] if is_new else [], admitted
 
-    effect, is_new, admitted = runtime.database.patiently(act)
-    if is_new and not start.new.is_blocked:
-        runtime.publisher.plan(start.plan, start.address)
-    runtime.publisher.branches(admitted)
+    effect, begun, admitted = runtime.database.patiently(act)
+    publish(runtime, begun, admitted)
     return effect
 
 
@@ -153,7 +150,7 @@ def _derive(runtime: Runtime, held: HeldEvent, trigger: Trigger) -> dict[str, An
 
 def _id(held: HeldEvent, trigger: Trigger) -> str:
     """What one trigger makes of one event (of one replay of it) has one id."""
-    return str(uuid.uuid5(_NAMESPACE, f"event/{held.number}/{trigger.name}/{held.replays}"))
+    return id_for(f"event/{held.number}/{trigger.name}/{held.replays}")
 
 
 def _instances(held: HeldEvent, trigger: Trigger) -> list[str]:
@@ -196,11 +193,8 @@ def fire_windows(runtime: Runtime) -> int:
     """Start what windows have gathered, now that they are over; gives how many were closed."""
     closed = 0
     while True:
-        found, starts, admitted = runtime.database.patiently(lambda c: _fire_some(c, runtime))
-        for start in starts:
-            if not start.new.is_blocked:
-                runtime.publisher.plan(start.plan, start.address)
-        runtime.publisher.branches(admitted)
+        found, begun, admitted = runtime.database.patiently(lambda c: _fire_some(c, runtime))
+        publish(runtime, begun, admitted)
         closed += found
         if found < BATCH:
             return closed
@@ -249,7 +243,7 @@ def _starts_of_window(c: Connection, runtime: Runtime, trigger: Trigger, window:
         if not gathered:
             continue
         inputs = [evaluate(trigger.input, envelope, {}) for envelope in gathered]
-        instance_id = str(uuid.uuid5(_NAMESPACE, f"window/{window.id}/{first}"))
+        instance_id = id_for(f"window/{window.id}/{first}")
         given = inputs[-1] if trigger.window.kind == "debounce" else inputs
         starts.append((start_of(runtime, trigger, gathered[-1], window.tenant, instance_id, given), numbers))
     return starts

@@ -21,7 +21,7 @@ import psycopg
 
 from orchestrator.engine.effects import HOPELESS, work_off
 from orchestrator.engine.runtime import Runtime
-from orchestrator.engine.starts import Start, create, retry_delay_s, start_of, started, triggers_for, wake
+from orchestrator.engine.starts import Start, create, publish, retry_delay_s, start_of, started, triggers_for, wake
 from orchestrator.errors import Fault, Invalid, OrchestratorError
 from orchestrator.store import events, outbox
 from orchestrator.store.branches import Published
@@ -30,6 +30,8 @@ from orchestrator.store.events import Arrival
 
 logger = logging.getLogger("orchestrator.intake")
 
+# No JSON that Postgres takes: an infinite number, half of a character, nesting without end; or a fault of ours.
+UNFIT = (psycopg.Error, ValueError, TypeError, RecursionError)
 _ORDERED_BY = ("partitionkey", "hostname", "executionid", "workflowid", "subject")
 
 
@@ -57,10 +59,10 @@ def take(runtime: Runtime, arrivals: Sequence[Arrival]) -> None:
             arrival.key = order_key(arrival.envelope, arrival.tenant)
         _plan(runtime, arrival)
     try:
-        starts, admitted, slow = runtime.database.patiently(lambda c: _commit(c, runtime, arrivals))
+        begun, admitted, slow = runtime.database.patiently(lambda c: _commit(c, runtime, arrivals))
     except BROKEN:
         raise
-    except (psycopg.Error, ValueError, TypeError, RecursionError) as error:
+    except UNFIT as error:
         # Something in it cannot be stored, or a fault of ours: the others shall not wait for it.
         if len(arrivals) > 1:
             logger.warning("a batch of %d is taken one by one: %s", len(arrivals), str(error).split("\n", 1)[0])
@@ -69,10 +71,7 @@ def take(runtime: Runtime, arrivals: Sequence[Arrival]) -> None:
             return
         _keep_unusable(runtime, arrivals[0], error)
         return
-    for start in starts:
-        if not start.new.is_blocked:
-            runtime.publisher.plan(start.plan, start.address)
-    runtime.publisher.branches(admitted)
+    publish(runtime, begun, admitted)
     wake(runtime, arrivals)
     if slow:
         work_off(runtime, slow)
@@ -89,7 +88,7 @@ def _keep_unusable(runtime: Runtime, arrival: Arrival, error: Exception) -> None
         runtime.database.patiently(lambda c: _commit(c, runtime, [arrival]))
     except BROKEN:
         raise
-    except (psycopg.Error, ValueError, TypeError, RecursionError):
+    except UNFIT:
         arrival.envelope = {
             "specversion": "1.0",
             "id": str(arrival.entry or uuid.uuid4().hex),

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.definition import configured
 from orchestrator.definition.codec import from_json
 from orchestrator.definition.documents import inline
 from orchestrator.definition.expressions import evaluate
 from orchestrator.definition.schemas import violations
 from orchestrator.definition.tree import Definition
+from orchestrator.definition.versions import is_version
 from orchestrator.engine import admission as admissions
+from orchestrator.engine.configuring import Configurations
 from orchestrator.engine.forking import fork_history
 from orchestrator.engine.runtime import Runtime, priority_number, queue_of
 from orchestrator.engine.undoing import undo_tree
-from orchestrator.errors import ExpressionError, Fault, IllegalMove, Invalid, NotFound, Refused
+from orchestrator.errors import Disabled, ExpressionError, Fault, IllegalMove, Invalid, NotFound, Refused
 from orchestrator.history import Fact, Kind, is_failing, numbered
 from orchestrator.ids import is_instance_id, new_instance_id
 from orchestrator.plan import remaining
@@ -26,20 +30,21 @@ from orchestrator.plan.remaining import Sequence as Planned
 from orchestrator.state import State, check_move
 from orchestrator.store import admission, branches, definitions, facts, fanouts, history, instances, outbox, retention, timers
 from orchestrator.store.branches import Held, Published
-from orchestrator.store.connection import Connection, sized
+from orchestrator.store.connection import Connection, dumps, sized
 from orchestrator.store.instances import Locked, New
 
 # Definitions found by name stay found for a moment: a burst of starts asks once.
 _FOUND_FOR_S = 1.0
-_found: dict[tuple[int, str, str | None, str | None], tuple[float, definitions.Stored]] = {}
 
 
 def find_definition(runtime: Runtime, workflow: str, version: str | None, tenant: str = "default") -> definitions.Stored:
     """By name, by `namespace.name`, by `name@version`; registered in the database or found in code."""
     name, _, suffix = workflow.partition("@")
     version = version or suffix or None
-    key = (id(runtime), name, version, tenant)
-    held = _found.get(key)
+    if version is not None and version != "latest" and not is_version(version):
+        raise Invalid([Fault("version", f"'{version[:80]}' is no version like 1, 1.2 or 1.2.3")], "start")
+    key = (name, version, tenant)
+    held = runtime.found.get(key)
     if held is not None and held[0] > time.monotonic():
         return held[1]
     stored = runtime.database.patiently(lambda c: definitions.find(c, name, version, tenant=tenant))
@@ -50,12 +55,12 @@ def find_definition(runtime: Runtime, workflow: str, version: str | None, tenant
         raise NotFound(
             "workflow", workflow if version is None else f"{name}@{version}", "`orchestrator workflows` lists what is registered"
         )
-    _found[key] = (time.monotonic() + _FOUND_FOR_S, stored)
+    runtime.found[key] = (time.monotonic() + _FOUND_FOR_S, stored)
     return stored
 
 
-def forget_found() -> None:
-    _found.clear()
+def forget_found(runtime: Runtime) -> None:
+    runtime.found.clear()
 
 
 def definition_of(runtime: Runtime, stored: definitions.Stored) -> Definition:
@@ -67,12 +72,43 @@ def definition_of(runtime: Runtime, stored: definitions.Stored) -> Definition:
     return held
 
 
+def configuration_of(runtime: Runtime, stored: definitions.Stored, tenant: str) -> dict[str, Any]:
+    """What operators set of this workflow; nothing, mostly."""
+    found = Configurations(runtime).in_force(stored.name, tenant)
+    return found if found.get("nameSpace") in (None, stored.namespace) else {}
+
+
+def under(runtime: Runtime, stored: definitions.Stored, config: dict[str, Any]) -> tuple[Definition, int]:
+    """A definition under a configuration, and the id under which instances keep it."""
+    definition = definition_of(runtime, stored)
+    changed = configured.applied(definition, config)
+    if changed == definition:
+        return definition, stored.id
+    key = (stored.id, dumps({name: value for name, value in config.items() if name != "properties"}))
+    held = runtime.variants.get(key)
+    if held is None:
+        held = runtime.variants[key] = runtime.database.patiently(lambda c: definitions.variant(c, changed))
+    return changed, held
+
+
 def prepare(
     runtime: Runtime, workflow: str, version: str | None, input: Any, options: Mapping[str, Any]
 ) -> tuple[New, Planned, Address, Definition]:
     """Everything a start needs, decided before its transaction."""
-    stored = find_definition(runtime, workflow, version, options.get("tenant") or "default")
-    definition = definition_of(runtime, stored)
+    tenant = options.get("tenant") or "default"
+    stored = find_definition(runtime, workflow, version, tenant)
+    instance_id = options.get("instance_id") or new_instance_id()
+    definition, definition_id = definition_of(runtime, stored), stored.id
+    config = configuration_of(runtime, stored, tenant)
+    if config:
+        if config.get("enabled") is False:
+            raise Disabled(stored.name)
+        if version is None and "@" not in workflow:
+            luck = int(hashlib.sha256(str(options.get("idempotency_key") or instance_id).encode()).hexdigest()[:8], 16) / 2**32
+            if (drawn := configured.chosen(config, luck)) is not None:
+                stored = find_definition(runtime, workflow, drawn, tenant)
+        definition, definition_id = under(runtime, stored, config)
+        input = configured.with_properties(config, input)
     schema = definition.do.around.input_schema
     if schema is not None:
         faults = [Fault("input", text) for text in violations(schema, input)]
@@ -86,14 +122,14 @@ def prepare(
     labels = {**metadata.get("labels", {}), **(options.get("labels") or {})}
     limit = runtime.settings.payload_limit_bytes
     new = New(
-        id=options.get("instance_id") or new_instance_id(),
-        definition_id=stored.id,
+        id=instance_id,
+        definition_id=definition_id,
         workflow=definition.name,
         version=definition.version,
         namespace=definition.namespace,
-        tenant=options.get("tenant") or "default",
+        tenant=tenant,
         input=sized("input", input, limit),
-        labels=sized("labels", labels, 65536),
+        labels=sized("labels", labels, 65536) if labels else "{}",
         metadata=sized("metadata", metadata, limit) if metadata else None,
         priority=priority,
         queue=queue_of(priority),
@@ -105,7 +141,11 @@ def prepare(
         source=options.get("source") or "api",
         actor=options.get("actor") or "anonymous",
         step_events=definition.step_events,
-        slots=[*([(options["order"], 1)] if options.get("order") else []), *_slots(runtime, definition, input)],
+        slots=[
+            *([(options["order"], 1)] if options.get("order") else []),
+            *(options.get("slots") or ()),
+            *_slots(runtime, definition, input),
+        ],
         dependencies=_dependencies([*definition.dependencies, *(options.get("dependencies") or ())]),
     )
     address = Address(new.id, "", 1, new.queue, definition.name)

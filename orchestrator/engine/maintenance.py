@@ -25,7 +25,7 @@ from orchestrator.engine import effects, interrupt, limits, scheduling
 from orchestrator.engine.admission import settle
 from orchestrator.engine.broker import depth
 from orchestrator.engine.runtime import Runtime
-from orchestrator.store import admission, events, leases, partitions, resources, timers, workers
+from orchestrator.store import admission, events, leases, partitions, resources, schedules, security, timers, workers
 from orchestrator.store.branches import Published
 from orchestrator.store.connection import BROKEN, Connection
 from orchestrator.telemetry import metrics, scrape
@@ -36,15 +36,29 @@ TICK_S = 0.25
 LOOK_AGAIN_S = (0.0, 0.5, 2.0)
 MOST_BETWEEN_PROBES_S = 5.0
 OFFICE_S = 6.0
+BEATS_GRACE_S = 0.3
+TEND_EVERY_S = 1.0
+SEAL_EVERY_S = 30.0
+SEALED_AT_ONCE = 10_000
+LOOK_AT_FILES_S = 1.0
 SWEEP_EVERY_S = 5.0
 REQUEUE_EVERY_S = 1.0
 WEIGH_EVERY_S = 60.0
 CLEAN_EVERY_S = 300.0
+SCHEDULES_KEPT_S = 90 * 86400.0
 BATCH = 500
 
 
 class RelayLike(Protocol):
     def drain(self, c: Connection) -> int: ...
+
+
+class MirrorLike(Protocol):
+    is_beating: bool
+
+    def look(self, c: Connection) -> None: ...
+
+    def sync(self, c: Connection) -> int: ...
 
 
 class Every:
@@ -73,6 +87,7 @@ class Maintenance(threading.Thread):
         *,
         concurrency: int = 0,
         queues: list[str] | None = None,
+        mirror: MirrorLike | None = None,
     ) -> None:
         super().__init__(name="maintenance", daemon=True)
         self.runtime = runtime
@@ -81,6 +96,7 @@ class Maintenance(threading.Thread):
         self.children = children
         self.concurrency = concurrency
         self.queues = queues or []
+        self.mirror = mirror
         self.is_keeper = False
         self._moved_at = time.monotonic()
         self._stop_asked = threading.Event()
@@ -93,7 +109,9 @@ class Maintenance(threading.Thread):
         self._renew, self._probe = Every(self.office_s / 3), Every(min(runtime.settings.timer_precision_s, MOST_BETWEEN_PROBES_S))
         self._sweep, self._overdue = Every(SWEEP_EVERY_S), Every(REQUEUE_EVERY_S)
         self._sign, self._clean = Every(runtime.settings.heartbeat_s), Every(CLEAN_EVERY_S)
-        self._weigh = Every(WEIGH_EVERY_S)
+        self._weigh, self._tend, self._seal = Every(WEIGH_EVERY_S), Every(TEND_EVERY_S), Every(SEAL_EVERY_S)
+        self._look = Every(LOOK_AT_FILES_S)
+        self._files: tuple[Any, ...] | None = None
         self._clean.next = time.monotonic() + CLEAN_EVERY_S
 
     # ── the thread ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -201,12 +219,12 @@ class Maintenance(threading.Thread):
             self._fire(c)
         if not due and not self._probe.is_due():
             return
-        probe = timers.probe(c, self.settings.queue_grace_s)
+        grace_s = BEATS_GRACE_S if self.mirror is not None and self.mirror.is_beating else 0.0
+        probe = timers.probe(c, self.settings.queue_grace_s, grace_s)
         self._next_timer = None if probe.next_timer is None else time.monotonic() + max(0.0, probe.next_timer - probe.now)
         if probe.has_outbox and self.relay is not None:
             self._relay(c)
-        if probe.has_schedules:
-            scheduling.fire_due(self.runtime)
+        self._schedules(c, probe, grace_s)
         if probe.has_triggers:
             scheduling.hear(self.runtime)
         if probe.has_held:
@@ -224,8 +242,34 @@ class Maintenance(threading.Thread):
                 self._unblock(c)
             self._publish("event missed", events.wake_forgotten(c, BATCH))
             limits.enforce(self.runtime, with_disk=self._weigh.is_due())
+        if self._look.is_due():
+            self._look_at_files()
+        if self._seal.is_due():
+            while security.seal(c) == SEALED_AT_ONCE:
+                pass
         if self._clean.is_due():
             self._clean_up()
+
+    def _schedules(self, c: Connection, probe: timers.Probe, grace_s: float) -> None:
+        """Beat has the first word, where there is one; what it missed is fired all the same."""
+        if self.mirror is not None:
+            self.mirror.look(c)
+        if probe.has_schedules:
+            scheduling.fire_due(self.runtime, grace_s=grace_s)
+        if probe.has_unmirrored and self.mirror is not None:
+            self.mirror.sync(c)
+        if probe.has_fires and self._tend.is_due():
+            scheduling.tend(self.runtime)
+
+    def _look_at_files(self) -> None:
+        """What is still being written is faulty, and read again at its next change."""
+        from orchestrator.engine.runner import WorkflowRunner
+
+        runner = WorkflowRunner(self.runtime)
+        if not runner.configs.is_watching:
+            self._files = None
+            return
+        self._files = runner.look_at_files(self._files)
 
     def _fire(self, c: Connection) -> None:
         while True:
@@ -267,6 +311,8 @@ class Maintenance(threading.Thread):
         c = self.runtime.database.connection()
         while events.forget(c, self.settings.event_retention_s, 1000) == 1000:
             pass
+        while schedules.forget(c, self.settings.retention_s or SCHEDULES_KEPT_S) == 10_000:
+            pass
         while resources.forget(c, self.settings.retention_s) == 10_000:
             pass
         for name in (*partitions.make_ahead(c), *partitions.drop_spent(c)):
@@ -304,6 +350,7 @@ class MaintenanceStep(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = ("celery.worker.components:Pool",)
     runtime_of: ClassVar[Callable[[], Runtime]]
     relay_of: ClassVar[Callable[[Runtime], RelayLike]]
+    mirror_of: ClassVar[Callable[[], MirrorLike]]
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
@@ -323,6 +370,7 @@ class MaintenanceStep(bootsteps.StartStopStep):  # type: ignore[misc]
             children,
             concurrency=worker.concurrency or 0,
             queues=list(worker.app.amqp.queues.consume_from),
+            mirror=type(self).mirror_of(),
         )
         _tell_births(getattr(pool, "_pool", None), self.thread.born)
         self.thread.start()

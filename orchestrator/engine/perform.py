@@ -117,6 +117,11 @@ def _judged(given: Any, timeout_s: float | None) -> Verdict:
     return Completed(jsonable(given), None)
 
 
+def refused(need: Perform, policy: RetryPolicy, luck: Luck, error: Exception) -> Verdict:
+    """The verdict on an attempt that was not made: its target is left alone."""
+    return _failed(error, need, policy, luck)
+
+
 def timed_out(need: Perform, policy: RetryPolicy, luck: Luck) -> Verdict:
     """The verdict on an attempt whose time ran out while nothing ran."""
     return _failed(StepTimeout(f"step timeout: no result within {timeout_of(need):g} s"), need, policy, luck)

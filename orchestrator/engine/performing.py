@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.breakers import CircuitOpen, Outcome
+from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.tree import Step, Undo, default_retry
 from orchestrator.engine import perform, waiting
 from orchestrator.engine.stopped import Stopped
@@ -51,8 +53,24 @@ def perform_step(walk: Walk, need: Perform) -> None:
 
 
 def attempt(walk: Walk, need: Perform) -> perform.Verdict:
-    context = context_of(walk, need)
     policy = perform.policy_of(need, default_retry(walk.definition))
+    breaker = need.step.breaker if isinstance(need.step, Step) else None
+    if breaker is None:
+        return attempt_now(walk, need, policy)
+    try:
+        walk.runtime.breakers.ask(breaker)
+    except CircuitOpen as error:
+        return perform.refused(need, policy, walk.forward.luck, error)
+    verdict = attempt_now(walk, need, policy)
+    failure = verdict.failure if isinstance(verdict, perform.Again | perform.GaveUp) else None
+    # What the same call would do again is the caller's fault, and says nothing of the target.
+    outcome: Outcome = "good" if failure is None else "bad" if failure.retryable else "neither"
+    walk.runtime.breakers.tell(breaker, outcome, failure.message if failure else "")
+    return verdict
+
+
+def attempt_now(walk: Walk, need: Perform, policy: RetryPolicy) -> perform.Verdict:
+    context = context_of(walk, need)
     try:
         if not tracing.is_enabled():
             return perform.attempt(need, context, walk.runtime.registry, policy, walk.forward.luck)
@@ -61,7 +79,7 @@ def attempt(walk: Walk, need: Perform) -> perform.Verdict:
     except Cancelled:
         # If it is not this branch that was cancelled, the step is run again: it was broken off, not done.
         walk.look_again()
-        return attempt(walk, need)
+        return attempt_now(walk, need, policy)
 
 
 def context_of(walk: Walk, need: Perform) -> StepContext:

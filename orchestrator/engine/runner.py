@@ -5,9 +5,11 @@ Every verb says who asks (`actor`) and through what (`source`); both end up in t
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,8 +17,10 @@ import psycopg
 from orchestrator.definition.tree import Definition
 from orchestrator.engine import admission as admissions
 from orchestrator.engine import intake, lifecycle, limits, scheduling, triggering, view
-from orchestrator.engine.catalog import discover, discover_triggers
+from orchestrator.engine.catalog import discover, discover_schedules, discover_triggers, folders_of, schedules_in
+from orchestrator.engine.configuring import Configurations, fingerprint
 from orchestrator.engine.runtime import Runtime
+from orchestrator.engine.timetable import Timetable
 from orchestrator.engine.waiting import SKIPPED
 from orchestrator.errors import Duplicate, Fault, IllegalMove, Invalid, NotFound, OrchestratorError
 from orchestrator.ids import is_instance_id
@@ -29,6 +33,9 @@ from orchestrator.telemetry import tracing
 
 SIGNAL_SOURCE = "signal"
 BUILTIN = "orchestrator.builtin"
+
+
+logger = logging.getLogger("orchestrator.runner")
 
 
 class WorkflowRunner:
@@ -61,6 +68,8 @@ class WorkflowRunner:
             self.register_workflow(found.definition, found.source)
         for file, entries in discover_triggers((BUILTIN, *self.runtime.settings.workflows)):
             triggering.put_file(self.runtime, file, entries)
+        self.configs.load_files()
+        self.load_schedules()
 
     # ── definitions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -74,15 +83,45 @@ class WorkflowRunner:
         def keep(c: Connection) -> int:
             stored_id, changed = definitions.register(c, definition, source, tenant)
             if changed:
-                scheduling.put(c, definition, queries.now(c))
+                scheduling.put(c, definition, queries.now(c), tenant)
             return stored_id
 
         stored_id = self.database.patiently(keep)
-        lifecycle.forget_found()
+        lifecycle.forget_found(self.runtime)
         return stored_id
 
     def workflows(self) -> list[definitions.Stored]:
         return self.database.patiently(definitions.all_definitions)
+
+    # ── schedules ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def schedules(self) -> Timetable:
+        return Timetable(self.runtime)
+
+    def load_schedules(self) -> list[str]:
+        """Read the files in `schedules/` folders; gives the ids of what they hold, and of what they hold no more."""
+        settings = self.runtime.settings
+        found = [*discover_schedules(settings.workflows), *schedules_in(Path(settings.config_dir) / "schedules")]
+        return [one for file, data in found for one in self.schedules.put_file(file, data)]
+
+    def reset_breaker(self, name: str, *, actor: str = "anonymous", source: str = "api") -> None:
+        """Close a circuit breaker by hand."""
+        self.runtime.breakers.reset(name)
+        self.database.patiently(lambda c: instances.audit(c, actor, "reset-breaker", source, None, None, {"breaker": name}))
+
+    @property
+    def configs(self) -> Configurations:
+        return Configurations(self.runtime)
+
+    def look_at_files(self, seen: tuple[Any, ...] | None) -> tuple[Any, ...]:
+        """Read configurations and schedules when their files are not as they were seen last; at the first look, too."""
+        settings = self.runtime.settings
+        now = fingerprint(Path(settings.config_dir), *folders_of(settings.workflows, "schedules"))
+        if now != seen:
+            told = self.configs.load_files()
+            logger.info("files were read: configurations %s, schedules %s", told, self.load_schedules())
+        return now
 
     # ── starting ────────────────────────────────────────────────────────────────────────────────────────────────────
 

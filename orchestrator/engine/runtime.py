@@ -10,9 +10,11 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.breakers import Breakers
 from orchestrator.config.settings import Settings
 from orchestrator.definition.codec import from_json
 from orchestrator.definition.tree import Definition
+from orchestrator.definition.triggers import Trigger
 from orchestrator.engine import warden
 from orchestrator.engine.publish import Publisher
 from orchestrator.errors import NotFound
@@ -46,12 +48,22 @@ class Runtime:
     holdings: dict[int, Holding] = field(default_factory=dict)
     worker_id: str = WORKER_ID
     shared: dict[tuple[int, str | None], Any] = field(default_factory=dict)
+    book: tuple[float, dict[str, list[Trigger]]] = (0.0, {})
+    """Triggers by tenant, and until when they hold."""
+    found: dict[tuple[str, str | None, str], tuple[float, definitions.Stored]] = field(default_factory=dict)
+    """Definitions that were found by name, and until when they hold."""
+    configs: dict[tuple[str, str], tuple[float, dict[str, Any]]] = field(default_factory=dict)
+    """Configurations by tenant and workflow, and until when they hold."""
+    variants: dict[tuple[int, str], int] = field(default_factory=dict)
+    """Definitions under configurations: by the definition's id and the configuration."""
+    breakers: Breakers = field(init=False)
     _capacity: tuple[int, float] = (0, 0.0)
     _definitions: OrderedDict[int, Definition] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         warden.install()
+        self.breakers = Breakers(self.settings)
 
     @property
     def owner(self) -> str:

@@ -1,48 +1,59 @@
-"""Instances that start by themselves: every so often, by cron, some time after the last one ended, or on events.
+"""Instances that start by themselves: every so often, by cron, at a moment, some time after the last one ended, or on events.
 
-A fire is known by its schedule and its planned time (or its events): two keepers, a restart or a repetition start one
-instance. Times that passed while nothing ran are not made up for: one fire, and on with the present.
+A fire is known by its schedule and its planned time: two keepers, two beats, a restart or a repetition start one instance.
+Beat says when (its entries in RedBeat mirror what is here); the keeper fires what beat missed, and everything where
+there is no beat.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
-from zoneinfo import ZoneInfo
-
-from cronsim import CronSim, CronSimError
 
 from orchestrator.definition.durations import seconds
 from orchestrator.definition.expressions import Names
 from orchestrator.definition.tree import Definition
+from orchestrator.engine import lifecycle
 from orchestrator.engine.runtime import Runtime
-from orchestrator.errors import Fault, Invalid, OrchestratorError
+from orchestrator.engine.starts import Start, create, publish
+from orchestrator.errors import Fault, IllegalMove, Invalid, OrchestratorError
 from orchestrator.plan import listening as listeners
+from orchestrator.schedule import times
+from orchestrator.schedule.spec import Spec
+from orchestrator.state import State
 from orchestrator.store import schedules
+from orchestrator.store.branches import Published
 from orchestrator.store.connection import Connection
-from orchestrator.store.schedules import Schedule
+from orchestrator.store.schedules import Fire, Moved, Schedule
 
 logger = logging.getLogger("orchestrator.scheduling")
-BATCH = 100
+
+BATCH = 500
+# With `catchup: none`, what is later than this is missed.
+LATE_S = 60.0
+MOST_AT_ONCE = 1000
+
+# ── schedules of definitions ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def put(c: Connection, definition: Definition, now: float) -> None:
-    """Make the schedules of a definition those of its workflow."""
+def put(c: Connection, definition: Definition, now: float, tenant: str = "default") -> None:
+    """Make the schedules of a definition those of its workflow, for whom it is."""
     given = definition.schedule if isinstance(definition.schedule, dict) else {}
     wanted: dict[str, tuple[Any, float | None]] = {}
-    zone = given.get("timezone") or "UTC"
     if "every" in given:
         interval = seconds(given["every"])
-        wanted["every"] = ({"seconds": interval}, now + interval)
+        wanted["every"] = ({"every": interval}, now + interval)
     if "cron" in given:
-        spec = {"cron": given["cron"], "timezone": zone}
-        wanted["cron"] = (spec, next_of(spec, now))
+        spec = {"cron": given["cron"], "timezone": given.get("timezone") or "UTC"}
+        wanted["cron"] = (spec, times.first(spec, now))
     if "after" in given:
         wanted["after"] = ({"seconds": seconds(given["after"])}, now)
     if "on" in given:
         wanted["on"] = ({"on": given["on"], "read": given.get("read", "envelope")}, None)
-    schedules.replace(c, definition.namespace, definition.name, definition.version, wanted)
+    schedules.replace(c, tenant, definition.namespace, definition.name, definition.version, wanted)
 
 
 def check(definition: Definition) -> None:
@@ -50,43 +61,238 @@ def check(definition: Definition) -> None:
     given = definition.schedule if isinstance(definition.schedule, dict) else {}
     if "cron" in given:
         try:
-            next_of({"cron": given["cron"], "timezone": given.get("timezone") or "UTC"}, 0.0)
-        except (CronSimError, KeyError, ValueError, StopIteration) as error:
-            raise Invalid([Fault("/schedule/cron", f"'{given['cron']}' is no schedule: {error}")]) from None
+            times.check_cron(given["cron"], given.get("timezone") or "UTC")
+        except times.BadTime as error:
+            raise Invalid([Fault("/schedule/cron", f"'{given['cron']}' is no schedule: it {error}")]) from None
 
 
-def next_of(spec: dict[str, Any], after: float) -> float:
-    """The first time of a cron expression after an instant, in its zone, through changes of its clock."""
-    moment = dt.datetime.fromtimestamp(after, ZoneInfo(spec["timezone"]))
-    return float(next(CronSim(spec["cron"], moment)).timestamp())
+# ── firing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def fire_due(runtime: Runtime) -> int:
-    """Start what is due; gives how many instances."""
+@dataclass(slots=True)
+class Turn:
+    """What a schedule's time brings: the moments that fire, and where it goes from there."""
+
+    schedule: Schedule
+    spec: Spec
+    moments: list[float]
+    missed: int = 0
+    planned: float | None = None
+    starts: dict[float, Start] = field(default_factory=dict)
+    refused: dict[float, str] = field(default_factory=dict)
+
+
+def fire_due(runtime: Runtime, *, grace_s: float = 0.0, only: int | None = None, by: str = "keeper") -> int:
+    """Start what is due (for longer than `grace_s`: others shall come first); gives how many instances."""
     started = 0
     while True:
         runtime.database.patiently(schedules.plan_after)
-        found = runtime.database.patiently(lambda c: schedules.due(c, BATCH))
-        for schedule in found:
-            _fire(runtime, schedule)
-            started += 1
+        found = runtime.database.patiently(lambda c: schedules.due(c, BATCH, grace_s, only))
+        started += _fire(runtime, [_turn(schedule) for schedule in found], by)
         if len(found) < BATCH:
             return started
 
 
-def _fire(runtime: Runtime, schedule: Schedule) -> None:
+def spec_of(schedule: Schedule) -> Spec:
+    if schedule.about is not None:
+        return Spec.of_json(schedule.about)
+    when = {"every": schedule.spec["seconds"]} if schedule.kind == "after" else schedule.spec
+    return Spec(id=schedule.name, workflow=schedule.workflow, version=schedule.version, namespace=schedule.namespace, when=when)
+
+
+def _turn(schedule: Schedule) -> Turn:
+    """Which of the moments that have come fire: what the catch-up policy says of those that passed while nothing ran."""
     assert schedule.planned is not None
-    instance_id = _start(runtime, schedule, f"schedule:{schedule.id}:{schedule.planned:.3f}", None)
-    following: float | None = None
-    if schedule.kind == "every":
-        step = max(float(schedule.spec["seconds"]), 0.001)
-        missed = int(max(0.0, schedule.now - schedule.planned) // step)
-        following = schedule.planned + (missed + 1) * step
-    elif schedule.kind == "cron":
-        following = next_of(schedule.spec, max(schedule.now, schedule.planned))
-    elif instance_id is None:
-        following = schedule.now + max(float(schedule.spec["seconds"]), 60.0)
-    runtime.database.patiently(lambda c: schedules.fired(c, schedule, instance_id, following))
+    spec, planned, now = spec_of(schedule), schedule.planned, schedule.now
+    if schedule.kind in ("after", "at"):
+        return Turn(schedule, spec, [planned])
+    last = times.passed(spec.when, planned, now)
+    going_on = times.following(spec.when, last, now)
+    if spec.catchup == "all":
+        bound = now - spec.catchup_window_s
+        start = planned if planned >= bound else times.following(spec.when, planned, bound)
+        moments: list[float] = []
+        for moment in times.between(spec.when, start if start is not None else last, last):
+            if len(moments) == MOST_AT_ONCE:
+                going_on = moment
+                break
+            moments.append(moment)
+        return Turn(schedule, spec, moments, int(start != planned), going_on)
+    if spec.catchup == "none" and now - last > LATE_S + spec.jitter_s:
+        return Turn(schedule, spec, [], 1, going_on)
+    return Turn(schedule, spec, [last], int(last > planned), going_on)
+
+
+def _fire(runtime: Runtime, turns: Sequence[Turn], by: str) -> int:
+    if not turns:
+        return 0
+    for turn in turns:
+        for moment in turn.moments:
+            try:
+                turn.starts[moment] = start_of(runtime, turn.schedule, turn.spec, moment)
+            except OrchestratorError as error:
+                logger.error("schedule '%s' cannot start '%s': %s", turn.schedule.name, turn.spec.target, error)
+                turn.refused[moment] = str(error)
+    begun, admitted, ended = runtime.database.patiently(lambda c: _commit(c, runtime, turns, by))
+    publish(runtime, begun, admitted)
+    for instance_id in ended:
+        cancel_running(runtime, instance_id)
+    return len(begun)
+
+
+def start_of(runtime: Runtime, schedule: Schedule, spec: Spec, planned: float) -> Start:
+    slots = []
+    if spec.overlap == "queue":
+        slots.append((f"schedule/{schedule.id}", spec.max_concurrent or 1))
+    options: dict[str, Any] = {
+        "tenant": schedule.tenant,
+        "source": "schedule",
+        "actor": f"schedule:{schedule.name}",
+        "trace_id": uuid.uuid4().hex,
+        "priority": spec.priority,
+        "labels": spec.labels,
+        "metadata": {"schedule": {"scheduleId": schedule.name, "scheduledAt": times.iso(planned), "runCount": schedule.starts + 1}},
+        "idempotency_key": f"schedule:{schedule.id}:{planned:.3f}",
+        "slots": slots,
+    }
+    new, plan, address, definition = lifecycle.prepare(runtime, spec.target, spec.version, spec.input, options)
+    return Start(None, new, plan, address, definition)
+
+
+def _commit(c: Connection, runtime: Runtime, turns: Sequence[Turn], by: str) -> tuple[list[Start], list[Published], list[str]]:
+    """Gives what begins, what else may go on, and the instances that must make room."""
+    with c.transaction():
+        ours = schedules.lock_unmoved(c, [turn.schedule for turn in turns])
+        turns = [turn for turn in turns if turn.schedule.id in ours]
+        limited = [turn.schedule.id for turn in turns if turn.spec.overlap in ("skip", "cancel")]
+        running = schedules.running(c, limited) if limited else {}
+        fires: list[Fire] = []
+        wanted: dict[tuple[int, float], Start] = {}
+        ended: list[str] = []
+        for turn in turns:
+            fires += _fires_of(turn, running.get(turn.schedule.id, []), ended, by)
+            wanted |= {(turn.schedule.id, round(moment, 3)): start for moment, start in turn.starts.items()}
+        fresh = schedules.note_fires(c, fires)
+        begun = [
+            wanted[key] for fire in fires if fire.outcome == "started" and (key := (fire.schedule_id, round(fire.planned, 3))) in fresh
+        ]
+        created, admitted = create(c, runtime, begun) if begun else (set(), [])
+        schedules.move_on(c, [_moved(turn, fires) for turn in turns])
+    return [start for start in begun if start.new.id in created], admitted, ended
+
+
+def _fires_of(turn: Turn, running: list[str], ended: list[str], by: str) -> list[Fire]:
+    """What becomes of each moment, given what still runs of earlier ones."""
+    schedule, spec = turn.schedule, turn.spec
+    assert schedule.planned is not None
+    most = (spec.max_concurrent or 1) if spec.overlap in ("skip", "cancel") else None
+    found = [Fire(schedule.id, schedule.planned, "missed", by, None, "nothing ran when its time came")] if turn.missed else []
+    active = len(running)
+    for moment in turn.moments:
+        if moment in turn.refused:
+            found.append(Fire(schedule.id, moment, "refused", by, None, turn.refused[moment][:2000]))
+            continue
+        if most is not None and active >= most:
+            if spec.overlap == "skip":
+                found.append(Fire(schedule.id, moment, "skipped", by, None, f"{active} of {most} still run"))
+                continue
+            if running:
+                ended.append(running.pop(0))
+        else:
+            active += 1
+        found.append(Fire(schedule.id, moment, "started", by, turn.starts[moment].new.id, None, spec.timeout_s))
+    return found
+
+
+def _moved(turn: Turn, fires: Sequence[Fire]) -> Moved:
+    mine = [fire for fire in fires if fire.schedule_id == turn.schedule.id]
+    started = [fire for fire in mine if fire.outcome == "started"]
+    planned = turn.planned
+    if turn.schedule.kind == "after" and not started:
+        planned = turn.schedule.now + max(float(turn.schedule.spec["seconds"]), LATE_S)
+    return Moved(
+        turn.schedule.id, planned, None if planned is None else times.jittered(turn.schedule.name, planned, turn.spec.jitter_s),
+        len(started), sum(fire.outcome in ("skipped", "missed") for fire in mine), sum(fire.outcome == "refused" for fire in mine),
+        started[-1].instance_id if started else None,
+    )  # fmt: skip
+
+
+def fire_now(runtime: Runtime, schedule: Schedule, moments: Sequence[float], by: str) -> list[dict[str, Any]]:
+    """Fire out of turn: now, or for moments of a range that have not fired. The schedule keeps its place in time."""
+    spec = spec_of(schedule)
+    found: list[dict[str, Any]] = []
+    for moment in moments:
+        start = start_of(runtime, schedule, spec, moment)
+
+        def act(c: Connection, start: Start = start, moment: float = moment) -> tuple[list[Start], list[Published]]:
+            with c.transaction():
+                fire = Fire(schedule.id, moment, "started", by, start.new.id, None, spec.timeout_s)
+                if not schedules.note_fires(c, [fire]):
+                    return [], []
+                created, admitted = create(c, runtime, [start])
+                schedules.note_start(c, schedule.id, start.new.id)
+                return [start] if start.new.id in created else [], admitted
+
+        begun, admitted = runtime.database.patiently(act)
+        publish(runtime, begun, admitted)
+        if begun:
+            found.append({"scheduledAt": times.iso(moment), "instanceId": start.new.id})
+    return found
+
+
+def cancel_running(runtime: Runtime, instance_id: str) -> None:
+    from orchestrator.engine.runner import WorkflowRunner
+
+    try:
+        WorkflowRunner(runtime).cancel_workflow(
+            instance_id, reason="its schedule's next time came", actor="schedule:overlap", source="schedule"
+        )
+    except IllegalMove:
+        logger.info("instance %s has ended already", instance_id)
+
+
+# ── after the fire ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tend(runtime: Runtime) -> int:
+    """Runs that failed are tried again as their schedules say, those that take too long are stopped; gives how many."""
+    from orchestrator.engine.runner import WorkflowRunner
+
+    tended = 0
+    for fire in runtime.database.patiently(lambda c: schedules.open_fires(c, BATCH)):
+        spec = Spec.of_json(fire.about) if fire.about else None
+        if fire.outcome is None:
+            _stop(runtime, fire.instance_id, spec.timeout_s if spec else None)
+        elif fire.state == "FAILED" and spec is not None and fire.retries < spec.retry_attempts:
+            if fire.ended_s_ago < spec.retry_delay_s:
+                continue
+            if runtime.database.patiently(
+                lambda c, f=fire, s=spec: schedules.retried(c, f.schedule_id, f.instance_id, f.retries, s.timeout_s)  # type: ignore[misc]
+            ):
+                try:
+                    WorkflowRunner(runtime).retry_workflow(fire.instance_id, actor="schedule:retry", source="schedule")
+                except OrchestratorError as error:
+                    logger.info("instance %s is not tried again: %s", fire.instance_id, error)
+        else:
+            failed = fire.outcome == "FAILED"
+            runtime.database.patiently(lambda c, f=fire, bad=failed: schedules.close(c, f.schedule_id, f.instance_id, failed=bad))  # type: ignore[misc]
+        tended += 1
+    return tended
+
+
+def _stop(runtime: Runtime, instance_id: str, timeout_s: float | None) -> None:
+    from orchestrator.store import workers
+
+    reason = {"code": "timeout", "message": f"the schedule's timeout: {timeout_s or 0:g} s are over"}
+    try:
+        owners = lifecycle.stop(runtime, instance_id, State.FAILED, reason, actor="schedule:timeout", source="schedule")
+    except IllegalMove:
+        return
+    if owners:
+        runtime.database.patiently(lambda c: workers.ask_to_interrupt(c, owners))
+
+
+# ── on events ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _start(runtime: Runtime, schedule: Schedule, key: str, input: Any) -> str | None:
@@ -98,6 +304,7 @@ def _start(runtime: Runtime, schedule: Schedule, key: str, input: Any) -> str | 
             f"{schedule.namespace}.{schedule.workflow}",
             schedule.version,
             {} if input is None else input,
+            tenant=schedule.tenant,
             idempotency_key=key,
             source="schedule",
             actor=f"schedule:{schedule.kind}",
@@ -143,10 +350,8 @@ def _is_old(number: int, taken: list[int]) -> bool:
 
 
 def runtime_trigger(runtime: Runtime, schedule: Schedule) -> Any:
-    from orchestrator.engine import lifecycle
-
     try:
-        stored = lifecycle.find_definition(runtime, f"{schedule.namespace}.{schedule.workflow}", schedule.version)
+        stored = lifecycle.find_definition(runtime, f"{schedule.namespace}.{schedule.workflow}", schedule.version, schedule.tenant)
     except OrchestratorError:
         return None
     return lifecycle.definition_of(runtime, stored).trigger

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,27 +29,26 @@ BOOK_FOR_S = 2.0
 
 # ── the book of triggers ────────────────────────────────────────────────────────────────────────────────────────────
 
-_books: dict[int, tuple[float, dict[str, list[Trigger]]]] = {}
-
 
 def triggers_for(runtime: Runtime, tenant: str) -> list[Trigger]:
     """Those of the tenant and those for everybody; read again every two seconds."""
-    held = _books.get(id(runtime))
-    if held is None or held[0] < time.monotonic():
-        book: dict[str, list[Trigger]] = {}
+    until, book = runtime.book
+    if until < time.monotonic():
+        book = {}
         for stored in runtime.database.patiently(triggers.all_triggers):
             if stored.enabled:
                 try:
                     book.setdefault(stored.tenant, []).extend(t for t in read_triggers(stored.spec) if t.enabled)
                 except Invalid as error:
                     logger.error("trigger '%s' is left out: %s", stored.name, error)
-        held = _books[id(runtime)] = (time.monotonic() + BOOK_FOR_S, book)
-    own = held[1].get(tenant, []) if tenant != "default" else []
-    return [*own, *held[1].get("default", [])]
+        runtime.book = (time.monotonic() + BOOK_FOR_S, book)
+    own = book.get(tenant, []) if tenant != "default" else []
+    return [*own, *book.get("default", [])]
 
 
-def forget_book() -> None:
-    _books.clear()
+def forget_book(runtime: Runtime) -> None:
+    """What was just changed holds at once in this process, and in others within two seconds."""
+    runtime.book = (0.0, {})
 
 
 # ── one start ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -57,9 +56,9 @@ def forget_book() -> None:
 
 @dataclass(slots=True)
 class Start:
-    """A trigger's start, with everything decided."""
+    """A start with everything decided; a schedule's has no trigger."""
 
-    trigger: Trigger
+    trigger: Trigger | None
     new: New
     plan: Planned
     address: Address
@@ -113,8 +112,14 @@ def create(c: Connection, runtime: Runtime, starts: Sequence[Start]) -> tuple[se
     return created, admitted
 
 
+def publish(runtime: Runtime, begun: Iterable[Start], admitted: Iterable[Published]) -> None:
+    """After the commit: what began, and what else may go on now."""
+    runtime.publisher.all([(start.plan, start.address) for start in begun if not start.new.is_blocked], admitted)
+
+
 def started(c: Connection, number: int, start: Start, is_new: bool, replay: int = 0) -> Effect:
     """A start whose key was used before is the instance that has the key."""
+    assert start.trigger is not None
     about = {"workflow": start.new.workflow, **({} if is_new else {"already": True})}
     found = None if is_new else instances.by_key(c, start.new)
     return Effect(number, start.trigger.name, "start", found[0] if found else start.new.id, about, replay)

@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import Celery, Task
 
+from orchestrator.engine import scheduling
 from orchestrator.engine.runtime import Runtime
 from orchestrator.engine.walk import Walk
 from orchestrator.plan.canvas import HELP, WALK, Address
@@ -17,6 +18,7 @@ from orchestrator.telemetry import metrics, tracing
 logger = logging.getLogger("orchestrator.tasks")
 
 START = "orchestrator.start"
+FIRE = "orchestrator.fire"
 
 
 def register(app: Celery, runtime_of: Any) -> None:
@@ -54,6 +56,11 @@ def register(app: Celery, runtime_of: Any) -> None:
         from orchestrator.engine.runner import WorkflowRunner
 
         return WorkflowRunner.instance().start_workflow(workflow, version, input, **{"source": "celery", **options})
+
+    @app.task(name=FIRE, ignore_result=True)
+    def fire(schedule: int) -> None:
+        """Beat says that a schedule's time has come. Whether it has, and what then, the schedule itself knows."""
+        scheduling.fire_due(runtime_of(), only=schedule, by="beat")
 
 
 def _queue(task: Task) -> str:

@@ -10,7 +10,7 @@ from orchestrator.definition.triggers import entries_of, read_triggers
 from orchestrator.engine import effects, starts
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import NotFound
-from orchestrator.store import events, triggers, webhooks
+from orchestrator.store import events, instances, triggers, webhooks
 from orchestrator.store.connection import Connection
 
 # What takes letters out of dead-letter streams; the bridge's side of it, given by the composition.
@@ -27,7 +27,7 @@ def put_file(runtime: Runtime, file: str, entries: list[dict[str, Any]]) -> None
             triggers.forget_files(c, f"file:{file}", [str(entry["name"]) for entry in entries])
 
     runtime.database.patiently(act)
-    starts.forget_book()
+    starts.forget_book(runtime)
 
 
 def put(runtime: Runtime, spec: Any, tenant: str, actor: str, source: str) -> list[str]:
@@ -38,10 +38,12 @@ def put(runtime: Runtime, spec: Any, tenant: str, actor: str, source: str) -> li
         with c.transaction():
             for entry in entries:
                 if triggers.put(c, tenant, str(entry["name"]), entry, source):
-                    triggers.audit(c, actor, "put-trigger", source, {"trigger": entry["name"], "tenant": tenant, "spec": entry})
+                    instances.audit(
+                        c, actor, "put-trigger", source, None, None, {"trigger": entry["name"], "tenant": tenant, "spec": entry}
+                    )
 
     runtime.database.patiently(act)
-    starts.forget_book()
+    starts.forget_book(runtime)
     return [str(entry["name"]) for entry in entries]
 
 
@@ -69,10 +71,12 @@ def enable(runtime: Runtime, name: str, enabled: bool, tenant: str, actor: str, 
         with c.transaction():
             if not triggers.enable(c, tenant, name, enabled):
                 raise NotFound("trigger", name, "`orchestrator triggers` lists them")
-            triggers.audit(c, actor, "enable-trigger" if enabled else "disable-trigger", source, {"trigger": name, "tenant": tenant})
+            instances.audit(
+                c, actor, "enable-trigger" if enabled else "disable-trigger", source, None, None, {"trigger": name, "tenant": tenant}
+            )
 
     runtime.database.patiently(act)
-    starts.forget_book()
+    starts.forget_book(runtime)
 
 
 def delete(runtime: Runtime, name: str, tenant: str, actor: str, source: str) -> None:
@@ -80,17 +84,19 @@ def delete(runtime: Runtime, name: str, tenant: str, actor: str, source: str) ->
         with c.transaction():
             if not triggers.delete(c, tenant, name):
                 raise NotFound("trigger", name, "`orchestrator triggers` lists them")
-            triggers.audit(c, actor, "delete-trigger", source, {"trigger": name, "tenant": tenant})
+            instances.audit(c, actor, "delete-trigger", source, None, None, {"trigger": name, "tenant": tenant})
 
     runtime.database.patiently(act)
-    starts.forget_book()
+    starts.forget_book(runtime)
 
 
 def put_webhook(runtime: Runtime, name: str, url: str, types: Sequence[str], secret: str, tenant: str, actor: str, source: str) -> None:
     def act(c: Connection) -> None:
         with c.transaction():
             webhooks.put(c, tenant, name, url, types, secret)
-            triggers.audit(c, actor, "put-webhook", source, {"webhook": name, "url": url, "types": list(types), "tenant": tenant})
+            instances.audit(
+                c, actor, "put-webhook", source, None, None, {"webhook": name, "url": url, "types": list(types), "tenant": tenant}
+            )
 
     runtime.database.patiently(act)
 
@@ -98,7 +104,7 @@ def put_webhook(runtime: Runtime, name: str, url: str, types: Sequence[str], sec
 def send_webhook_again(runtime: Runtime, name: str, tenant: str, actor: str, source: str) -> int:
     def act(c: Connection) -> int:
         with c.transaction():
-            triggers.audit(c, actor, "send-webhook-again", source, {"webhook": name, "tenant": tenant})
+            instances.audit(c, actor, "send-webhook-again", source, None, None, {"webhook": name, "tenant": tenant})
             return webhooks.send_again(c, tenant, name)
 
     return runtime.database.patiently(act)
@@ -109,7 +115,7 @@ def delete_webhook(runtime: Runtime, name: str, tenant: str, actor: str, source:
         with c.transaction():
             if not webhooks.delete(c, tenant, name):
                 raise NotFound("webhook", name, "`orchestrator webhooks` lists them")
-            triggers.audit(c, actor, "delete-webhook", source, {"webhook": name, "tenant": tenant})
+            instances.audit(c, actor, "delete-webhook", source, None, None, {"webhook": name, "tenant": tenant})
 
     runtime.database.patiently(act)
 
@@ -122,7 +128,7 @@ def again(runtime: Runtime, wanted: events.EventFilter, verb: str, actor: str, s
         with c.transaction():
             changed = change(c, wanted)
             if changed:
-                triggers.audit(c, actor, f"{verb}-events", source, {"events": [one[0] for one in changed]})
+                instances.audit(c, actor, f"{verb}-events", source, None, None, {"events": [one[0] for one in changed]})
             return changed
 
     changed = runtime.database.patiently(act)

@@ -57,8 +57,11 @@ class Gateway:
         await self._listen(("", "http"), self.listens.http_port, None)
         await self._listen(("", "https"), self.listens.https_port, self._tls(None))
         for host in list(self.hosts.by_name.values()):
-            # What was served before this process is served again.
-            await self._listen_for(host.proxy)
+            # What was served before this process is served again; a port that is gone meanwhile is one host's trouble.
+            try:
+                await self._listen_for(host.proxy)
+            except (PortTaken, OSError) as error:
+                logger.error("%s is served at the shared ports only: %s", host.proxy.hostname, error)
         from orchestrator.gateway.admin import admin_app
 
         admin = web.AppRunner(admin_app(self), access_log=None)
@@ -115,22 +118,30 @@ class Gateway:
         async with self.changing:
             if proxy.https and (proxy.certificate or "") not in self.hosts.certificates:
                 raise RefusedByPlane(f"no certificate '{proxy.certificate}' was given to the gateway")
-            host = self.hosts.by_name.get(proxy.hostname)
-            if host is None or host.draining:
-                host = Host(proxy)
-            before, host.proxy = host.proxy, proxy
-            fresh = proxy.hostname not in self.hosts.by_name or self.hosts.by_name[proxy.hostname] is not host
-            if fresh:
-                self.hosts.by_name[proxy.hostname] = host
-            try:
-                await self._listen_for(proxy)
-            except PortTaken:
-                host.proxy = before
-                if fresh:
-                    del self.hosts.by_name[proxy.hostname]
-                await self._listen_for(before) if not fresh else await self._close_all(proxy.hostname)
-                raise
+            known = self.hosts.by_name.get(proxy.hostname)
+            if known is None or known.draining:
+                await self._add(proxy)
+            else:
+                await self._change(known, proxy)
             self.hosts.write()
+
+    async def _add(self, proxy: Proxy) -> None:
+        self.hosts.by_name[proxy.hostname] = Host(proxy)
+        try:
+            await self._listen_for(proxy)
+        except BaseException:
+            del self.hosts.by_name[proxy.hostname]
+            await self._close_all(proxy.hostname)
+            raise
+
+    async def _change(self, host: Host, proxy: Proxy) -> None:
+        before, host.proxy = host.proxy, proxy
+        try:
+            await self._listen_for(proxy)
+        except BaseException:
+            host.proxy = before
+            await self._listen_for(before)
+            raise
 
     async def remove(self, hostname: str, drain_s: float) -> None:
         async with self.changing:

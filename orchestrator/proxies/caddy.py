@@ -156,9 +156,7 @@ def _refusal(text: str) -> Exception:
 
 def _handlers(proxy: Proxy) -> list[dict[str, Any]]:
     routes = sorted(proxy.routes, key=lambda route: -len(route.path))
-    found = [
-        {"match": [{"path": [f"{route.path.rstrip('/')}*"]}], "handle": [_upstream(route.target)], "terminal": True} for route in routes
-    ]
+    found = [{"match": [{"path": _under(route.path)}], "handle": [_upstream(route.target)], "terminal": True} for route in routes]
     if proxy.target:
         found.append({"handle": [_upstream(proxy.target)]})
     else:
@@ -172,6 +170,12 @@ def _handlers(proxy: Proxy) -> list[dict[str, Any]]:
         )
     headers = [{"handler": "headers", "response": {"set": {k: [v] for k, v in proxy.headers.items()}}}] if proxy.headers else []
     return [*headers, {"handler": "subroute", "routes": found}]
+
+
+def _under(path: str) -> list[str]:
+    """The path itself and what is below it: `/api` and `/api/x`, not `/apix`."""
+    base = path.rstrip("/")
+    return [base, f"{base}/*"] if base else ["/*"]
 
 
 def _upstream(target: str) -> dict[str, Any]:

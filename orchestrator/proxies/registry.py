@@ -21,7 +21,6 @@ from orchestrator.store.connection import Connection, Database
 from orchestrator.store.resources import Resource
 
 KIND = "proxy"
-By = tuple[str, str]
 
 
 class InstanceNotFound(Retryable):
@@ -106,61 +105,59 @@ class Proxies:
 
     # ── the turns of a life ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def begin_creating(self, by: By, hostname: str, given: dict[str, Any]) -> dict[str, Any]:
+    def begin_creating(self, by: str, hostname: str, given: dict[str, Any]) -> dict[str, Any]:
         wish = wish_of(given, {"enable_http": True, "enable_https": False})
 
         def act(c: Connection) -> dict[str, Any]:
             with c.transaction():
                 held = resources.find(c, KIND, hostname, lock=True)
                 if held is None or held.state in ("DELETED", "FAILED"):
-                    _move(c, hostname, "PENDING", by=(by[0], "queued"), doing=by[0], anew=True)
+                    _move(c, hostname, "PENDING", by=(by, "queued"), doing=by, anew=True)
                 elif held.state == "ACTIVE":
-                    if resources.was_moved(c, (by[0], f"{by[1]}:begin")):
+                    if resources.was_moved(c, (by, "begin")):
                         return {"already": False, "id": held.id}
                     return {"already": True, "id": held.id, "same": wish_of(given, held.data.get("wish")) == held.data.get("wish")}
-                elif held.state != "PENDING" and not resources.was_moved(c, (by[0], f"{by[1]}:begin")):
+                elif held.state != "PENDING" and not resources.was_moved(c, (by, "begin")):
                     # Whoever was at it is gone: its key's turn is ours now.
-                    _move(c, hostname, "FAILED", by=(by[0], "abandoned"))
-                    _move(c, hostname, "PENDING", by=(by[0], "queued"), doing=by[0], anew=True)
-                _move(c, hostname, "CREATING", by=(by[0], f"{by[1]}:begin"), doing=by[0], data={"next": wish})
+                    _move(c, hostname, "FAILED", by=(by, "abandoned"))
+                    _move(c, hostname, "PENDING", by=(by, "queued"), doing=by, anew=True)
+                _move(c, hostname, "CREATING", by=(by, "begin"), doing=by, data={"next": wish})
                 made = resources.find(c, KIND, hostname)
                 assert made is not None
                 return {"already": False, "id": made.id}
 
         return self.database.patiently(act)
 
-    def begin_changing(self, by: By, hostname: str, given: dict[str, Any]) -> dict[str, Any]:
+    def begin_changing(self, by: str, hostname: str, given: dict[str, Any]) -> dict[str, Any]:
         def act(c: Connection) -> dict[str, Any]:
             with c.transaction():
                 held = resources.find(c, KIND, hostname, lock=True)
                 if held is None:
                     raise InstanceNotFound(f"instance not found: no proxy '{hostname}'")
-                if resources.was_moved(c, (by[0], f"{by[1]}:begin")):
+                if resources.was_moved(c, (by, "begin")):
                     return {"id": held.id, "before": held.data.get("before", "ACTIVE")}
                 if held.state == "DELETED":
                     raise Terminal(f"instance not found: proxy '{hostname}' is DELETED and cannot be changed")
                 if held.state not in ("ACTIVE", "FAILED"):
                     if held.state == "PENDING":
                         raise InstanceNotFound(f"instance not found: proxy '{hostname}' is PENDING")
-                    _move(c, hostname, "FAILED", by=(by[0], "abandoned"))
+                    _move(c, hostname, "FAILED", by=(by, "abandoned"))
                 wish = wish_of(given, held.data.get("wish") or held.data.get("next") or {"enable_http": True})
                 before = "ACTIVE" if held.state == "ACTIVE" else "FAILED"
-                _move(
-                    c, hostname, "UPDATING", by=(by[0], f"{by[1]}:begin"), doing=by[0], data={**held.data, "next": wish, "before": before}
-                )
+                _move(c, hostname, "UPDATING", by=(by, "begin"), doing=by, data={**held.data, "next": wish, "before": before})
                 return {"id": held.id, "before": before}
 
         return self.database.patiently(act)
 
-    def begin_deleting(self, by: By, hostname: str) -> dict[str, Any]:
+    def begin_deleting(self, by: str, hostname: str) -> dict[str, Any]:
         def act(c: Connection) -> dict[str, Any]:
             with c.transaction():
                 held = resources.find(c, KIND, hostname, lock=True)
-                if held is None or (held.state == "DELETED" and not resources.was_moved(c, (by[0], f"{by[1]}:begin"))):
+                if held is None or (held.state == "DELETED" and not resources.was_moved(c, (by, "begin"))):
                     return {"already": True}
-                if held.state == "DELETING" and not resources.was_moved(c, (by[0], f"{by[1]}:begin")):
-                    _move(c, hostname, "FAILED", by=(by[0], "abandoned"))
-                _move(c, hostname, "DELETING", by=(by[0], f"{by[1]}:begin"), doing=by[0])
+                if held.state == "DELETING" and not resources.was_moved(c, (by, "begin")):
+                    _move(c, hostname, "FAILED", by=(by, "abandoned"))
+                _move(c, hostname, "DELETING", by=(by, "begin"), doing=by)
                 return {"already": False, "id": held.id}
 
         return self.database.patiently(act)
@@ -259,7 +256,7 @@ class Proxies:
         except CertificateNotReady:
             return None
 
-    def finish(self, by: By, hostname: str, mode: str) -> dict[str, Any]:
+    def finish(self, by: str, hostname: str, mode: str) -> dict[str, Any]:
         """What was begun is so."""
 
         def act(c: Connection) -> dict[str, Any]:
@@ -271,7 +268,7 @@ class Proxies:
                     if held.data.get("certificate"):
                         wish["enable_https"] = True
                     data = {key: value for key, value in held.data.items() if key not in ("next", "before")} | {"wish": wish}
-                    _move(c, hostname, "ACTIVE", by=(by[0], f"{by[1]}:finish"), mode=mode, data=data)
+                    _move(c, hostname, "ACTIVE", by=(by, "finish"), mode=mode, data=data)
                 return {"id": held.id, "state": "ACTIVE", "mode": mode}
 
         return self.database.patiently(act)
@@ -288,14 +285,14 @@ class Proxies:
         ):
             self.plane.drop_certificate(certificate)
 
-    def finish_deleting(self, by: By, hostname: str) -> None:
+    def finish_deleting(self, by: str, hostname: str) -> None:
         def act(c: Connection) -> None:
             with c.transaction():
-                _move(c, hostname, "DELETED", by=(by[0], f"{by[1]}:finish"), mode="stopped", data={})
+                _move(c, hostname, "DELETED", by=(by, "finish"), mode="stopped", data={})
 
         self.database.patiently(act)
 
-    def give_up(self, by: By, hostname: str) -> dict[str, Any]:
+    def give_up(self, by: str, hostname: str) -> dict[str, Any]:
         """What was begun failed for good: a creation leaves nothing behind, a change leaves what was before."""
         held = self.find(hostname)
         if held.state == "UPDATING" and held.data.get("before") == "ACTIVE" and held.data.get("wish") is not None:
@@ -307,13 +304,13 @@ class Proxies:
             with c.transaction():
                 now = resources.find(c, KIND, hostname, lock=True)
                 assert now is not None
-                _, error = instances.heading_for(c, by[0])
+                _, error = instances.heading_for(c, by)
                 to = "ACTIVE" if now.state == "UPDATING" and now.data.get("before") == "ACTIVE" else "FAILED"
                 data = {key: value for key, value in now.data.items() if key not in ("next", "before")}
                 if now.state == "CREATING":
                     data = {key: value for key, value in now.data.items() if key not in ("ports", "certificate", "before")}
                 if now.state in ("CREATING", "UPDATING", "DELETING"):
-                    _move(c, hostname, to, by=(by[0], f"{by[1]}:given-up"), data=data, error=error or {"message": "cancelled"})
+                    _move(c, hostname, to, by=(by, "given-up"), data=data, error=error or {"message": "cancelled"})
                 return {"state": to}
 
         return self.database.patiently(act)

@@ -183,6 +183,7 @@ class StepFunction:
         queue: str | None = None,
         isolate: bool = False,
         once: bool = False,
+        breaker: str | None = None,
     ) -> None:
         functools.update_wrapper(self, body)
         self.body = body
@@ -192,6 +193,7 @@ class StepFunction:
         self.queue = queue
         self.isolate = isolate
         self.once = once
+        self.breaker = breaker
         self.compensation: Compensation | None = None
         self._binding = Binding(body)
         REGISTRY.add(self)
@@ -238,9 +240,11 @@ def step(
     queue: str | None = None,
     isolate: bool = False,
     once: bool = False,
+    breaker: str | None = None,
 ) -> Callable[[Body], StepFunction]: ...
 def step(body: Body | None = None, **options: Any) -> StepFunction | Callable[[Body], StepFunction]:
-    """Makes a function a step type. `retries` are attempts after the first; `timeout` as "30s" or seconds."""
+    """Makes a function a step type. `retries` are attempts after the first; `timeout` as "30s" or seconds; `breaker` names
+    the circuit breaker of what it calls."""
     if body is not None:
         return StepFunction(body)
     return lambda body: StepFunction(body, **options)

@@ -30,9 +30,12 @@ OPTIONS = "-c enable_seqscan=off -c jit=off -c idle_in_transaction_session_timeo
 BROKEN = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
 def dumps(value: Any) -> str:
     """JSON as Postgres takes it: no NaN, and no U+0000, which jsonb cannot hold."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = _encode(value)
     return text.replace("\\u0000", "\\ufffd") if "\\u0000" in text else text
 
 

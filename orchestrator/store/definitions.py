@@ -12,6 +12,9 @@ from orchestrator.definition.versions import parse_version, suffix
 from orchestrator.errors import VersionClash
 from orchestrator.store.connection import Connection, dumps
 
+# No tenant can be named so.
+CONFIGURED = "#"
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -71,6 +74,24 @@ def register(c: Connection, definition: Definition, source: str | None = None, t
         return fresh[0], True
 
 
+def variant(c: Connection, definition: Definition) -> int:
+    """The definition as it is under a configuration: kept for instances that begin with it, found by nobody's name."""
+    hashed = digest(definition)
+    tenant = f"{CONFIGURED}{hashed[:24]}"
+    major, minor, patch = parse_version(definition.version)
+    c.execute(
+        "insert into definitions (tenant, namespace, name, version, major, minor, patch, tree, digest)"
+        " values (%s, %s, %s, %s, %s, %s, %s, %s::jsonb, %s) on conflict do nothing",
+        (tenant, definition.namespace, definition.name, definition.version, major, minor, patch, dumps(to_json(definition)), hashed),
+    )
+    row = c.execute(
+        "select id from definitions where tenant = %s and namespace = %s and name = %s and version = %s",
+        (tenant, definition.namespace, definition.name, definition.version),
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 _COLUMNS = "id, namespace, name, version, tree, source, created_at, tenant"
 
 
@@ -109,5 +130,7 @@ def parse_parts(version: str | None) -> tuple[int | None, int | None, int | None
 
 
 def all_definitions(c: Connection) -> list[Stored]:
-    rows = c.execute(f"select {_COLUMNS} from definitions order by namespace, name, major desc, minor desc, patch desc").fetchall()
+    rows = c.execute(
+        f"select {_COLUMNS} from definitions where left(tenant, 1) <> '{CONFIGURED}' order by namespace, name, major desc, minor desc, patch desc"
+    ).fetchall()
     return [Stored(*row) for row in rows]

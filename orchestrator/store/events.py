@@ -61,8 +61,8 @@ _KEEP_ALL = """
 insert into events (tenant, source, event_id, type, envelope, stream, entry, order_key, state, attempts, error, try_at)
 select tenant, source, event_id, type, envelope::jsonb, stream, entry, order_key, state, attempts, error::jsonb,
     now() + make_interval(secs => due)
-from unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::int[],
-            %s::text[], %s::float8[]) with ordinality
+from unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::int[],
+            %b::text[], %b::float8[]) with ordinality
     as g (tenant, source, event_id, type, envelope, stream, entry, order_key, state, attempts, error, due, n)
 order by n
 on conflict (tenant, source, event_id) do nothing
@@ -96,6 +96,11 @@ def keep_all(c: Connection, arrivals: Sequence[Arrival]) -> None:
     for arrival in arrivals:
         number = numbers.pop(arrival.identity, None)  # the first of several alike is the new one
         arrival.is_new, arrival.number = number is not None, number or 0
+
+
+def tenant_of(c: Connection, number: int) -> str | None:
+    row = c.execute("select tenant from events where id = %s", (number,)).fetchone()
+    return row[0] if row else None
 
 
 def look_up(c: Connection, arrivals: Sequence[Arrival]) -> None:
@@ -148,7 +153,7 @@ def note_effects(c: Connection, effects: Sequence[Effect]) -> None:
     c.execute(
         """
         insert into effects (event_id, trigger, replay, action, instance_id, detail)
-        select * from unnest(%s::bigint[], %s::text[], %s::int[], %s::text[], %s::uuid[], %s::jsonb[])
+        select * from unnest(%b::bigint[], %b::text[], %b::int[], %b::text[], %b::text[]::uuid[], %b::text[]::jsonb[])
         on conflict do nothing
         """,
         (
@@ -181,6 +186,7 @@ class HeldEvent:
     envelope: dict[str, Any]
     attempts: int
     replays: int
+    stream: str | None = None
 
 
 def claim_held(c: Connection, limit: int, trying_s: float, only: Sequence[int] | None = None) -> list[HeldEvent]:
@@ -198,7 +204,7 @@ def claim_held(c: Connection, limit: int, trying_s: float, only: Sequence[int] |
             order by e.id limit %(limit)s for update skip locked
         )
         update events e set try_at = now() + make_interval(secs => %(trying)s) from due where e.id = due.id
-        returning e.id, e.tenant, e.envelope, e.attempts, e.replays
+        returning e.id, e.tenant, e.envelope, e.attempts, e.replays, e.stream
         """,
         {"only": None if only is None else list(only), "limit": limit, "trying": trying_s},
     ).fetchall()
@@ -225,12 +231,6 @@ def failed(c: Connection, number: int, attempts: int, error: dict[str, Any], try
         """,
         {"attempts": attempts, "error": dumps(error), "due": try_in_s, "number": number},
     )
-
-
-def next_try(c: Connection) -> float | None:
-    """In how many seconds the next held event is due."""
-    row = c.execute("select extract(epoch from min(try_at) - clock_timestamp())::float8 from events where state = 'held'").fetchone()
-    return row[0] if row else None
 
 
 # The kinds of steps that end with a failed instance tell how often they were tried.

@@ -97,8 +97,8 @@ def create(c: Connection, new: New) -> int | None:
 
 _CREATE_MANY = """
 with given as (
-    select * from unnest(%s::uuid[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
-            %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bool[], %s::int[], %s::text[]) with ordinality
+    select * from unnest(%b::text[]::uuid[], %b::bigint[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],
+            %b::int[], %b::text[], %b::text[], %b::text[], %b::text[], %b::bool[], %b::int[], %b::text[]) with ordinality
         as g (id, definition_id, workflow, version, namespace, tenant, input, labels, metadata, priority, idempotency_key, trace_id,
               source, actor, step_events, slot_count, queue, n)
 ), firsts as (

@@ -15,7 +15,6 @@ from orchestrator.ids import new_instance_id
 from orchestrator.store import outbox
 from orchestrator.store.connection import Connection, dumps
 
-STATES = ("PENDING", "CREATING", "ACTIVE", "UPDATING", "DELETING", "DELETED", "FAILED")
 MOVES: dict[str, tuple[str | None, ...]] = {
     "PENDING": (None, "DELETED", "FAILED"),
     "CREATING": ("PENDING", "FAILED"),
@@ -95,7 +94,7 @@ def move(
     `anew`: a resource that was deleted begins a fresh life, with a new id.
     """
     held = find(c, kind, name, tenant, lock=True)
-    if by is not None and c.execute("select 1 from resource_moves where by_instance = %s and by_step = %s", by).fetchone():
+    if by is not None and was_moved(c, by):
         return (held.state if held else ""), False
     before = held.state if held else None
     if before not in MOVES[to]:

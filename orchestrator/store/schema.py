@@ -340,6 +340,64 @@ audit = Table(
     Column("from_state", Text),
     Column("to_state", Text),
     Column("detail", JSONB),
+    Column("address", Text),
+    Column("agent", Text),
+)
+
+audit_seals = Table(
+    "audit_seals",
+    metadata,
+    _id(),
+    _at("at", nullable=False),
+    Column("first_id", BigInteger, nullable=False),
+    Column("last_id", BigInteger, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("hash", Text, nullable=False),
+)
+
+configs = Table(
+    "configs",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("environment", Text, primary_key=True),
+    Column("workflow", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("spec", JSONB),
+    Column("origin", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    _at("at", nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("roles", ARRAY(Text), nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("workflows", ARRAY(Text), nullable=False),
+    _at("created_at", nullable=False),
+    _at("expires_at"),
+    _at("revoked_at"),
+    _at("used_at"),
+)
+
+security_events = Table(
+    "security_events",
+    metadata,
+    _id(),
+    _at("at", nullable=False),
+    Column("type", Text, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("detail", JSONB),
+    _at("resolved_at"),
+    Column("resolved_by", Text),
+    Column("resolution", Text),
 )
 
 schedules = Table(
@@ -358,6 +416,32 @@ schedules = Table(
     _at("last_at"),
     Column("last_instance", UUID(as_uuid=False)),
     _at("created_at", nullable=False),
+    Column("name", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    _at("planned_at"),
+    Column("about", JSONB),
+    Column("starts", BigInteger, nullable=False),
+    Column("skips", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    _at("mirrored_at"),
+    _at("changed_at", nullable=False),
+)
+
+fires = Table(
+    "fires",
+    metadata,
+    Column("schedule_id", BigInteger, primary_key=True),
+    Column("planned_at", DateTime(timezone=True), primary_key=True),
+    _at("at", nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("instance_id", UUID(as_uuid=False)),
+    Column("reason", Text),
+    Column("by", Text, nullable=False),
+    Column("retries", SmallInteger, nullable=False),
+    _at("ends_at"),
+    Column("is_open", Boolean, nullable=False),
 )
 
 chores = Table(

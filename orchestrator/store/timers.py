@@ -96,27 +96,33 @@ class Probe:
     has_waiting: bool
     has_schedules: bool
     has_triggers: bool
+    has_unmirrored: bool
+    has_fires: bool
     has_held: bool
     has_working: bool
     has_windows: bool
 
 
-def probe(c: Connection, queue_grace_s: float) -> Probe:
+def probe(c: Connection, queue_grace_s: float, beats_grace_s: float = 0.0) -> Probe:
+    """`beats_grace_s`: how much later than beat the keeper comes to a schedule."""
     row = c.execute(
         """
         select extract(epoch from clock_timestamp())::float8,
-            (select extract(epoch from min(due_at))::float8 from timers),
+            (select extract(epoch from least((select min(due_at) from timers), (select min(next_at) + make_interval(secs => %(beat)s)
+                from schedules where enabled and next_at > now() - make_interval(secs => %(beat)s))))::float8),
             exists (select 1 from outbox),
             exists (select 1 from branches where state = 'running' and lease_until < now()),
-            exists (select 1 from branches where state = 'queued' and queued_at < now() - make_interval(secs => %s)),
-            exists (select 1 from branches where state in ('joining', 'blocked') and queued_at < now() - make_interval(secs => %s)),
-            exists (select 1 from schedules where next_at <= now() or (kind = 'after' and next_at is null)),
+            exists (select 1 from branches where state = 'queued' and queued_at < now() - make_interval(secs => %(grace)s)),
+            exists (select 1 from branches where state in ('joining', 'blocked') and queued_at < now() - make_interval(secs => %(grace)s)),
+            exists (select 1 from schedules where (enabled and next_at <= now() - make_interval(secs => %(beat)s)) or (enabled and kind = 'after' and next_at is null)),
             exists (select 1 from schedules where kind = 'on'),
+            exists (select 1 from schedules where mirrored_at is distinct from next_at),
+            exists (select 1 from fires where is_open),
             exists (select 1 from events where state = 'held' and try_at <= now()),
             exists (select 1 from events where state = 'working'),
             exists (select 1 from windows where due_at <= now())
         """,
-        (queue_grace_s, queue_grace_s),
+        {"grace": queue_grace_s, "beat": beats_grace_s},
     ).fetchone()
     assert row is not None
     return Probe(*row)

@@ -60,10 +60,6 @@ def all_triggers(c: Connection, tenant: str | None = None) -> list[StoredTrigger
     return [StoredTrigger(*row) for row in rows]
 
 
-def audit(c: Connection, actor: str, action: str, source: str, detail: Any) -> None:
-    c.execute("insert into audit (actor, action, source, detail) values (%s, %s, %s, %s::jsonb)", (actor, action, source, dumps(detail)))
-
-
 def effects_per_trigger(c: Connection) -> dict[str, int]:
     return dict(c.execute("select trigger, count(*) from effects group by trigger").fetchall())
 

@@ -9,9 +9,9 @@ Pub/Sub and message queues, `courier.py` delivers webhooks: each is a thread her
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from orchestrator.config.settings import Settings
@@ -21,7 +21,7 @@ from orchestrator.store.connection import Connection
 from orchestrator.stream.consumer import Consumer, Reads, iso
 from orchestrator.stream.courier import Courier
 from orchestrator.stream.inlets import also_read
-from orchestrator.stream.stores import EventStore, NoGroup, open_store
+from orchestrator.stream.stores import NoGroup, open_store
 
 
 def what_is_read(settings: Settings) -> list[Reads]:
@@ -46,11 +46,10 @@ class Beside(Protocol):
 class Bridge:
     """All consumers of one process. `run` returns after `stop`, with what they began finished."""
 
-    def __init__(self, runtime: Runtime, make_store: Callable[[], EventStore] | None = None) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.settings = runtime.settings
-        made = make_store or (lambda: open_store(runtime.settings))
-        self.consumers = [Consumer(runtime, reads, made) for reads in what_is_read(runtime.settings)]
+        self.consumers = [Consumer(runtime, reads, open_store(runtime.settings)) for reads in what_is_read(runtime.settings)]
         self.beside: list[Beside] = [Courier(runtime), *also_read(runtime)]
 
     def stop(self) -> None:
@@ -62,6 +61,9 @@ class Bridge:
     def run(self) -> None:
         threads: list[Any] = [threading.Thread(target=consumer.run, name=consumer.reads.group, daemon=True) for consumer in self.consumers]
         threads += self.beside
+        # What is loaded stays for good: looking at it again and again would cost a tenth of a flood's throughput.
+        gc.collect()
+        gc.freeze()
         for thread in threads:
             thread.start()
         for thread in threads:

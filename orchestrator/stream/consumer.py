@@ -27,6 +27,7 @@ from orchestrator.store import events, streams
 from orchestrator.store.connection import BROKEN
 from orchestrator.store.events import POISON, Arrival
 from orchestrator.stream.envelopes import Poison, envelope_of, tenant_of
+from orchestrator.stream.outlets import OWN_SOURCES
 from orchestrator.stream.state import StateKeys
 from orchestrator.stream.stores import Entry, EventStore, NoGroup, StoreAway, order
 from orchestrator.telemetry import metrics
@@ -44,8 +45,6 @@ REMEMBERED = 50_000
 HEAVIEST_BYTES = 8 * 1024 * 1024
 # Ids of entries are milliseconds in Redis, and small numbers elsewhere.
 FIRST_MOMENT = 1_000_000_000.0
-# Entries that the orchestrator itself wrote: there is nothing to be learnt from them.
-OWN_SOURCES = frozenset({"orchestrator", "worker-service"})
 
 
 @dataclass(slots=True)
@@ -76,14 +75,13 @@ class Reads:
 class Consumer:
     """One reader of one group. Everything it knows can be lost: the store and Postgres know it, too."""
 
-    def __init__(self, runtime: Runtime, reads: Reads, make_store: Callable[[], EventStore]) -> None:
+    def __init__(self, runtime: Runtime, reads: Reads, store: EventStore) -> None:
         self.runtime = runtime
         self.settings = runtime.settings
         self.reads = reads
         self.group = reads.group
         self.name = reads.name
-        self.make_store = make_store
-        self.store: EventStore = make_store()
+        self.store = store
         self.state = StateKeys(runtime.settings) if reads.streams else None
         self.streams: list[str] = []
         self.counts = Counts()
@@ -157,7 +155,7 @@ class Consumer:
         left = f"; {len(self.open)} entries are left to others" if self.open else ""
         logger.info("bridge %s has finished what it began%s", self.name, left)
 
-    def turn(self) -> int:
+    def turn(self) -> None:
         """What is to be done now and then; then one read, and what it gave."""
         if self._is_due("name", NAME_FOR_S / 3):
             self._have_name()
@@ -171,7 +169,6 @@ class Consumer:
                 self._reclaim()
             if self.open and self._is_due("alive", max(0.2, self.settings.reclaim_idle_s / 3)):
                 self._keep_alive()
-        handled = 0
         self.counts.moved_at = time.monotonic()
         if self.streams and not self._is_sure:
             self._handle_own()
@@ -183,11 +180,9 @@ class Consumer:
                 self._size = min(self._size * 2, self.settings.stream_batch * MOST_AT_ONCE, max(self.settings.event_batch_size, 1))
             elif most:
                 self._size = max(self.settings.stream_batch, self._size // 2)
-            if self._size > 1 and sum(_weight(entry) for _, entries in found for entry in entries) > HEAVIEST_BYTES:
+            if sum(self.handle(stream, entries) for stream, entries in found) > HEAVIEST_BYTES:
                 # Memory is bounded by what entries weigh, not by their number.
                 self._size = max(1, self._size // 4)
-            for stream, entries in found:
-                handled += self.handle(stream, entries)
             if not self.streams:
                 self._stopping.wait(min(0.2, self.settings.stream_block_s))
         else:
@@ -197,7 +192,6 @@ class Consumer:
             self._look_at_open()
         if self._is_due("info", INFO_EVERY_S):
             self._write_info()
-        return handled
 
     def _is_due(self, what: str, every_s: float) -> bool:
         now = time.monotonic()
@@ -300,19 +294,19 @@ class Consumer:
     # ── a batch ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def handle(self, stream: str, entries: Sequence[Entry]) -> int:
-        """Take a batch in, in its order; acknowledge what is done with."""
+        """Take a batch in, in its order; acknowledge what is done with. Gives how many characters it weighed."""
         part: list[Entry] = []
-        weight = 0
+        weight = total = 0
         for entry in entries:
             size = _weight(entry)
             if part and (len(part) >= max(1, self.settings.event_batch_size) or weight + size > HEAVIEST_BYTES):
                 self._handle(stream, part)
                 part, weight = [], 0
             part.append(entry)
-            weight += size
+            weight, total = weight + size, total + size
         if part:
             self._handle(stream, part)
-        return len(entries)
+        return total
 
     def _handle(self, stream: str, entries: Sequence[Entry]) -> None:
         began = time.perf_counter()

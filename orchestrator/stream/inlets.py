@@ -25,13 +25,11 @@ from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import OrchestratorError
 from orchestrator.store.connection import BROKEN
 from orchestrator.store.events import Arrival
-from orchestrator.stream.outlets import CHANNEL
+from orchestrator.stream.outlets import CHANNEL, OWN_SOURCES
 
 logger = logging.getLogger("orchestrator.inlets")
 
-OWN = frozenset({"orchestrator", "worker-service"})
 ALIKE_FOR_S = 2
-TRIGGER_QUEUE = "workflow.trigger"
 ANSWER = "reactory.workflow.started"
 LARGEST_BYTES = 2 * 1024 * 1024
 
@@ -89,7 +87,7 @@ class Subscription(Inlet):
         if not isinstance(said, dict):
             logger.warning("what was published on %s is no event: it must be a JSON object", channel)
             return
-        if said.get("source") in OWN:
+        if said.get("source") in OWN_SOURCES:
             return
         digest = hashlib.sha256(f"{channel} {text}".encode()).hexdigest()
         if not said.get("id") and not client.set(f"workflow:heard:{digest}", "1", nx=True, ex=ALIKE_FOR_S):

@@ -34,7 +34,9 @@ _FLUNQ = {
     "timer.scheduled": "io.flunq.timer.scheduled",
     "timer.fired": "io.flunq.timer.fired",
 }
-OWN_SOURCE = "worker-service"
+# What the orchestrator itself wrote, to streams of tenants and elsewhere: there is nothing to be learnt from it.
+WORKER = "worker-service"
+OWN_SOURCES = frozenset({"orchestrator", WORKER})
 # Waits by the time they end, for who looks on; the timers themselves are in Postgres.
 TIMERS = "flunq:timers:all"
 
@@ -91,7 +93,7 @@ def flunq(
             tenant_stream(tenant, str(workflow)),
             {
                 "id": event["id"],
-                "source": OWN_SOURCE,
+                "source": WORKER,
                 "specversion": "1.0",
                 "type": event["type"],
                 "time": at,
@@ -107,7 +109,7 @@ def flunq(
             tenant_stream(tenant, str(workflow)),
             {
                 "id": entry_id,
-                "source": OWN_SOURCE,
+                "source": WORKER,
                 "specversion": "1.0",
                 "type": _FLUNQ[type],
                 "time": at,

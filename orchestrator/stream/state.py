@@ -18,6 +18,7 @@ import redis
 from orchestrator.config.settings import Settings
 from orchestrator.store import resources
 from orchestrator.store.connection import Connection, Database
+from orchestrator.store.resources import Resource
 
 logger = logging.getLogger("orchestrator.state")
 
@@ -75,14 +76,7 @@ class StateKeys:
         with c.transaction():
             resources.lock_telling(c)
             found = resources.all_resources(c)
-            pipeline = self._redis.pipeline(transaction=True)
-            pipeline.delete(PENDING)
-            for resource in found:
-                pipeline.set(state_key(resource.name), resource.state)
-                if resource.doing:
-                    pipeline.sadd(PENDING, resource.name)
-            pipeline.set(MARK, "1")
-            pipeline.execute()
+            _show(self._redis, found, anew=True)
         if found:
             logger.info("%d states were written to Redis again", len(found))
 
@@ -96,8 +90,15 @@ def tell(client: Any, c: Connection, names: list[str]) -> None:
     Read under the lock of whoever tells: what is written last is what is true last.
     """
     resources.lock_telling(c)
+    _show(client, resources.by_names(c, names))
+
+
+def _show(client: Any, found: list[Resource], *, anew: bool = False) -> None:
     pipeline = client.pipeline(transaction=True)
-    for resource in resources.by_names(c, names):
+    if anew:
+        # Names that nobody knows any more would stay in it for ever.
+        pipeline.delete(PENDING)
+    for resource in found:
         pipeline.set(state_key(resource.name), resource.state)
         if resource.doing:
             pipeline.sadd(PENDING, resource.name)

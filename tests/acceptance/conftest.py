@@ -8,6 +8,8 @@ import pytest
 
 from orchestrator.dev.servers import Postgres, Redis
 from tests.conftest import fresh_database
+from tests.planes import Origin, gateway, own_ports
+from tests.site import Site
 from tests.stack import Stack
 
 
@@ -18,3 +20,24 @@ def running(postgres: Postgres, redis_server: Redis, tmp_path_factory: pytest.Te
     made.worker(concurrency=4)
     yield made
     made.stop()
+
+
+@pytest.fixture(scope="module")
+def site(postgres: Postgres, redis_server: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    with gateway(folder) as plane, Origin() as origin:
+        stack = Stack(fresh_database(postgres), redis_server, folder, workflows="workflows")
+        stack.environment.update(
+            plane.environment
+            | own_ports()
+            | {
+                "CERTIFICATES_DIR": str(folder / "certificates"),
+                "PROXY_DRAIN": "10s",
+                "WORKER_STREAM_BLOCK": "200ms",
+                "QUEUE_GRACE": "3",
+            }
+        )
+        stack.worker(concurrency=4)
+        with stack.bridge():
+            yield Site(stack, plane, origin, folder)
+        stack.stop()

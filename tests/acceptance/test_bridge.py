@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -23,23 +21,8 @@ from tests.stack import Stack, until
 STREAM = "events:workflow"
 
 
-@contextlib.contextmanager
-def bridge(stack: Stack, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    log = stack.folder / f"bridge-{len(list(stack.folder.glob('bridge-*')))}.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cli", "bridge"],
-            stdout=out,
-            stderr=out,
-            env=stack.variables(WORKER_STREAM_BLOCK="100ms", WORKER_RECLAIM_IDLE="1s", **variables),
-        )
-    try:
-        until(lambda: "reads" in log.read_text() or process.poll() is not None, 30, str(log))
-        assert process.poll() is None, log.read_text()
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+def bridge(stack: Stack, **variables: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    return stack.bridge(WORKER_STREAM_BLOCK="100ms", WORKER_RECLAIM_IDLE="1s", **variables)
 
 
 def kept(stack: Stack) -> list[Any]:

@@ -17,9 +17,7 @@ CLI = [str(Path(sys.executable).parent / "orchestrator")]
 
 
 def cli(stack: Stack, *arguments: str, input: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*CLI, *arguments], env=stack.variables(**variables), input=input, capture_output=True, text=True, timeout=60, check=False
-    )
+    return stack.cli(*arguments, input=input, **variables)
 
 
 def test_start_wait_show_history_and_replay(running: Stack) -> None:
@@ -64,7 +62,10 @@ def test_verbs_move_instances_and_refuse_by_name(running: Stack) -> None:
     until(lambda: running.runner.get_workflow_status(instance_id)["waits_for"])
     assert "manager approved" in cli(running, "approve", instance_id).stdout
     assert running.ended(instance_id)["status"] == "COMPLETED"
-    assert [row["action"] for row in json.loads(cli(running, "audit", instance_id, "--json").stdout)][:2] == ["signal", "resume"]
+    assert [row["action"] for row in json.loads(cli(running, "audit", "--instance", instance_id, "--json").stdout)][:2] == [
+        "signal",
+        "resume",
+    ]
 
 
 def test_documents_are_validated_registered_and_run_without_services(running: Stack, tmp_path: Path) -> None:

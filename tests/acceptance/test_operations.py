@@ -69,9 +69,13 @@ def test_spans_of_walks_and_steps_are_in_the_trace_of_their_instance(stack: Stac
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
     stack.run("sequence", {}, trace_id=trace_id)
 
-    until(lambda: worker.log.read_text().count(f"0x{trace_id}") >= 4, 10, str(worker.log))
+    def told() -> bool:
+        # The walk's span ends, and is exported, after those of its steps.
+        text = worker.log.read_text()
+        return text.count(f"0x{trace_id}") >= 4 and '"name": "walk"' in text
+
+    until(told, 10, str(worker.log))
     text = worker.log.read_text()
-    assert '"name": "walk"' in text
     assert '"name": "sequence:/do/0/' in text
 
 
@@ -131,3 +135,13 @@ def test_faults_of_settings_are_reported_together() -> None:
     with pytest.raises(Invalid, match="at most half"):
         load({"LEASE": "10s", "HEARTBEAT": "9s"})
     assert load({"LEASE": "1m"}).lease_s == 60
+
+
+def test_a_worker_whose_timer_service_is_off_leaves_timers_to_another(stack: Stack) -> None:
+    stack.worker(TIMER_SERVICE_ENABLED="false")
+    instance_id = stack.runner.start_workflow("naps", input={})
+    until(lambda: stack.sql("select 1 from timers where due_at < now() - interval '1 second'"), 20)
+    assert stack.state(instance_id) != "COMPLETED"
+    assert stack.sql("select count(*) from checkpoints k join branches b on b.id = k.branch_id where k.kind = 'wait.completed'") == [(0,)]
+    stack.worker()
+    assert stack.ended(instance_id, 20)["status"] == "COMPLETED"

@@ -25,9 +25,10 @@ from kombu import Connection as Broker
 from api import create_app
 from orchestrator.definition.documents import read_document
 from orchestrator.dev.ports import any_free
+from orchestrator.store import webhooks
 from orchestrator.store.events import EventFilter
+from orchestrator.stream import courier
 from orchestrator.stream.stores.postgres import PostgresStore
-from tests.acceptance.test_proxies import bridge
 from tests.stack import Stack, until
 
 
@@ -36,7 +37,7 @@ def site(stack: Stack) -> Iterator[Stack]:
     """A worker and a bridge."""
     stack.environment.update({"WORKER_STREAM_BLOCK": "100ms", "SECRET_HOOK": "s3cret", "QUEUE_GRACE": "3"})
     stack.worker()
-    with bridge(stack):
+    with stack.bridge():
         yield stack
 
 
@@ -180,6 +181,14 @@ class Hook(BaseHTTPRequestHandler):
         return None
 
 
+class Taker(Hook):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(204)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+
 def test_webhooks_are_signed_and_sent_until_they_are_taken(site: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -211,6 +220,36 @@ def test_webhooks_are_signed_and_sent_until_they_are_taken(site: Stack, monkeypa
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+def test_a_webhook_that_is_given_up_stays_until_it_is_sent_again(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_HOOK", "s3cret")
+    monkeypatch.setattr(courier, "ATTEMPTS", 3)
+    monkeypatch.setattr(courier, "FIRST_PAUSE_S", 0.0)
+    client = create_app(stack.runner).test_client()
+    port = any_free()
+    hook = {"name": "h", "url": f"http://127.0.0.1:{port}/in", "types": ["*"], "secret": "hook"}
+    assert client.post("/workflow/webhooks", json=hook).status_code == 201
+    number = stack.sql("select id from webhooks")[0][0]
+    stack.runner.database.patiently(lambda c: webhooks.queue(c, [(number, {"specversion": "1.0", "id": "e", "source": "s", "type": "t"})]))
+    made = courier.Courier(stack.runner.runtime)
+    assert [made.turn() for _ in range(4)] == [1, 1, 1, 0]
+    [shown] = client.get("/workflow/webhooks").get_json()["webhooks"]
+    assert (shown["given_up"], shown["waiting"]) == (1, 0)
+    assert shown["last_error"]
+    server = ThreadingHTTPServer(("127.0.0.1", port), Taker)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    assert client.post("/workflow/webhooks/h/send-again").get_json() == {"deliveries": 1}
+    assert made.turn() == 1
+    assert stack.sql("select count(*) from deliveries") == [(0,)]
+    server.shutdown()
+    server.server_close()
+    thread.join()
+    assert [row[0] for row in stack.sql("select action from audit where detail ? 'webhook' order by id")] == [
+        "put-webhook",
+        "send-webhook-again",
+    ]
 
 
 def test_a_message_on_the_trigger_queue_starts_a_workflow_and_its_sender_is_told(site: Stack) -> None:
@@ -254,7 +293,7 @@ def test_streams_of_events_may_be_kept_in_postgres(stack: Stack) -> None:
     stack.worker()
     stack.runner.put_trigger({"name": "n", "on": "t", "start": "numbered"})
     store = PostgresStore(stack.database_url)
-    with bridge(stack), bridge(stack):
+    with stack.bridge(), stack.bridge():
         for n in range(40):
             store.publish("events:workflow", {"type": "t", "data": json.dumps({"n": n})})
         store.publish("events:workflow", {"data": "{}"})
@@ -280,7 +319,7 @@ def test_streams_of_events_may_be_kept_in_postgres(stack: Stack) -> None:
 
 def test_health_metrics_and_the_doctor_see_a_missing_consumer_and_its_lag(stack: Stack) -> None:
     client = create_app(stack.runner).test_client()
-    with bridge(stack) as process:
+    with stack.bridge() as process:
         stack.redis.xadd("events:workflow", {"type": "t", "data": "1"})
         stack.redis.xadd("events:workflow", {"data": "no type"})
         until(lambda: client.get("/health").get_json()["error_count"] == 1, 15)
@@ -309,7 +348,7 @@ def test_every_metric_that_an_alert_names_exists(stack: Stack) -> None:
     rules = yaml.safe_load((Path(__file__).parents[2] / "docs/reference/alerts.yaml").read_text())
     named = {name for rule in rules["groups"][0]["rules"] for name in re.findall(r"orchestrator_\w+", rule["expr"])}
     port = any_free()
-    with bridge(stack, BRIDGE_PORT=str(port)):
+    with stack.bridge(BRIDGE_PORT=str(port)):
         stack.redis.xadd("events:workflow", {"type": "t", "data": "1"})
         client = create_app(stack.runner).test_client()
 

@@ -2,124 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import redis
 
 from api import create_app
 from orchestrator.dev.ports import any_free
-from orchestrator.dev.servers import Postgres, Redis
-from orchestrator.engine import starts
-from orchestrator.proxies.application import Application
-from orchestrator.proxies.certificates import CertificateStore
 from orchestrator.proxies.reconcile import reconcile
-from orchestrator.proxies.registry import Proxies
-from tests.conftest import fresh_database
-from tests.contracts.test_data_planes import https, is_open, serial
-from tests.planes import Origin, Plane, gateway, own_ports
-from tests.stack import Stack, until
-
-STREAM, GROUP = "events:workflow", "workflow-group"
-
-
-class Site:
-    """A whole site: workers, a bridge, a gateway, an origin."""
-
-    def __init__(self, stack: Stack, plane: Plane, origin: Origin, folder: Path) -> None:
-        self.stack, self.plane, self.origin, self.redis = stack, plane, origin, stack.redis
-        self.certificates = CertificateStore(folder / "certificates")
-        self.application = Application(stack.redis)
-        self.proxies = Proxies(stack.runner.database, plane.driver, self.certificates, stack.settings)
-
-    def send(self, event: str, hostname: str | None = None, data: Any = None, **flat: str) -> str:
-        entry: dict[Any, Any] = {"event_type": event, **flat}
-        if hostname is not None:
-            entry["hostname"] = hostname
-        if data is not None:
-            entry["data"] = json.dumps(data)
-        return str(self.redis.xadd(STREAM, entry))
-
-    def state(self, hostname: str) -> str | None:
-        found: str | None = self.redis.get(f"workflow:state:{hostname}")
-        return found
-
-    def mode(self, hostname: str) -> str | None:
-        return next((one.mode for one in self.proxies.all() if one.name == hostname and one.state == "ACTIVE"), None)
-
-    def is_(self, hostname: str, state: str, timeout_s: float = 20) -> None:
-        until(lambda: self.state(hostname) == state, timeout_s, f"{hostname} is {state}, not {self.state(hostname)}; {self.stack.logs()}")
-
-    def quiet(self, timeout_s: float = 30) -> None:
-        """Everything that was sent is done with."""
-
-        def done() -> bool:
-            try:
-                group = next((g for g in self.redis.xinfo_groups(STREAM) if g["name"] == GROUP), None)
-                last = self.redis.xinfo_stream(STREAM)["last-generated-id"]
-            except redis.ResponseError:
-                return False  # Redis was emptied, and the bridge has not made its group again
-            return group is not None and group["pending"] == 0 and group["last-delivered-id"] == last
-
-        until(done, timeout_s, f"nothing pending; {self.stack.logs()}")
-
-    def create(self, hostname: str, **config: Any) -> None:
-        self.send(
-            "proxy_created", hostname, {"enable_http": True, "enable_https": False, "cert_name": None, "target": self.origin.url, **config}
-        )
-
-    def history(self, hostname: str) -> list[str]:
-        return [move["to"] for move in self.proxies.moves(hostname)]
-
-    def letters(self, hostname: str) -> list[str]:
-        return [fields["reason"] for _, fields in self.redis.xrange(f"{STREAM}:dlq") if fields.get("hostname") == hostname]
-
-
-@contextlib.contextmanager
-def bridge(stack: Stack, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    log = stack.folder / f"bridge-{len(list(stack.folder.glob('bridge-*')))}.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cli", "bridge"], stdout=out, stderr=out, env=stack.variables(**variables)
-        )
-    try:
-        until(lambda: "reads" in log.read_text() or process.poll() is not None, 30, str(log))
-        assert process.poll() is None, log.read_text()
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-@pytest.fixture(scope="module")
-def site(postgres: Postgres, redis_server: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("site")
-    starts.forget_book()
-    with gateway(folder) as plane, Origin() as origin:
-        stack = Stack(fresh_database(postgres), redis_server, folder, workflows="workflows")
-        stack.environment.update(
-            plane.environment
-            | own_ports()
-            | {
-                "CERTIFICATES_DIR": str(folder / "certificates"),
-                "PROXY_DRAIN": "10s",
-                "WORKER_STREAM_BLOCK": "200ms",
-                "QUEUE_GRACE": "3",
-            }
-        )
-        stack.worker(concurrency=4)
-        with bridge(stack):
-            yield Site(stack, plane, origin, folder)
-        stack.stop()
+from tests.planes import Origin, https, is_open, own_ports, serial
+from tests.site import GROUP, STREAM, Site
+from tests.stack import until
 
 
 def test_the_sample_event_of_the_document_is_served_at_once(site: Site) -> None:
@@ -273,7 +169,7 @@ def test_the_same_creation_twice_is_one_instance(site: Site) -> None:
 
 def test_order_per_hostname_through_two_bridges(site: Site) -> None:
     names = [f"o{n}.example.com" for n in range(6)]
-    with bridge(site.stack):
+    with site.stack.bridge():
         for name in names:
             site.create(name)
         for turn in range(8):
@@ -402,12 +298,45 @@ def test_nothing_is_created_but_by_events_and_reconciliation_only_publishes(site
     assert published["lost.example.com"] == "proxy_created"
     assert "localhost" not in published
     site.is_("lost.example.com", "ACTIVE")
+    # What waits for ever, and what could have HTTPS by now.
+    name = "lost.example.com"
+    before = len(site.history(name))
+    site.stack.sql("update resources set state = 'PENDING', changed_at = now() - interval '299 seconds' where name = %s returning 1", name)
+    assert name not in reconcile(site.application, site.proxies)
+    site.stack.sql("update resources set state = 'PENDING', changed_at = now() - interval '301 seconds' where name = %s returning 1", name)
+    assert reconcile(site.application, site.proxies)[name] == "proxy_created"
+    until(lambda: site.history(name)[before:] == ["CREATING", "ACTIVE"], 20)
+    site.redis.set(f"proxy:{name}", json.dumps({"target": site.origin.url, "enable_http": True, "enable_https": True}))
+    assert name not in reconcile(site.application, site.proxies)
+    certificate = site.certificates.issue(name)
+    assert reconcile(site.application, site.proxies)[name] == "certificate_ready"
+    until(lambda: site.mode(name) == "fully_running", 20)
+    assert serial(site.plane.https_port, name) == certificate.serial
     # By itself, when it is asked to.
     site.redis.set("proxy:lost2.example.com", json.dumps({"target": site.origin.url, "enable_http": True}))
-    with bridge(site.stack, RECONCILE_EVERY="500ms"):
+    with site.stack.bridge(RECONCILE_EVERY="500ms"):
         site.is_("lost2.example.com", "ACTIVE")
     site.redis.delete("proxy:lost2.example.com")
     site.redis.delete("proxy:lost.example.com", "proxy:localhost")
+
+
+def test_a_port_that_another_program_took_is_changed_and_told(site: Site) -> None:
+    name = "moved.example.com"
+    site.create(name)
+    site.is_(name, "ACTIVE")
+    had = site.proxies.find(name).data["ports"]
+    site.proxies.allocate_ports(name, (had["http"],))
+    site.send("proxy_updated", name, {"changes": {"headers": {"x-moved": "yes"}}})
+
+    def told() -> list[Any]:
+        entries = [fields for _, fields in site.redis.xrange("events:bus") if fields["type"] == "port_changed"]
+        return [json.loads(fields["data"]) for fields in entries if fields["subject"] == name]
+
+    [said] = until(told, 20)
+    ports = site.proxies.find(name).data["ports"]
+    assert said == {"hostname": name, "ports": ports, "before": had}
+    assert ports["http"] != had["http"]
+    until(lambda: is_open(ports["http"]) and not is_open(had["http"]), 20)
 
 
 def test_the_keys_are_made_again_when_redis_was_emptied(site: Site) -> None:
@@ -417,6 +346,11 @@ def test_the_keys_are_made_again_when_redis_was_emptied(site: Site) -> None:
     before = {one.name: one.state for one in site.proxies.all()}
     site.redis.flushall()
     until(lambda: {name: site.state(name) for name in before} == before, 15)
+    # Of what is left when a part was lost, only what is true stays.
+    site.redis.sadd("workflow:pending", "nobody.example.com")
+    site.redis.delete("workflow:state")
+    until(lambda: site.redis.exists("workflow:state"), 15)
+    assert "nobody.example.com" not in site.redis.smembers("workflow:pending")
     site.create("after.example.com")
     site.is_("after.example.com", "ACTIVE", 20)
 

@@ -11,11 +11,9 @@ import httpx
 import pytest
 
 from orchestrator.dev.servers import Postgres, Redis
-from orchestrator.engine import starts
-from tests.acceptance.test_proxies import Site, bridge
 from tests.conftest import fresh_database
-from tests.contracts.test_data_planes import is_open, serial
-from tests.planes import Origin, caddy, caddy_program, own_ports
+from tests.planes import Origin, caddy, caddy_program, is_open, own_ports, serial
+from tests.site import Site
 from tests.stack import Stack, until
 
 
@@ -29,7 +27,6 @@ def calmly(act: Callable[[], Any]) -> Any:
 def test_a_whole_life_over_caddy(postgres: Postgres, redis_server: Redis, tmp_path: Path) -> None:
     if caddy_program() is None:
         pytest.skip("no caddy here, and no package of it")
-    starts.forget_book()
     name = "caddy.example.com"
     with caddy(tmp_path) as plane, Origin() as origin, Origin("second") as second:
         stack = Stack(fresh_database(postgres), redis_server, tmp_path, workflows="workflows")
@@ -38,7 +35,7 @@ def test_a_whole_life_over_caddy(postgres: Postgres, redis_server: Redis, tmp_pa
         )
         try:
             stack.worker()
-            with bridge(stack, WORKER_STREAM_BLOCK="200ms"):
+            with stack.bridge(WORKER_STREAM_BLOCK="200ms"):
                 site = Site(stack, plane, origin, tmp_path)
                 site.create(name)
                 site.is_(name, "ACTIVE")

@@ -14,11 +14,9 @@ import pytest
 import redis.asyncio
 
 from orchestrator.dev.servers import redis_program
-from tests.acceptance.test_proxies import Site, site
-from tests.contracts.test_data_planes import serial
+from tests.planes import serial
+from tests.site import Site
 from tests.stack import Stack, until
-
-__all__ = ["site"]
 
 
 def redis_cli(stack: Stack, *arguments: str) -> str:

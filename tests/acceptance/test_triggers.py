@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,8 +12,9 @@ from orchestrator.definition.triggers import read_triggers
 from orchestrator.engine import effects, intake, starts
 from orchestrator.errors import Invalid, NotFound
 from orchestrator.store import events
-from orchestrator.store.events import Arrival, EventFilter
+from orchestrator.store.events import Arrival, EventFilter, claim_held
 from orchestrator.stream.consumer import Consumer, Reads
+from orchestrator.stream.envelopes import tenant_of
 from orchestrator.stream.stores import StoreAway
 from orchestrator.stream.stores.memory import MemoryStore
 from tests.stack import Stack, until
@@ -35,10 +35,9 @@ def inputs(stack: Stack) -> list[int]:
 
 
 @pytest.fixture
-def alone(stack: Stack) -> Iterator[Stack]:
+def alone(stack: Stack) -> Stack:
     """Without a worker: what triggers do is done by whoever brings the event."""
-    yield stack
-    starts.forget_book()
+    return stack
 
 
 def test_a_trigger_starts_what_it_names_once_per_event(alone: Stack) -> None:
@@ -249,7 +248,7 @@ def test_what_a_consumer_read_and_could_not_handle_comes_before_anything_new(alo
     alone.runner.put_trigger({"name": "o", "on": "t", "start": "numbered"})
     store = MemoryStore()
     store.join("s", "g")
-    consumer = Consumer(alone.runner.runtime, Reads("g", ("s",), name="c"), lambda: store)
+    consumer = Consumer(alone.runner.runtime, Reads("g", ("s",), name="c"), store)
     consumer.state = None
     for n in range(3):
         store.publish("s", {"type": "t", "hostname": "h", "data": f'{{"n": {n}}}'})
@@ -277,11 +276,39 @@ def test_entries_that_are_older_than_events_are_kept_have_no_effect(alone: Stack
     old = int((time.time() - 31 * 86400) * 1000)
     for entry_id, n in ((f"{old}-0", 1), (f"{int(time.time() * 1000)}-0", 2)):
         store._streams["s"][entry_id] = {"type": "t", "data": f'{{"n": {n}}}'}
-    consumer = Consumer(alone.runner.runtime, Reads("g", ("s",), name="c"), lambda: store)
+    consumer = Consumer(alone.runner.runtime, Reads("g", ("s",), name="c"), store)
     consumer.state = None
     consumer.turn()
     assert inputs(alone) == [2]
     assert store.backlog("s", "g").pending == 0
+
+
+@pytest.mark.parametrize(("stream", "pauses"), [("tenant:acme:workflow:w:events", [0.2, 0.4]), ("events:workflow", [1.0, 2.0])])
+def test_pauses_between_attempts_are_those_of_the_stream_whoever_sent_the_event(alone: Stack, stream: str, pauses: list[float]) -> None:
+    alone.runner.put_trigger({"name": "o", "on": "t", "start": "not-registered"})
+    runtime = alone.runner.runtime
+    arrival = Arrival({**event(1), "source": "/somebody"}, tenant_of(stream), None, stream, "1-0")
+    intake.take(runtime, [arrival])
+    for attempt, pause in enumerate(pauses, 1):
+        [(attempts, due)] = alone.sql("select attempts, extract(epoch from try_at - clock_timestamp())::float8 from events")
+        assert attempts == attempt
+        assert pause - 0.15 < due <= pause
+        alone.sql("update events set try_at = now() returning 1")
+        effects.work_off(runtime)
+    assert [row[0] for row in alone.sql("select state from events")] == ["dead"]
+
+
+def test_an_attempt_that_takes_too_long_is_made_by_another(alone: Stack) -> None:
+    runtime = alone.runner.runtime
+    intake.take(runtime, [Arrival(event(1), "default", None, "s", "1-0")])
+    alone.sql("update events set state = 'held', try_at = now() returning 1")
+
+    def claimed() -> list[int]:
+        return [held.attempts for held in runtime.database.patiently(lambda c: claim_held(c, 10, 0.4))]
+
+    assert len(claimed()) == 1  # by a process that says no more
+    assert claimed() == []
+    until(claimed, 5)
 
 
 # ── races ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -302,7 +329,7 @@ def test_events_of_a_key_keep_their_order_through_many_consumers_of_which_some_d
         life = 0
         while not stop.is_set():
             life += 1
-            consumer = Consumer(alone.runner.runtime, Reads("g", ("s",), name=f"c{number}-{life}"), lambda: store)
+            consumer = Consumer(alone.runner.runtime, Reads("g", ("s",), name=f"c{number}-{life}"), store)
             consumer.state = None
             consumer.streams = ["s"]
             try:

@@ -17,12 +17,10 @@ import psutil
 import pytest
 
 from orchestrator.dev.servers import Postgres, Redis
-from orchestrator.engine import starts
-from tests.acceptance.test_proxies import Site, bridge
 from tests.chaos.crowd import LONG, QUICK, report, trouble
 from tests.conftest import fresh_database
-from tests.contracts.test_data_planes import is_open, serial
-from tests.planes import Origin, gateway, own_ports
+from tests.planes import Origin, gateway, is_open, own_ports, serial
+from tests.site import Site
 from tests.stack import Stack, until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900 if LONG else 240)]
@@ -30,7 +28,6 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900 if LONG else 240)]
 
 @pytest.fixture
 def site(postgres: Postgres, redis_server: Redis, tmp_path: Path) -> Iterator[Site]:
-    starts.forget_book()
     with gateway(tmp_path) as plane, Origin() as origin:
         stack = Stack(fresh_database(postgres), redis_server, tmp_path, workflows="workflows")
         stack.environment.update(
@@ -129,7 +126,7 @@ def test_lives_of_proxies_leave_nothing_behind(site: Site) -> None:
             until(lambda: len(site.history(name)) >= 7 * min(lives[0], 28) and site.state(name) == "DELETED", 20)
 
     lives = [0]
-    with bridge(site.stack) as process:
+    with site.stack.bridge() as process:
         live(20)
         pids = [site.plane.process.pid, process.pid, site.stack.workers[0].pid, *site.stack.workers[0].children()]
         before = {pid: _holds(pid) for pid in pids}

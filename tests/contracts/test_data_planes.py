@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import httpx
 import pytest
-from cryptography import x509
 
 from orchestrator.dev.ports import any_free
 from orchestrator.proxies.certificates import CertificateStore
 from orchestrator.proxies.plane import PortTaken, Proxy, RefusedByPlane, Route
-from tests.planes import Origin, Plane, caddy, caddy_program, caddy_version, gateway
+from tests.planes import Origin, Plane, caddy, caddy_program, caddy_version, gateway, https, is_open, serial
 from tests.stack import until
 
 
@@ -42,33 +39,6 @@ def origin() -> Iterator[Origin]:
 @pytest.fixture
 def store(tmp_path: Path) -> CertificateStore:
     return CertificateStore(tmp_path / "certificates")
-
-
-def serial(port: int, hostname: str | None) -> str:
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with socket.create_connection(("127.0.0.1", port), 5) as raw, context.wrap_socket(raw, server_hostname=hostname) as tls:
-        der = tls.getpeercert(binary_form=True)
-        assert der is not None
-        return f"{x509.load_der_x509_certificate(der).serial_number:X}"
-
-
-def https(port: int, hostname: str, path: str = "/") -> Any:
-    async def ask() -> Any:
-        connector = aiohttp.TCPConnector(ssl=False)
-        async with (
-            aiohttp.ClientSession(connector=connector) as session,
-            session.get(f"https://127.0.0.1:{port}{path}", headers={"host": hostname}, server_hostname=hostname) as answer,
-        ):
-            return answer.status, await answer.json(content_type=None)
-
-    return asyncio.run(ask())
-
-
-def is_open(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
 
 
 def test_a_hostname_answers_by_host_and_at_its_own_port_and_no_other_does(plane: Plane, origin: Origin) -> None:
@@ -103,8 +73,8 @@ def test_without_a_target_it_says_that_it_is_served(plane: Plane) -> None:
 def test_routes_lead_elsewhere_and_changes_are_seen_at_once(plane: Plane, origin: Origin) -> None:
     with Origin("other") as other:
         plane.driver.apply(Proxy(hostname="r.example", target=origin.url, routes=(Route("/api", other.url), Route("/api/v2", origin.url))))
-        assert [plane.get("r.example", path).json()["name"] for path in ("/", "/api", "/api/x", "/api/v2/y")] == [
-            "origin", "other", "other", "origin",
+        assert [plane.get("r.example", path).json()["name"] for path in ("/", "/api", "/api/x", "/apix", "/api/v2/y", "/api/v2x")] == [
+            "origin", "other", "other", "origin", "origin", "other",
         ]  # fmt: skip
         plane.driver.apply(Proxy(hostname="r.example", target=other.url))
         assert plane.get("r.example", "/api/v2/y").json()["name"] == "other"
@@ -273,6 +243,25 @@ def test_the_gateway_serves_again_what_it_served_before(origin: Origin, store: C
         assert second.driver.hostnames() == ["k.example"]
         assert serial(second.https_port, "k.example") == made.serial
     assert (tmp_path / "gateway.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_port_that_somebody_took_meanwhile_is_one_hosts_trouble(origin: Origin, tmp_path: Path) -> None:
+    own, other = any_free(), any_free()
+    with gateway(tmp_path) as first:
+        first.driver.apply(Proxy(hostname="robbed.example", target=origin.url, http_port=own))
+        first.driver.apply(Proxy(hostname="fine.example", target=origin.url, http_port=other))
+        first.process.terminate()
+        first.process.wait(15)
+    with socket.create_server(("127.0.0.1", own)), gateway(tmp_path) as second:
+        assert second.get("robbed.example").status_code == 200
+        assert second.get("fine.example", port=other).status_code == 200
+        with pytest.raises(PortTaken):
+            second.driver.apply(Proxy(hostname="robbed.example", target=origin.url, http_port=own))
+        # Nothing of a change that failed is left: not of a host that is there, not of a new one.
+        with pytest.raises(PortTaken):
+            second.driver.apply(Proxy(hostname="new.example", target=origin.url, http_port=own))
+        assert sorted(second.driver.hostnames()) == ["fine.example", "robbed.example"]
+        assert second.get("robbed.example").status_code == 200
 
 
 def test_the_gateways_admin_api_lets_no_stranger_in(plane: Plane) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from orchestrator.definition.documents import read_document
-from orchestrator.engine.scheduling import next_of
 from orchestrator.errors import Invalid
+from orchestrator.schedule.times import next_cron
 from tests.stack import Stack, until
 
 DOC = "document: {{dsl: '1.0.3', namespace: tests, name: {name}, version: '1.0.0'}}\nschedule: {schedule}\ndo: [{{s: {{set: '${{ $workflow.input }}'}}}}]"
@@ -85,7 +85,7 @@ def test_all_events_together_start_one_instance_and_read_says_how_they_are_seen(
 )
 def test_cron_means_what_unix_means(cron: str, zone: str, after: str, expected: str) -> None:
     moment = dt.datetime.fromisoformat(after).timestamp()
-    assert next_of({"cron": cron, "timezone": zone}, moment) == dt.datetime.fromisoformat(expected).timestamp()
+    assert next_cron({"cron": cron, "timezone": zone}, moment) == dt.datetime.fromisoformat(expected).timestamp()
 
 
 def test_a_cron_that_is_none_is_refused(running: Stack) -> None:

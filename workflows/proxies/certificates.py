@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator import Workflow, step
-from orchestrator.config.settings import load
-from orchestrator.proxies.application import Application
+from orchestrator import Workflow, composition, step
+from orchestrator.app import settings
 from orchestrator.proxies.registry import certificates_of
-from orchestrator.stream.stores import publisher
 from workflows.proxies.life_cycle import THRICE
 
 
 @step(retry=THRICE, timeout="30s")
 def announce_each(domains: list[str], cert_name: str, is_renewal: Any = False) -> dict[str, int]:
     """One event for each hostname, so that each keeps its own order."""
-    settings = load()
-    application = Application.at(settings.redis_url, publish=publisher(settings))
+    application = composition.application(settings())
     for domain in domains:
         application.certificate_ready(cert_name, domain, is_renewal=str(is_renewal).lower() == "true")
     return {"announced": len(domains)}
@@ -25,11 +22,8 @@ def announce_each(domains: list[str], cert_name: str, is_renewal: Any = False) -
 @step(retry=THRICE, timeout="30s")
 def renew(cert_name: str | None = None, hostname: str | None = None) -> dict[str, Any]:
     """Issue the successor; announce it to every hostname it is for."""
-    settings = load()
-    store = certificates_of(settings)
-    made = store.renew(str(cert_name or hostname))
-    application = Application.at(settings.redis_url, publish=publisher(settings))
-    application.certificate_ready(made.name, made.domains[0], domains=made.domains, is_renewal=True)
+    made = certificates_of(settings()).renew(str(cert_name or hostname))
+    composition.application(settings()).certificate_ready(made.name, made.domains[0], domains=made.domains, is_renewal=True)
     return {"serial": made.serial, "not_after": made.ends.isoformat()}
 
 

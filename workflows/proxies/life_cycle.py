@@ -8,11 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from orchestrator import StepContext, Workflow, step
+from orchestrator import StepContext, Workflow, composition, step
+from orchestrator.app import runtime
 from orchestrator.definition.retry import RetryPolicy
-from orchestrator.proxies.registry import Proxies, certificates_of, is_local, plane_of
+from orchestrator.proxies.registry import Proxies
 
-HOSTNAME = r"^(?=.{1,253}$)([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
+HOSTNAME = r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
 
 # Three attempts in all; 1 and 2 seconds between them.
 THRICE = RetryPolicy(max_attempts=3, base_s=1.0, factor=2.0, jitter=0.0)
@@ -23,7 +24,7 @@ class About(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    hostname: str = Field(pattern=HOSTNAME.replace("(?=.{1,253}$)", ""), max_length=253)
+    hostname: str = Field(pattern=HOSTNAME, max_length=253)
 
 
 class Announced(About):
@@ -32,18 +33,11 @@ class Announced(About):
 
 @functools.cache
 def proxies() -> Proxies:
-    from orchestrator.app import runtime
-
-    held = runtime()
-    return Proxies(held.database, plane_of(held.settings), certificates_of(held.settings), held.settings)
+    return composition.proxies(runtime())
 
 
 def host(data: dict[str, Any]) -> str:
     return str(data["hostname"]).lower().rstrip(".")
-
-
-def by(context: StepContext, name: str = "begin") -> tuple[str, str]:
-    return context.instance_id, name
 
 
 # ── steps ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -51,17 +45,17 @@ def by(context: StepContext, name: str = "begin") -> tuple[str, str]:
 
 @step(retry=THRICE, timeout="30s")
 def begin_creating(context: StepContext, data: dict[str, Any]) -> dict[str, Any]:
-    return proxies().begin_creating(by(context), host(data), data)
+    return proxies().begin_creating(context.instance_id, host(data), data)
 
 
 @step(retry=THRICE, timeout="30s")
 def begin_changing(context: StepContext, data: dict[str, Any]) -> dict[str, Any]:
-    return proxies().begin_changing(by(context), host(data), data)
+    return proxies().begin_changing(context.instance_id, host(data), data)
 
 
 @step(retry=THRICE, timeout="30s")
 def begin_deleting(context: StepContext, data: dict[str, Any]) -> dict[str, Any]:
-    return proxies().begin_deleting(by(context), host(data))
+    return proxies().begin_deleting(context.instance_id, host(data))
 
 
 @begin_creating.undo(retry=THRICE)
@@ -69,7 +63,7 @@ def begin_deleting(context: StepContext, data: dict[str, Any]) -> dict[str, Any]
 @begin_deleting.undo(retry=THRICE)
 def give_up(context: StepContext) -> None:
     if not (context.output or {}).get("already"):
-        proxies().give_up(by(context), host(context.input))
+        proxies().give_up(context.instance_id, host(context.input))
 
 
 @step(retry=THRICE, timeout="30s")
@@ -89,7 +83,7 @@ def serve_https(data: dict[str, Any]) -> dict[str, Any]:
 
 @step(retry=THRICE, timeout="30s")
 def finish(context: StepContext, data: dict[str, Any]) -> dict[str, Any]:
-    return proxies().finish(by(context), host(data), str(data.get("mode")))
+    return proxies().finish(context.instance_id, host(data), str(data.get("mode")))
 
 
 @step(retry=THRICE, timeout="65m")  # as long as PROXY_DRAIN may be, and a little
@@ -99,7 +93,7 @@ def drain(data: dict[str, Any]) -> None:
 
 @step(retry=THRICE, timeout="30s")
 def finish_deleting(context: StepContext, data: dict[str, Any]) -> None:
-    proxies().finish_deleting(by(context), host(data))
+    proxies().finish_deleting(context.instance_id, host(data))
 
 
 # ── workflows ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -143,5 +137,3 @@ proxy_deleted = (
     .if_(_NEW, "unless-gone")
     .do(lambda flow: flow.then(drain).then(finish_deleting))
 )
-
-__all__ = ["is_local"]

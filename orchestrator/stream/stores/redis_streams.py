@@ -25,6 +25,22 @@ redis.call('EXPIRE', KEYS[3], ARGV[4])
 return id
 """
 
+# What others hold before an entry, at one moment: an entry that one consumer takes over from another is not missed.
+_HELD_BY_OTHERS = """
+local found = {}
+for _, consumer in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1])[4] or {}) do
+    if consumer[1] ~= ARGV[2] then
+        local start = '-'
+        repeat
+            local page = redis.call('XPENDING', KEYS[1], ARGV[1], start, '(' .. ARGV[3], 1000, consumer[1])
+            for _, one in ipairs(page) do found[#found + 1] = one[1] end
+            if #page > 0 then start = '(' .. page[#page][1] end
+        until #page < 1000
+    end
+end
+return found
+"""
+
 
 class RedisStore:
     def __init__(self, url: str, *, block_s: float = 1.0) -> None:
@@ -36,6 +52,7 @@ class RedisStore:
             socket_timeout=block_s + 10,
         )
         self._put_aside = self.redis.register_script(_PUT_ASIDE)
+        self._held_by_others = self.redis.register_script(_HELD_BY_OTHERS)
 
     def find(self, pattern: str) -> list[str]:
         with _told():
@@ -88,15 +105,8 @@ class RedisStore:
                 self.redis.xclaim(stream, group, consumer, 0, list(ids[start : start + 500]), justid=True)
 
     def held_by_others(self, stream: str, group: str, consumer: str, below: str) -> list[str]:
-        found: list[str] = []
-        start = "-"
         with _told():
-            while True:
-                page = self.redis.xpending_range(stream, group, start, f"({below}", 1000)
-                found += [one["message_id"] for one in page if one["consumer"] != consumer]
-                if len(page) < 1000:
-                    return found
-                start = f"({page[-1]['message_id']}"
+            return [str(entry_id) for entry_id in self._held_by_others(keys=[stream], args=[group, consumer, below])]
 
     def fetch(self, stream: str, ids: Sequence[str]) -> list[Entry]:
         with _told():

@@ -1,0 +1,309 @@
+"""What each route takes and gives, beside who may call it (`gate.RULES`): the source of `/openapi.json`.
+
+A route that takes a body and is not described here does not start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Json = dict[str, Any]
+
+
+class Open(BaseModel):
+    """Further keys are read as well."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Start(Open):
+    """With what the input is, beside options."""
+
+    data: Any
+    priority: Literal["low", "normal", "high", "critical"] | None = None
+    metadata: Json | None = None
+    labels: Json | None = None
+    dependencies: list[Any] | None = None
+
+
+class Signal(Open):
+    data: Any = None
+    id: str | None = None
+
+
+class SkipWait(BaseModel):
+    step: str | None = Field(None, description="Else all waits end.")
+
+
+class Cancel(BaseModel):
+    reason: str | None = None
+    compensate: bool | None = None
+
+
+class Rerun(BaseModel):
+    step: str
+    input: Any = None
+
+
+class Dependency(Open):
+    workflowId: str | None = None
+    instanceId: str | None = None
+    condition: Literal["completed", "failed", "any"] = "completed"
+
+
+class Bulk(BaseModel):
+    state: str | list[str] | None = None
+    workflow: str | None = None
+    search: str | None = None
+    limit: int | None = Field(None, ge=1, le=10_000)
+
+
+class Cleanup(BaseModel):
+    olderThan: str | None = Field(None, description="As 30d; else RETENTION.")
+
+
+class Event(Open):
+    """A CloudEvent."""
+
+    id: str
+    source: str
+    type: str
+    data: Any = None
+
+
+class EventFilter(BaseModel):
+    state: str | None = None
+    type: str | None = None
+    source: str | None = None
+    key: str | None = None
+    stream: str | None = None
+    text: str | None = None
+    since: str | None = None
+    until: str | None = None
+    limit: int | None = Field(None, ge=1, le=10_000)
+
+
+class BusEvent(Open):
+    eventType: str
+    payload: Any = None
+
+
+class Webhook(BaseModel):
+    name: str
+    url: str
+    secret: str = Field(description="The name of a secret of the bridge; it is not one.")
+    types: list[str] | None = None
+
+
+class Schedule(Open):
+    """Nested or flat; docs/how-to/schedule-workflows.md."""
+
+    id: str
+    name: str | None = None
+    workflow: Any = None
+    workflowId: str | None = None
+    schedule: Json | None = None
+    cron: str | None = None
+    timezone: str | None = None
+
+
+class Range(BaseModel):
+    from_: str = Field(alias="from")
+    to: str
+
+
+class Key(BaseModel):
+    name: str
+    roles: list[str] | None = None
+    tenant: str | None = None
+    scopes: list[str] | None = None
+    workflows: list[str] | None = None
+    lasts: str | None = None
+
+
+class Overlap(BaseModel):
+    overlap: str | None = None
+
+
+class Resolution(BaseModel):
+    resolution: str | None = None
+
+
+class Configuration(Open):
+    """docs/how-to/configure-workflows.md."""
+
+    id: str | None = None
+    nameSpace: str | None = None
+    enabled: bool | None = None
+    maxRetries: int | None = Field(None, ge=0, le=10)
+    timeout: int | None = Field(None, ge=1000, le=3_600_000)
+    concurrency: int | None = Field(None, ge=1, le=100)
+    properties: Json | None = None
+
+
+class Migration(BaseModel):
+    from_: str = Field(alias="from")
+    to: str
+
+
+class Enabled(BaseModel):
+    enabled: bool
+
+
+class To(BaseModel):
+    to: int
+
+
+class Proxy(Open):
+    hostname: str | None = None
+    target: str | None = None
+    enable_http: bool | None = None
+    enable_https: bool | None = None
+
+
+class Route(Open):
+    id: str | None = None
+    path: str
+    target: str
+
+
+class Problem(BaseModel):
+    """RFC 9457; `error` and `message` are what older clients read."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+    title: str
+    status: int
+    code: str
+    error: str
+    message: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """`body` as JSON, and where `is_text` as YAML as well; `query` by name, with the schema of each."""
+
+    body: Any = None
+    gives: tuple[int, ...] = (200,)
+    query: tuple[tuple[str, Json], ...] = ()
+    is_text: bool = False
+    is_optional: bool = True
+    media: str = "application/json"
+    checks_itself: bool = False
+    """The route knows more of what is wrong than the model does, and says all of it at once."""
+
+
+def _text(**more: Any) -> Json:
+    return {"type": "string", **more}
+
+
+def _number(most: int) -> Json:
+    return {"type": "integer", "minimum": 1, "maximum": most}
+
+
+_MOMENT = _text(format="date-time")
+_ENVIRONMENT = ("environment", _text(enum=["development", "staging", "production", "test"]))
+_EVENTS = (
+    *((name, _text()) for name in ("state", "type", "source", "key", "stream", "text")), ("since", _MOMENT), ("until", _MOMENT),
+    ("before", _number(2**62)), ("limit", _number(1000)),
+)  # fmt: skip
+_AUDIT = (
+    *((name, _text()) for name in ("actor", "user", "action", "source", "workflow", "address")), ("instanceId", _text(format="uuid")),
+    ("since", _MOMENT), ("until", _MOMENT), ("page", _number(100_000)), ("limit", _number(1000)),
+)  # fmt: skip
+
+DESCRIBED: dict[str, Described] = {
+    "health.health": Described(gives=(200, 503)),
+    "health.ready": Described(gives=(200, 503)),
+    "metrics.metrics": Described(media="text/plain"),
+    # A body without `data` is the input as it stands.
+    "instances.start": Described(Start | Json, (201,), (("version", _text()),)),
+    "instances.listing": Described(
+        query=(
+            ("state", _text()),
+            ("workflow", _text()),
+            ("search", _text()),
+            ("limit", _number(1000)),
+            ("offset", {"type": "integer", "minimum": 0}),
+        )
+    ),
+    "instances.pause": Described(),
+    "instances.resume": Described(),
+    "instances.retry": Described(),
+    "instances.rollback": Described(),
+    "instances.signal": Described(Signal, (202,)),
+    "instances.skip_wait": Described(SkipWait),
+    "instances.cancel": Described(Cancel),
+    "instances.rerun": Described(Rerun, (201,), is_optional=False),
+    "instances.add_dependency": Described(Dependency, (201,), is_optional=False),
+    "instances.bulk": Described(Bulk, is_optional=False),
+    "instances.cleanup": Described(Cleanup),
+    "instances.enforce": Described(),
+    "instances.workflows": Described(query=(("nameSpace", _text()), ("search", _text()))),
+    "instances.metrics": Described(query=(("format", _text(enum=["json", "prometheus"])),), media="*/*"),
+    "instances.status": Described(gives=(200, 503)),
+    "definitions.register": Described(Json, (201,), is_text=True, is_optional=False),
+    "events.send": Described(Event | list[Event], (200, 202), is_optional=False),
+    "events.listing": Described(query=_EVENTS),
+    "events.replay_one": Described(),
+    "events.replay": Described(EventFilter, is_optional=False),
+    "events.discard": Described(EventFilter, is_optional=False),
+    "bus.publish": Described(BusEvent, is_optional=False),
+    "bus.recent": Described(query=(("limit", _number(1000)),)),
+    "triggers.put": Described(Json, (201,), is_text=True, is_optional=False),
+    "triggers.enable": Described(),
+    "triggers.put_webhook": Described(Webhook, (201,), is_optional=False, checks_itself=True),
+    "triggers.send_again": Described(),
+    "schedules.listing": Described(query=(("workflow", _text()), ("nameSpace", _text()))),
+    "schedules.create": Described(Schedule, (201,), is_text=True, is_optional=False, checks_itself=True),
+    "schedules.validate": Described(Schedule, is_text=True, is_optional=False, checks_itself=True),
+    "schedules.reload": Described(),
+    "schedules.one": Described(query=(("upcoming", _number(1000)),)),
+    "schedules.update": Described(Schedule, is_text=True, is_optional=False, checks_itself=True),
+    "schedules.switch": Described(),
+    "schedules.run": Described(gives=(202,)),
+    "schedules.backfill": Described(Range, (202,), is_optional=False),
+    "schedules.history": Described(query=(("before", _MOMENT), ("limit", _number(1000)))),
+    "breakers.reset": Described(),
+    "configs.listing": Described(
+        query=(
+            _ENVIRONMENT,
+            ("workflowId", _text()),
+            ("nameSpace", _text()),
+            ("version", _text()),
+            ("format", _text(enum=["json", "yaml"])),
+        ),
+        media="*/*",
+    ),
+    "configs.save": Described(Configuration, (201,), (_ENVIRONMENT,), is_text=True, is_optional=False, checks_itself=True),
+    "configs.validate": Described(Any, is_text=True, is_optional=False),
+    "configs.reload": Described(),
+    "configs.watch": Described(Enabled, is_optional=False),
+    "configs.migrate": Described(Migration, is_optional=False),
+    "configs.one": Described(query=(_ENVIRONMENT,)),
+    "configs.update": Described(Configuration, (200,), (_ENVIRONMENT,), is_text=True, is_optional=False, checks_itself=True),
+    "configs.delete": Described(query=(_ENVIRONMENT,)),
+    "configs.versions": Described(query=(_ENVIRONMENT,)),
+    "configs.diff": Described(query=(("from", _number(10**9)), ("to", _number(10**9)), _ENVIRONMENT)),
+    "configs.rollback": Described(To, (200,), (_ENVIRONMENT,), is_optional=False),
+    "proxies.create": Described(Proxy, (201,), is_optional=False, checks_itself=True),
+    "proxies.change": Described(Proxy, is_optional=False, checks_itself=True),
+    "proxies.put_route": Described(Route, (201,), is_optional=False, checks_itself=True),
+    "security.audit": Described(query=_AUDIT),
+    "security.export": Described(query=_AUDIT, media="application/x-ndjson"),
+    "security.security_events": Described(
+        query=(("type", _text()), ("resolved", {"type": "boolean"}), ("before", _number(2**62)), ("limit", _number(1000)))
+    ),
+    "security.resolve": Described(Resolution),
+    "security.add_key": Described(Key, (201,), is_optional=False),
+    "security.rotate_key": Described(Overlap, (201,)),
+    "service.trigger": Described(Json, (202,)),
+    "service.trigger_alias": Described(Json, (202,)),
+    "service.history": Described(query=(("limit", _number(200)),)),
+    "service.service_metrics": Described(media="text/plain"),
+    "openapi.page": Described(media="text/html"),
+}

@@ -1,0 +1,336 @@
+"""Every request passes here: who asks, whether they may, how often; and what is refused is audited.
+
+`RULES` says for each route what it takes. A route without a rule does not start: `create_app` fails.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from typing import Any
+
+import psycopg
+from flask import Flask, Response, current_app, g, request
+
+from api.runner import runner
+from orchestrator.engine import lifecycle
+from orchestrator.errors import NotFound, OrchestratorError
+from orchestrator.security.gate import Forbidden, Gate, TooMany, Unauthenticated
+from orchestrator.security.principals import EVERY_TENANT, ROLES, Principal, nobody_in_particular
+from orchestrator.store import events, instances, security
+
+logger = logging.getLogger("orchestrator.api")
+
+PUBLIC = "public"
+# By endpoint: what is needed. `own` is acting on instances; on those of others, `operate`.
+RULES: dict[str, str] = {
+    "health.health": PUBLIC,
+    "health.live": PUBLIC,
+    "health.ready": PUBLIC,
+    "openapi.document": PUBLIC,
+    "openapi.page": PUBLIC,
+    "metrics.metrics": "everything",
+    "instances.start": "start",
+    "instances.listing": "read",
+    "instances.show": "read",
+    "instances.history": "read",
+    "instances.pause": "own",
+    "instances.resume": "own",
+    "instances.retry": "own",
+    "instances.signal": "own",
+    "instances.skip_wait": "own",
+    "instances.cancel": "own",
+    "instances.rollback": "own",
+    "instances.rerun": "own",
+    "instances.resources": "read",
+    "instances.add_dependency": "own",
+    "instances.bulk": "operate",
+    "instances.cleanup": "admin",
+    "instances.enforce": "admin",
+    "instances.dead_letters": "everything",
+    "instances.workflows": "read",
+    "instances.workflow": "read",
+    "instances.status": "everything",
+    "instances.metrics": "everything",
+    "instances.stats": "everything",
+    "service.workflows": "read",
+    "service.trigger": "start",
+    "service.trigger_alias": "start",
+    "service.status": "read",
+    "service.history": "read",
+    "service.stats": "everything",
+    "service.service_metrics": "everything",
+    "definitions.register": "define",
+    "definitions.listing": "read",
+    "events.send": "start",
+    "events.listing": "read",
+    "events.one": "read",
+    "events.replay_one": "operate",
+    "events.replay": "operate",
+    "events.discard": "operate",
+    "events.discard_one": "operate",
+    "bus.publish": "start",
+    "bus.recent": "read",
+    "triggers.put": "define",
+    "triggers.listing": "read",
+    "triggers.one": "read",
+    "triggers.enable": "define",
+    "triggers.delete": "define",
+    "triggers.put_webhook": "define",
+    "triggers.webhooks": "read",
+    "triggers.send_again": "operate",
+    "triggers.delete_webhook": "define",
+    "schedules.listing": "read",
+    "schedules.create": "define",
+    "schedules.validate": "read",
+    "schedules.reload": "admin",
+    "schedules.one": "read",
+    "schedules.update": "define",
+    "schedules.delete": "define",
+    "schedules.switch": "operate",
+    "schedules.run": "operate",
+    "schedules.backfill": "operate",
+    "schedules.history": "read",
+    "configs.listing": "read",
+    "configs.save": "define",
+    "configs.validate": "read",
+    "configs.reload": "admin",
+    "configs.watch": "admin",
+    "configs.migrate": "define",
+    "configs.one": "read",
+    "configs.update": "define",
+    "configs.delete": "define",
+    "configs.versions": "read",
+    "configs.diff": "read",
+    "configs.rollback": "define",
+    "breakers.listing": "everything",
+    "breakers.one": "everything",
+    "breakers.reset": "operate",
+    "proxies.create": "define",
+    "proxies.listing": "everything",
+    "proxies.one": "everything",
+    "proxies.change": "define",
+    "proxies.delete": "define",
+    "proxies.put_route": "define",
+    "proxies.delete_route": "define",
+    "proxy_instances.all_instances": "everything",
+    "proxy_instances.instance": "everything",
+    "security.whoami": "read",
+    "security.audit": "audit",
+    "security.export": "audit",
+    "security.verify": "audit",
+    "security.security_events": "security",
+    "security.resolve": "security",
+    "security.keys": "admin",
+    "security.add_key": "admin",
+    "security.rotate_key": "admin",
+    "security.revoke_key": "admin",
+}
+STARTS = ("instances.start", "service.trigger", "service.trigger_alias")
+# What is of no tenant, or reaches into all of them: for the tenant `default` alone.
+WITHOUT_TENANT = (
+    "proxies.", "proxy_instances.", "breakers.", "instances.cleanup", "instances.enforce", "configs.reload", "configs.watch",
+    "schedules.reload",
+)  # fmt: skip
+
+
+def register(app: Flask) -> None:
+    """Raises for a route without a rule, and for a host that strangers reach without authentication."""
+    without = sorted({rule.endpoint for rule in app.url_map.iter_rules()} - {*RULES, "static"})
+    if without:
+        raise RuntimeError(f"routes without a rule of who may: {', '.join(without)}")
+    app.before_request(_enter)
+    app.after_request(_leave)
+
+
+def check_host(host: str, *, is_on: bool) -> None:
+    """A port that strangers reach is not opened without asking who they are."""
+    if not is_on and not _is_local(host):
+        raise OrchestratorError(f"HOST is {host}, which others can reach: set AUTH=on, or listen on 127.0.0.1")
+
+
+def gate() -> Gate:
+    held: Gate | None = current_app.extensions.get("gate")
+    if held is None:
+        runtime = runner().runtime
+        held = current_app.extensions["gate"] = Gate(runtime.settings, runtime.database)
+    return held
+
+
+def who() -> Principal:
+    found: Principal = g.principal
+    return found
+
+
+def tenant() -> str:
+    """Whose things are meant: one's own tenant's; who is of every tenant says which."""
+    mine = who().tenant
+    return request.headers.get("X-Tenant", "default") if mine == EVERY_TENANT else mine
+
+
+# ── coming in ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _enter() -> None:
+    needed = RULES.get(request.endpoint or "", PUBLIC)
+    address = request.remote_addr or ""
+    g.said_from = False
+    current = gate()
+    if needed == PUBLIC or request.endpoint is None:
+        g.principal = Principal("anonymous")
+        return
+    if not current.is_on:
+        if not _is_local(address):
+            raise Forbidden("authentication is off (AUTH), and so this API answers to this machine alone")
+        g.principal = nobody_in_particular(request.headers.get("X-Actor", "anonymous"))
+    else:
+        g.principal = _identified(current, address)
+    if request.method not in ("GET", "HEAD", "OPTIONS"):
+        g.said_from = True
+        runner().database.patiently(lambda c: security.says_from(c, address, request.headers.get("User-Agent", "")))
+    if current.is_on:
+        _count(current, address)
+        _check(needed, address)
+    if request.endpoint in STARTS:
+        _check_configuration(current, address)
+
+
+def _identified(current: Gate, address: str) -> Principal:
+    scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+    credential = bearer.strip() if scheme.lower() == "bearer" else request.headers.get("X-API-Key", "").strip()
+    try:
+        return current.authenticate(credential, address)
+    except Unauthenticated as error:
+        g.principal = Principal("anonymous")
+        if credential:
+            _report("authentication_failure", "medium", address, {"reason": str(error)})
+        raise
+    except TooMany:
+        g.principal = Principal("anonymous")
+        _report("suspicious_activity", "high", address, {"reason": "too many failed attempts"})
+        raise
+
+
+def _count(current: Gate, address: str) -> None:
+    try:
+        g.allowance = current.count_request(who())
+        if request.endpoint in STARTS:
+            current.count_start(who(), str((request.view_args or {}).get("workflow")))
+    except TooMany:
+        _report("rate_limit_exceeded", "low", address, {})
+        raise
+
+
+def _check(needed: str, address: str) -> None:
+    """Everything that needs no look into the request's body."""
+    principal = who()
+    try:
+        wanted = request.headers.get("X-Tenant")
+        if wanted and principal.tenant not in (EVERY_TENANT, wanted):
+            raise Forbidden(f"'{principal.name}' is of tenant '{principal.tenant}', not of '{wanted}'")
+        if not principal.may(needed):
+            raise Forbidden(f"'{principal.name}' may not: {needed} is needed, which {_who_may(needed)} have")
+        if principal.workflows and needed in ("operate", "define", "admin"):
+            raise Forbidden(f"'{principal.name}' is for {', '.join(principal.workflows)} alone, and this is of more")
+        if (request.endpoint or "").startswith(WITHOUT_TENANT) and not principal.may("everything"):
+            raise Forbidden("this is of no tenant, or of all of them: the tenant 'default' alone may")
+        given = request.view_args or {}
+        if "instance_id" in given:
+            _check_instance(principal, str(given["instance_id"]), needed)
+        if (request.endpoint or "").startswith("events.") and "number" in given:
+            tenant = runner().database.patiently(lambda c: events.tenant_of(c, int(given["number"])))
+            if tenant is None or principal.tenant not in (EVERY_TENANT, tenant):
+                raise NotFound("event", given["number"])
+        if request.endpoint in STARTS and not principal.may_touch(str(given["workflow"]).partition("@")[0]):
+            raise Forbidden(f"'{principal.name}' may start {', '.join(principal.workflows)} alone")
+    except Forbidden as error:
+        _report("permission_denied", "medium", address, {"needed": needed, "endpoint": request.endpoint, "reason": str(error)})
+        raise
+
+
+def _check_configuration(current: Gate, address: str) -> None:
+    """What the workflow's own configuration asks of whoever starts it, also where nobody else is asked."""
+    workflow, runtime = str((request.view_args or {}).get("workflow")), runner().runtime
+    try:
+        stored = lifecycle.find_definition(runtime, workflow, request.args.get("version"), tenant())
+    except OrchestratorError:
+        return  # there is nothing to be started, which whoever starts it will say
+    asked = lifecycle.configuration_of(runtime, stored, tenant()).get("security") or {}
+    if not asked:
+        return
+    if not current.is_on and (asked.get("requireAuth") or asked.get("allowedRoles") or asked.get("permissions")):
+        g.principal = _identified(current, address)
+    principal = who()
+    missing = [one for one in asked.get("permissions") or () if one not in principal.scopes]
+    allowed = asked.get("allowedRoles") or ()
+    if missing or (allowed and not set(allowed) & {*principal.groups, *principal.scopes}):
+        said = f"the permission {missing[0]}" if missing else f"one of the roles {', '.join(allowed)}"
+        _report("authorization_failure", "medium", address, {"workflow": workflow, "needed": said})
+        raise Forbidden(f"'{principal.name}' may not start '{workflow}': {said} is needed")
+
+
+def _check_instance(principal: Principal, instance_id: str, needed: str) -> None:
+    """Another tenant's is not there; another's needs `operate`."""
+    whole = runner().resolve_id(instance_id)
+    found = runner().database.patiently(lambda c: security.owner_of(c, whole))
+    if found is None or principal.tenant not in (EVERY_TENANT, found[0]):
+        raise NotFound("instance", instance_id)
+    if needed == "own":
+        if not principal.may("operate") and found[2] != principal.name:
+            raise Forbidden(f"'{principal.name}' may act on instances it started; this one is another's")
+        if not principal.may_touch(found[1]):
+            raise Forbidden(f"'{principal.name}' may act on {', '.join(principal.workflows)} alone")
+
+
+def _who_may(permission: str) -> str:
+    if permission == "everything":
+        return "roles of the tenant 'default'"
+    return " and ".join(role for role, granted in ROLES.items() if permission in granted)
+
+
+def _report(type: str, severity: str, address: str, detail: dict[str, Any]) -> None:
+    """A security event, and a line of the audit: attempts count, too."""
+    principal = who()
+    about = {**detail, "method": request.method, "path": request.path[:500]}
+
+    def act(c: Any) -> None:
+        with c.transaction():
+            security.says_from(c, address, request.headers.get("User-Agent", ""))
+            security.report(c, type, severity, principal.name, principal.tenant, address, about)
+            instances.audit(c, principal.name, "denied", "api", None, None, {"type": type, "tenant": _tenant_of(principal), **about})
+
+    g.said_from = True
+    try:
+        runner().database.patiently(act)
+    except Exception:
+        logger.exception("a security event could not be kept")
+
+
+def _tenant_of(principal: Principal) -> str:
+    return "default" if principal.tenant == EVERY_TENANT else principal.tenant
+
+
+# ── going out ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _leave(response: Response) -> Response:
+    allowance = g.get("allowance")
+    if allowance is not None:
+        response.headers.update(allowance.headers())
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Cache-Control", "no-store")
+    if g.get("said_from"):
+        try:
+            security.says_from(runner().database.connection(), "", "")
+        except psycopg.Error:
+            runner().database.drop()
+    return response
+
+
+def _is_local(address: str) -> bool:
+    if address in ("localhost", ""):
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,104 @@
+"""Schedules: listed, made, changed, paused, resumed, run, backfilled, deleted (`/workflow/schedules`)."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from api import asked
+from api.runner import runner
+from orchestrator.definition.documents import parse
+from orchestrator.engine.timetable import Timetable
+from orchestrator.errors import Fault, Invalid
+from orchestrator.schedule import times
+from orchestrator.schedule.spec import read_schedule
+
+blueprint = Blueprint("schedules", __name__, url_prefix="/workflow/schedules")
+
+
+def _timetable() -> Timetable:
+    return runner().schedules
+
+
+def _spec() -> Any:
+    """The body, in YAML or JSON."""
+    return parse(request.get_data(as_text=True), "request.json" if request.is_json else "request.yaml")
+
+
+@blueprint.get("")
+def listing() -> Response:
+    """`?workflow=…&nameSpace=…`; with the sums of all."""
+    found = _timetable().all(asked.tenant(), request.args.get("workflow"), request.args.get("nameSpace"))
+    return jsonify({"schedules": found, "stats": _timetable().stats(asked.tenant())})
+
+
+@blueprint.post("")
+def create() -> tuple[Response, int]:
+    """One, nested or flat: id, name, workflow or workflowId, cron or every or at, and how. 409 when its id is taken."""
+    spec = _timetable().add(_spec(), tenant=asked.tenant(), **asked.by_whom())
+    return jsonify(_timetable().status(spec.id, asked.tenant())), 201
+
+
+@blueprint.post("/validate")
+def validate() -> Response:
+    """Nothing is kept: faults, or the next ten times."""
+    spec = read_schedule(_spec())
+    return jsonify({"isValid": True, "upcoming": [times.iso(at) for at in times.preview(spec.when, time.time(), 10)]})
+
+
+@blueprint.post("/reload")
+def reload() -> Response:
+    """Read the files in `schedules/` folders again."""
+    return jsonify({"reloaded": runner().load_schedules()})
+
+
+@blueprint.get("/<schedule>")
+def one(schedule: str) -> Response:
+    return jsonify(_timetable().status(schedule, asked.tenant(), asked.number("upcoming", 5, 1000)))
+
+
+@blueprint.put("/<schedule>")
+def update(schedule: str) -> Response:
+    _timetable().update(schedule, _spec(), tenant=asked.tenant(), **asked.by_whom())
+    return jsonify(_timetable().status(schedule, asked.tenant()))
+
+
+@blueprint.delete("/<schedule>")
+def delete(schedule: str) -> Response:
+    _timetable().delete(schedule, tenant=asked.tenant(), **asked.by_whom())
+    return jsonify({"id": schedule, "deleted": True})
+
+
+@blueprint.post("/<schedule>/<any(pause, stop, resume, start):verb>")
+def switch(schedule: str, verb: str) -> Response:
+    """`stop` is `pause`, `start` is `resume`."""
+    _timetable().enable(schedule, verb in ("resume", "start"), tenant=asked.tenant(), **asked.by_whom())
+    return jsonify(_timetable().status(schedule, asked.tenant()))
+
+
+@blueprint.post("/<schedule>/run")
+def run(schedule: str) -> tuple[Response, int]:
+    return jsonify(_timetable().run_now(schedule, tenant=asked.tenant(), **asked.by_whom())), 202
+
+
+@blueprint.post("/<schedule>/backfill")
+def backfill(schedule: str) -> tuple[Response, int]:
+    """`{from, to}`: a run for each moment in between that has none."""
+    body = asked.body()
+    if missing := [Fault(key, "is required") for key in ("from", "to") if key not in body]:
+        raise Invalid(missing, "backfill")
+    found = _timetable().backfill(schedule, body["from"], body["to"], tenant=asked.tenant(), **asked.by_whom())
+    return jsonify({"started": found}), 202
+
+
+@blueprint.get("/<schedule>/history")
+def history(schedule: str) -> Response:
+    """The newest fires first; `?before=` a moment for what came earlier."""
+    before = request.args.get("before")
+    try:
+        at = None if before is None else times.moment(before, "UTC")
+    except times.BadTime as error:
+        raise Invalid([Fault("before", f"{before!r} {error}")], "request") from None
+    return jsonify({"fires": _timetable().history(schedule, asked.tenant(), asked.number("limit", 50, 1000), at)})

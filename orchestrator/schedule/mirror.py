@@ -1,0 +1,101 @@
+"""RedBeat's entries: the mirror of the schedules in Postgres, made again when Redis lost them.
+
+Each entry is one moment, the next one: an `rrule` of a single second. When it fires, the schedule moves on in Postgres and
+the entry is written anew. So zones, changes of the clock, jitter and cron's days mean in beat what they mean here, and a
+beat that was away has nothing to make up for. RedBeat knows whole seconds; what comes oftener the keeper fires.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+from celery import Celery
+from redbeat import RedBeatSchedulerEntry
+from redbeat.schedulers import ensure_conf, get_redis
+from redbeat.schedules import rrule
+
+from orchestrator.store import schedules
+from orchestrator.store.connection import Connection
+from orchestrator.store.schedules import Schedule
+
+logger = logging.getLogger("orchestrator.mirror")
+
+FIRE = "orchestrator.fire"
+MARK = "orchestrator:beat:mirrored"
+BATCH = 200
+LOOK_EVERY_S = 2.0
+QUEUE = "high"
+
+
+class Mirror:
+    """Written by the keeper alone."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        self._conf = ensure_conf(app)
+        self._looked_at = 0.0
+        self.is_beating = False
+        """Whether a beat holds its lock: then it is the first to say that a time has come."""
+
+    def look(self, c: Connection) -> None:
+        """Is there a beat, and does Redis still have what was written?"""
+        if time.monotonic() - self._looked_at < LOOK_EVERY_S:
+            return
+        self._looked_at = time.monotonic()
+        try:
+            client = self._redis()
+            self.is_beating = bool(client.exists(self._conf.lock_key))
+            if client.set(MARK, "1", nx=True):
+                schedules.unmirror_all(c)
+        except redis.RedisError as error:
+            self.is_beating = False
+            logger.debug("no mirror: %s", error)
+
+    def sync(self, c: Connection) -> int:
+        """Write what has moved since; gives how many."""
+        found = schedules.unmirrored(c, BATCH)
+        if not found:
+            return 0
+        try:
+            self._write(found)
+        except redis.RedisError as error:
+            logger.warning("RedBeat is not told of %d schedules, Redis is away: %s", len(found), error)
+            return 0
+        schedules.mirrored(c, found)
+        return len(found)
+
+    def _write(self, found: Sequence[Schedule]) -> None:
+        for one in found:
+            entry = self._entry(one)
+            if entry is None:
+                RedBeatSchedulerEntry(self.name_of(one), app=self.app).delete()
+            else:
+                entry.save()
+
+    def _entry(self, one: Schedule) -> RedBeatSchedulerEntry | None:
+        every = one.spec.get("every") if one.kind == "every" else None
+        if not one.enabled or one.next is None or (every is not None and every < 1):
+            return None
+        # Never before its time, and RedBeat knows whole seconds.
+        at = dt.datetime.fromtimestamp(math.ceil(one.next - 0.001), dt.UTC)
+        entry = RedBeatSchedulerEntry(
+            name=self.name_of(one), task=FIRE, args=[one.id], schedule=rrule("SECONDLY", dtstart=at, count=1), app=self.app,
+            # A day late it says nothing new: the keeper was there before.
+            options={"queue": QUEUE, "expires": 86400, "ignore_result": True, "shadow": f"schedule:{one.name}"},
+        )  # fmt: skip
+        # Else it would be due at once; the time of its last run, if Redis has one, stays.
+        entry.last_run_at = dt.datetime.fromtimestamp(min(one.now, one.next) - 1, dt.UTC)
+        return entry
+
+    @staticmethod
+    def name_of(one: Schedule) -> str:
+        return f"{one.tenant}/{one.name}"
+
+    def _redis(self) -> Any:
+        return get_redis(self.app)

@@ -1,0 +1,92 @@
+"""Configurations of workflows: versions that are never changed, of which the newest holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.store.connection import Connection, dumps
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    tenant: str
+    environment: str
+    workflow: str
+    number: int
+    spec: dict[str, Any] | None
+    origin: str
+    actor: str
+    at: str
+
+
+_COLUMNS = "tenant, environment, workflow, number, spec, origin, actor, to_char(at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
+
+
+def put(c: Connection, tenant: str, environment: str, workflow: str, spec: dict[str, Any] | None, origin: str, actor: str) -> int | None:
+    """A new version; None when it is what holds already."""
+    c.execute("select pg_advisory_xact_lock(hashtextextended(%s, 13))", (f"{tenant}/{environment}/{workflow}",))
+    held = newest(c, tenant, environment, workflow)
+    if (held.spec if held else None) == spec:
+        return None
+    number = held.number + 1 if held else 1
+    c.execute(
+        "insert into configs (tenant, environment, workflow, number, spec, origin, actor) values (%s, %s, %s, %s, %s::jsonb, %s, %s)",
+        (tenant, environment, workflow, number, None if spec is None else dumps(spec), origin, actor),
+    )
+    return number
+
+
+def newest(c: Connection, tenant: str, environment: str, workflow: str) -> Config | None:
+    row = c.execute(
+        f"select {_COLUMNS} from configs where tenant = %s and environment = %s and workflow = %s order by number desc limit 1",
+        (tenant, environment, workflow),
+    ).fetchone()
+    return Config(*row) if row else None
+
+
+def in_force(c: Connection, tenant: str, environment: str, workflow: str) -> dict[str, Any] | None:
+    """A tenant's own, else everybody's."""
+    for whose in dict.fromkeys((tenant, "default")):
+        held = newest(c, whose, environment, workflow)
+        if held is not None and held.spec is not None:
+            return held.spec
+    return None
+
+
+def version(c: Connection, tenant: str, environment: str, workflow: str, number: int) -> Config | None:
+    row = c.execute(
+        f"select {_COLUMNS} from configs where tenant = %s and environment = %s and workflow = %s and number = %s",
+        (tenant, environment, workflow, number),
+    ).fetchone()
+    return Config(*row) if row else None
+
+
+def versions(c: Connection, tenant: str, environment: str, workflow: str) -> list[Config]:
+    """The newest first."""
+    rows = c.execute(
+        f"select {_COLUMNS} from configs where tenant = %s and environment = %s and workflow = %s order by number desc",
+        (tenant, environment, workflow),
+    ).fetchall()
+    return [Config(*row) for row in rows]
+
+
+def all_in_force(c: Connection, tenant: str, environment: str) -> list[Config]:
+    rows = c.execute(
+        f"select distinct on (workflow) {_COLUMNS} from configs where tenant = %s and environment = %s order by workflow, number desc",
+        (tenant, environment),
+    ).fetchall()
+    return [found for row in rows if (found := Config(*row)).spec is not None]
+
+
+def note(c: Connection, name: str, data: Any) -> None:
+    """Something to be remembered about files: whether they are watched, and what is wrong with them."""
+    c.execute(
+        "insert into chores (name, at, data) values (%s, now(), %s::jsonb) on conflict (name) do update set at = now(), data = excluded.data",
+        (name, dumps(data)),
+    )
+
+
+def noted(c: Connection, name: str) -> Any:
+    row = c.execute("select data from chores where name = %s", (name,)).fetchone()
+    return row[0] if row else None

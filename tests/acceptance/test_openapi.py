@@ -1,0 +1,92 @@
+"""`/openapi.json` is true: schemathesis sends what it allows and what it does not, as an admin, as a viewer, as nobody.
+
+Nothing is answered with 500, nothing with a status or a body that is not declared, and what is declared to be refused is.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from flask import Flask
+
+from api import create_app, described, gate, openapi
+from orchestrator.dev.ports import any_free
+from tests.guarded import key
+from tests.stack import Stack, until
+
+PROGRAMS = Path(sys.executable).parent
+CHECKS = (
+    "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance,"
+    "negative_data_rejection,missing_required_header,unsupported_method,use_after_free,ensure_resource_availability"
+)
+
+
+@pytest.fixture
+def served(stack: Stack) -> Iterator[str]:
+    """As the Procfile serves it."""
+    port = any_free()
+    with (stack.folder / "web.log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(PROGRAMS / "gunicorn"), "api:create_app()", "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", "4",
+             "--limit-request-line", "0"],  # what is longer gunicorn answers itself
+            stdout=log, stderr=log, env=stack.variables(AUTH="on", RATE_LIMIT=""),
+        )  # fmt: skip
+    try:
+        until(lambda: _answers(f"http://127.0.0.1:{port}/health/live"), 30, (stack.folder / "web.log").read_text())
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("role", "examples"), [("admin", 8), ("viewer", 2), (None, 1)])
+def test_what_is_declared_is_what_is_answered(stack: Stack, served: str, role: str | None, examples: int) -> None:
+    headers = ["-H", f"Authorization: {key(stack, role)['Authorization']}"] if role else []
+    done = subprocess.run(
+        [
+            str(PROGRAMS / "schemathesis"), "run", f"{served}/openapi.json", *headers, "-n", str(examples),
+            # The export of what the others wrote grows with them.
+            "--exclude-path", "/workflow/audit/export", "--phases", "examples,coverage,fuzzing,stateful", "--continue-on-failure",
+            "--max-failures", "30", "--no-color", "--checks", CHECKS, "--request-timeout", "20", "--seed", os.environ.get("SEED", "20261120"),
+        ],
+        capture_output=True, text=True, timeout=280, check=False, cwd=stack.folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert "Tested" in done.stdout
+
+
+def test_every_route_is_there_with_who_may_and_what_it_takes(stack: Stack) -> None:
+    app = create_app(stack.runner)
+    client = app.test_client()
+    spec = client.get("/openapi.json").get_json()
+    assert spec["openapi"].startswith("3.1")
+    ids = {(operation["operationId"], method) for path in spec["paths"].values() for method, operation in path.items()}
+    told = {id for id, _ in ids} | {id.removesuffix(f".{method}") for id, method in ids}
+    assert told >= {rule.endpoint for rule in app.url_map.iter_rules()} - {"static"}
+    assert all(
+        "security" not in operation for path in spec["paths"].values() for operation in path.values() if "Needs" in operation["description"]
+    )
+    page = client.get("/docs").text
+    assert all(path in page for path in ("/workflow/start/{workflow}", "/api/workflows/{workflow}/trigger"))
+    assert set(described.DESCRIBED) <= set(gate.RULES)
+
+
+def test_a_route_that_takes_a_body_and_does_not_say_which_does_not_start() -> None:
+    app = Flask("x")
+    app.add_url_rule("/new", "new", lambda: "", methods=["POST"])
+    with pytest.raises(RuntimeError, match="new"):
+        openapi.check(app)

@@ -14,10 +14,11 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import httpx
@@ -29,6 +30,8 @@ from orchestrator.proxies.caddy import CaddyPlane
 from orchestrator.proxies.embedded import GatewayPlane
 from orchestrator.proxies.plane import DataPlane
 from tests.stack import until
+
+Found = TypeVar("Found")
 
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "caddy"
 
@@ -166,16 +169,38 @@ class Plane:
     environment: dict[str, str]
 
     def get(self, hostname: str, path: str = "/", *, port: int | None = None, **options: object) -> httpx.Response:
-        if self.kind == "caddy":
-            # Its listeners are being handed over for a moment after each change.
-            with contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError):
-                return self._get(hostname, path, port, **options)
-        return self._get(hostname, path, port, **options)
+        return self._calmly(lambda: self.ask(hostname, path, port=port, **options))
 
-    def _get(self, hostname: str, path: str, port: int | None, **options: object) -> httpx.Response:
+    def serial(self, hostname: str | None, *, port: int | None = None) -> str:
+        return self._calmly(lambda: serial(port or self.https_port, hostname))
+
+    def https(self, hostname: str, path: str = "/") -> Any:
+        return self._calmly(lambda: https(self.https_port, hostname, path))
+
+    def ask(self, hostname: str, path: str = "/", *, port: int | None = None, **options: object) -> httpx.Response:
+        """Once, whatever comes of it."""
         return httpx.get(
             f"http://127.0.0.1:{port or self.http_port}{path}", headers={"host": hostname}, timeout=10, trust_env=False, **options
         )  # type: ignore[arg-type]
+
+    def _calmly(self, act: Callable[[], Found]) -> Found:
+        """Caddy hands its listeners over at each change: a connection that its old ones still accept is reset."""
+        deadline = time.monotonic() + (5 if self.kind == "caddy" else 0)
+        while True:
+            try:
+                return act()
+            except (httpx.RemoteProtocolError, httpx.ReadError, aiohttp.ClientConnectionError, ssl.SSLError, ConnectionError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+
+class Settled(CaddyPlane):
+    """Caddy answers before its old listeners are let go, and a busy machine takes its time over that."""
+
+    def _change(self, change: Any) -> None:
+        super()._change(change)
+        time.sleep(0.5)
 
 
 @contextlib.contextmanager
@@ -235,7 +260,7 @@ def caddy(folder: Path) -> Iterator[Plane]:
         stderr=log,
         env={"HOME": str(folder), "PATH": "/usr/bin:/bin", "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)},
     )
-    driver = CaddyPlane(f"http://127.0.0.1:{admin}", http_port=http, https_port=https, drain_s=5)
+    driver = Settled(f"http://127.0.0.1:{admin}", http_port=http, https_port=https, drain_s=5)
     environment = {
         "DATA_PLANE": "caddy",
         "CADDY_ADMIN_URL": f"http://127.0.0.1:{admin}",

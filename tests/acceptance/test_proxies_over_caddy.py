@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.dev.servers import Postgres, Redis
 from tests.conftest import fresh_database
-from tests.planes import Origin, caddy, caddy_program, is_open, own_ports, serial
+from tests.planes import Origin, caddy, caddy_program, is_open, own_ports
 from tests.site import Site
 from tests.stack import Stack, until
 
@@ -43,12 +43,12 @@ def test_a_whole_life_over_caddy(postgres: Postgres, redis_server: Redis, tmp_pa
                 made = site.certificates.issue(name)
                 site.send("certificate_ready", name, cert_name=name)
                 until(lambda: site.mode(name) == "fully_running", 20)
-                until(lambda: calmly(lambda: serial(plane.https_port, name)) == made.serial, 10)
+                until(lambda: calmly(lambda: plane.serial(name)) == made.serial, 10)
                 renewed = site.certificates.renew(name)
                 site.send("certificate_ready", name, cert_name=name, is_renewal="true")
                 site.send("proxy_updated", name, {"changes": {"target": second.url}})
                 until(lambda: calmly(lambda: plane.get(name).json()["name"]) == "second", 10)
-                until(lambda: calmly(lambda: serial(plane.https_port, name)) == renewed.serial, 10)
+                until(lambda: calmly(lambda: plane.serial(name)) == renewed.serial, 10)
                 ports = site.proxies.find(name).data["ports"]
                 site.send("proxy_deleted", name)
                 site.is_(name, "DELETED")

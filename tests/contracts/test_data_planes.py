@@ -17,7 +17,7 @@ import pytest
 from orchestrator.dev.ports import any_free
 from orchestrator.proxies.certificates import CertificateStore
 from orchestrator.proxies.plane import PortTaken, Proxy, RefusedByPlane, Route
-from tests.planes import Origin, Plane, caddy, caddy_program, caddy_version, gateway, https, is_open, serial
+from tests.planes import Origin, Plane, caddy, caddy_program, caddy_version, gateway, is_open, serial
 from tests.stack import until
 
 
@@ -93,17 +93,17 @@ def test_tls_is_told_apart_by_name_swapped_live_and_refused_without_a_certificat
         plane.driver.put_certificate(one.name, one.chain, one.key)
     plane.driver.apply(Proxy(hostname="t.example", target=origin.url, https=True, certificate="t.example", https_port=own))
     plane.driver.apply(Proxy(hostname="u.example", target=origin.url, http=False, https=True, certificate="u.example"))
-    assert serial(plane.https_port, "t.example") == first.serial
-    assert serial(plane.https_port, "u.example") == second.serial
-    assert serial(own, None) == first.serial
-    status, said = https(plane.https_port, "t.example", "/p")
+    assert plane.serial("t.example") == first.serial
+    assert plane.serial("u.example") == second.serial
+    assert plane.serial(None, port=own) == first.serial
+    status, said = plane.https("t.example", "/p")
     assert (status, said["headers"]["x-forwarded-proto"]) == (200, "https")
     assert "name" not in plane.get("u.example").text
     third = store.issue("t.example")
     plane.driver.put_certificate(third.name, third.chain, third.key)
-    until(lambda: serial(plane.https_port, "t.example") == third.serial, 5)
-    until(lambda: serial(own, None) == third.serial, 5)
-    assert serial(plane.https_port, "u.example") == second.serial
+    until(lambda: plane.serial("t.example") == third.serial, 5)
+    until(lambda: plane.serial(None, port=own) == third.serial, 5)
+    assert plane.serial("u.example") == second.serial
     plane.driver.remove("t.example", 0)
     plane.driver.remove("u.example", 0)
     plane.driver.drop_certificate("t.example")
@@ -134,7 +134,7 @@ def test_answers_pass_unchanged_whatever_they_are(plane: Plane, origin: Origin) 
         assert client.delete("/thing").json()["method"] == "DELETE"
         assert client.get("/status/500").status_code == 500
     with pytest.raises(httpx.HTTPError):
-        plane.get("w.example", "/cut")
+        plane.ask("w.example", "/cut")
     plane.driver.remove("w.example", 0)
 
 

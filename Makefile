@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export ALEMBIC_QUIET := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format bench chaos ctk coverage build lock clean
+.PHONY: help up test lint format bench chaos ctk coverage audit build lock clean
 
 help: ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -19,6 +19,11 @@ test: $(VENV)/.dev ## everything CI runs: lint, types, all tests, the short form
 
 coverage: $(VENV)/.dev ## unit, contract and document tests with a coverage report
 	@$(BIN)/python -m pytest -q --cov=orchestrator --cov-report=term:skip-covered tests/unit tests/contracts tests/histories tests/serverless
+
+audit: $(VENV)/.dev ## bandit over our code, and pip-audit over the locked packages (asks an advisory service on the network)
+	@$(BIN)/bandit -q -c pyproject.toml -r orchestrator api workflows migrations
+	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install -q pip-audit; }
+	@$(VENV)/audit/bin/pip-audit --disable-pip --require-hashes -r requirements.txt
 
 build: $(VENV)/.ready ## the wheel, in dist/
 	@$(BIN)/pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist .

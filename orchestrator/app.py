@@ -90,6 +90,7 @@ def celery_settings() -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_hijack_root_logger": False,
         "worker_proc_alive_timeout": 30,
+        "worker_consumer": "orchestrator.engine.consumer:Consumer",
         "task_track_started": False,
         # An event per message sent would cost a starter a fifth of its time; Flower learns of a message when it is received.
         "task_send_sent_event": False,

@@ -10,6 +10,7 @@ STAGES = (
     ("format", ["ruff", "format", "--check", "."]),
     ("lint", ["ruff", "check", "."]),
     ("types", ["mypy"]),
+    ("security", ["bandit", "-q", "-c", "pyproject.toml", "-r", "orchestrator", "api", "workflows", "migrations"]),
     ("tests", ["pytest", "-q", "tests"]),
 )
 

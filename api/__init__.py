@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from flask import Flask
+from flask_compress import Compress
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from api import (
     breakers,
+    conditional,
     configs,
     definitions,
     errors,
@@ -32,6 +34,8 @@ def create_app(runner: WorkflowRunner | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = 4 * 1024 * 1024
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["runner"] = runner
+    app.config["COMPRESS_ALGORITHM"] = ["gzip"]
+    Compress(app)
     errors.register(app)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)
@@ -51,6 +55,7 @@ def create_app(runner: WorkflowRunner | None = None) -> Flask:
     gate.register(app)
     openapi.check(app)
     app.before_request(openapi.check_request)
+    conditional.register(app)
     settings = runner.runtime.settings if runner is not None else load()
     if behind := settings.trusted_proxies:
         # Addresses in the audit and in limits, the prefix under which links lie: as the outermost trusted proxy saw them.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
+import uuid
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from flask import request
@@ -47,6 +50,24 @@ def only_tenant() -> str | None:
 def sees(stored: Stored) -> bool:
     """Whether a definition is everybody's, or the asker's own."""
     return who().sees_all_tenants or stored.tenant in ("default", who().tenant)
+
+
+def cursor() -> tuple[dt.datetime, str] | None:
+    """Where the last page ended: `?cursor=`, as it was given."""
+    text = request.args.get("cursor")
+    if text is None:
+        return None
+    try:
+        at, _, id = base64.b64decode(text.encode(), altchars=b"-_", validate=True).decode().partition("|")
+        return dt.datetime.fromisoformat(at), str(uuid.UUID(id))
+    except ValueError:
+        raise Invalid([Fault("cursor", "is none that was given here")], "request") from None
+
+
+def cursor_after(rows: Sequence[Mapping[str, Any]], limit: int) -> str | None:
+    if len(rows) < limit:
+        return None
+    return base64.urlsafe_b64encode(f"{rows[-1]['created_at']}|{rows[-1]['id']}".encode()).decode()
 
 
 def moment(name: str) -> str | None:

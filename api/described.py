@@ -228,6 +228,7 @@ DESCRIBED: dict[str, Described] = {
             ("workflow", _text()),
             ("search", _text()),
             ("limit", _number(1000)),
+            ("cursor", _text()),
             ("offset", {"type": "integer", "minimum": 0}),
         )
     ),

@@ -59,6 +59,7 @@ def _trace_id() -> str:
 
 @blueprint.get("/instances")
 def listing() -> Response:
+    """The newest first. `next` is the cursor of those that follow, and is null at the end."""
     wanted = Filter(
         state=tuple(request.args.getlist("state")),
         workflow=request.args.get("workflow"),
@@ -66,8 +67,10 @@ def listing() -> Response:
         search=request.args.get("search"),
         limit=asked.number("limit", 100, 1000),
         offset=int(request.args.get("offset", "0")) if request.args.get("offset", "0").isdigit() else 0,
+        after=asked.cursor(),
     )
-    return jsonify({"instances": runner().instances(wanted)})
+    found = runner().instances(wanted)
+    return jsonify({"instances": found, "next": asked.cursor_after(found, wanted.limit)})
 
 
 @blueprint.get("/instance/<instance_id>")

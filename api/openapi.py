@@ -27,6 +27,7 @@ _ALWAYS = {
     404: "not there",
     405: "not so",
     409: "not now",
+    412: "changed meanwhile",
     413: "too large",
     415: "not in this form",
     503: "a server is away",

@@ -107,6 +107,12 @@ class Duplicate(Refused):
         )
 
 
+class ChangedMeanwhile(Refused):
+    """Somebody else was quicker: what was to be changed is not what it was."""
+
+    code = "changed_meanwhile"
+
+
 class Taken(Refused):
     """The name is another's already."""
 

@@ -10,7 +10,7 @@ from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import Fault, Invalid, NotFound, Taken
 from orchestrator.schedule import times
 from orchestrator.schedule.spec import Spec, changed, read_schedule, read_schedules
-from orchestrator.store import instances, queries, schedules
+from orchestrator.store import instances, locks, queries, schedules
 from orchestrator.store.connection import Connection
 from orchestrator.store.schedules import Row, Schedule
 
@@ -107,6 +107,7 @@ class Timetable:
 
         def act(c: Connection) -> None:
             with c.transaction():
+                locks.hold(c, "schedules", tenant, name)
                 held = schedules.find(c, tenant, name, lock=True)
                 if held is None or held.enabled == enabled:
                     return

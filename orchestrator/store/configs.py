@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.store import locks
 from orchestrator.store.connection import Connection, dumps
 
 
@@ -25,7 +26,7 @@ _COLUMNS = "tenant, environment, workflow, number, spec, origin, actor, to_char(
 
 def put(c: Connection, tenant: str, environment: str, workflow: str, spec: dict[str, Any] | None, origin: str, actor: str) -> int | None:
     """A new version; None when it is what holds already."""
-    c.execute("select pg_advisory_xact_lock(hashtextextended(%s, 13))", (f"{tenant}/{environment}/{workflow}",))
+    locks.hold(c, "configs", tenant, environment, workflow)
     held = newest(c, tenant, environment, workflow)
     if (held.spec if held else None) == spec:
         return None
@@ -43,6 +44,11 @@ def newest(c: Connection, tenant: str, environment: str, workflow: str) -> Confi
         (tenant, environment, workflow),
     ).fetchone()
     return Config(*row) if row else None
+
+
+def revision(c: Connection, tenant: str, environment: str, workflow: str) -> str | None:
+    held = newest(c, tenant, environment, workflow)
+    return str(held.number) if held is not None and held.spec is not None else None
 
 
 def in_force(c: Connection, tenant: str, environment: str, workflow: str) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
-from sqlalchemy import Select, Text, func, select
+from sqlalchemy import Select, Text, func, literal, select, tuple_
 from sqlalchemy.dialects import postgresql
 
 from orchestrator.store import retention, schema
@@ -33,6 +33,8 @@ class Filter:
     search: str | None = None
     limit: int = 100
     offset: int = 0
+    after: tuple[dt.datetime, str] | None = None
+    """When the last one seen was made, and its id: what is older follows, whatever was started since."""
 
 
 def _run(c: Connection, query: Select[Any]) -> list[dict[str, Any]]:
@@ -68,6 +70,10 @@ def _filtered(query: Select[Any], wanted: Filter) -> Select[Any]:
 
 def _page(query: Select[Any], wanted: Filter) -> Select[Any]:
     i = schema.instances.c
+    if wanted.after:
+        query = query.where(
+            tuple_(i.created_at, i.id) < tuple_(literal(wanted.after[0], i.created_at.type), literal(wanted.after[1], i.id.type))
+        )
     return query.order_by(i.created_at.desc(), i.id.desc()).limit(wanted.limit).offset(wanted.offset)
 
 

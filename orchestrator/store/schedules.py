@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.store import locks
 from orchestrator.store.connection import Connection, dumps
 
 
@@ -90,6 +91,7 @@ class Row:
 
 def put(c: Connection, row: Row, *, only_new: bool = False) -> bool:
     """Make or change a schedule; what keeps its times keeps its place in time. `only_new`: False when the name is taken."""
+    locks.hold(c, "schedules", row.tenant, row.name)
     done = c.execute(
         """
         insert into schedules (tenant, name, origin, enabled, namespace, workflow, version, kind, spec, about, planned_at, next_at, seen_event)
@@ -123,8 +125,19 @@ def enable(c: Connection, tenant: str, name: str, enabled: bool, planned: float 
     )
 
 
+def revision(c: Connection, tenant: str, name: str) -> str | None:
+    """What people write of it, not where it stands in time."""
+    row = c.execute(
+        "select md5(jsonb_build_array(spec, about, enabled, origin)::text) from schedules"
+        " where tenant = %s and name = %s and origin <> 'deleted'",
+        (tenant, name),
+    ).fetchone()
+    return row[0] if row else None
+
+
 def delete(c: Connection, tenant: str, name: str) -> bool:
     """It is gone for everybody but the mirror, which takes its entry out of Redis and then the row."""
+    locks.hold(c, "schedules", tenant, name)
     row = c.execute(
         "update schedules set origin = 'deleted', enabled = false, planned_at = null, next_at = null, mirrored_at = 'infinity',"
         " fires = fires + 1, changed_at = now() where tenant = %s and name = %s and origin <> 'deleted' returning id",

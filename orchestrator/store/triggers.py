@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.store import locks
 from orchestrator.store.connection import Connection, dumps
 
 
@@ -24,6 +25,7 @@ _COLUMNS = "tenant, name, spec, origin, enabled, to_char(changed_at at time zone
 
 def put(c: Connection, tenant: str, name: str, spec: dict[str, Any], origin: str) -> bool:
     """Make or change one. False: it was so already, or (a file) somebody made one of that name by hand, which stays."""
+    locks.hold(c, "triggers", tenant, name)
     row = c.execute(
         """
         insert into triggers (tenant, name, spec, origin) values (%(tenant)s, %(name)s, %(spec)s::jsonb, %(origin)s)
@@ -36,7 +38,15 @@ def put(c: Connection, tenant: str, name: str, spec: dict[str, Any], origin: str
     return row is not None
 
 
+def revision(c: Connection, tenant: str, name: str) -> str | None:
+    row = c.execute(
+        "select md5(jsonb_build_array(spec, enabled, origin)::text) from triggers where tenant = %s and name = %s", (tenant, name)
+    ).fetchone()
+    return row[0] if row else None
+
+
 def enable(c: Connection, tenant: str, name: str, enabled: bool) -> bool:
+    locks.hold(c, "triggers", tenant, name)
     row = c.execute(
         "update triggers set enabled = %s, changed_at = now() where tenant = %s and name = %s returning id", (enabled, tenant, name)
     ).fetchone()
@@ -44,6 +54,7 @@ def enable(c: Connection, tenant: str, name: str, enabled: bool) -> bool:
 
 
 def delete(c: Connection, tenant: str, name: str) -> bool:
+    locks.hold(c, "triggers", tenant, name)
     return c.execute("delete from triggers where tenant = %s and name = %s returning id", (tenant, name)).fetchone() is not None
 
 

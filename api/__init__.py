@@ -16,6 +16,7 @@ from api import (
     gate,
     health,
     instances,
+    live,
     metrics,
     openapi,
     proxies,
@@ -40,6 +41,7 @@ def create_app(runner: WorkflowRunner | None = None) -> Flask:
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)
     app.register_blueprint(instances.blueprint)
+    app.register_blueprint(live.blueprint)
     app.register_blueprint(definitions.blueprint)
     app.register_blueprint(events.blueprint)
     app.register_blueprint(events.bus)

@@ -232,6 +232,8 @@ DESCRIBED: dict[str, Described] = {
             ("offset", {"type": "integer", "minimum": 0}),
         )
     ),
+    "live.instance": Described(media="text/event-stream"),
+    "live.events": Described(query=tuple((name, _text()) for name in ("type", "source", "key")), media="text/event-stream"),
     "instances.pause": Described(),
     "instances.resume": Described(),
     "instances.retry": Described(),

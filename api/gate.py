@@ -60,6 +60,8 @@ RULES: dict[str, str] = {
     "service.history": "read",
     "service.stats": "everything",
     "service.service_metrics": "everything",
+    "live.instance": "read",
+    "live.events": "read",
     "definitions.register": "define",
     "definitions.listing": "read",
     "events.send": "start",

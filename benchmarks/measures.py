@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
 import random
+import resource
+import socket
 import statistics
 import subprocess
 import sys
@@ -502,6 +505,81 @@ def api(rig: Rig) -> Measure:
     p50, p99 = percentile(delays, 0.5), percentile(delays, 0.99)
     detail = {"p50": round(p50, 1), "worst": round(max(delays), 1), "errors": len(errors), "starts": count}
     return Measure("200 starts a second over HTTP, p99", "ms", p99, "≤ 100 ms, no error", p99 <= 100 and not errors, {}, detail)
+
+
+@measure("streams")
+def streams(rig: Rig) -> Measure:
+    """A thousand who look on, half at instances and half at events, all served by two processes; what those hold."""
+    count, port = 1_000, any_free()
+    web = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "api:create_app()", "--bind", f"127.0.0.1:{port}", "--workers", "2", "--threads", "8"],
+        env=rig.environment("ours", 0), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    readers: list[socket.socket] = []
+    try:
+        wait_for(lambda: _is_up(f"{url}/health/live"), 30, pause_s=0.1)
+        ids = [rig.runner.start_workflow("ten", input={}) for _ in range(50)]  # without a worker: they stay
+        before = _held_mb(web.pid)
+        for n in range(count):
+            path = f"/workflow/instance/{ids[n % 50]}/stream" if n % 2 else "/workflow/events/stream"
+            reader = socket.create_connection(("127.0.0.1", port))
+            reader.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            readers.append(reader)
+        wait_for(lambda: _all_read(readers, b"retry"), 60, pause_s=0.1)
+        late = []
+        for n in range(20):
+            began = time.perf_counter()
+            sent = httpx.post(f"{url}/workflow/events", json={"id": f"streams {n}", "source": "bench", "type": "seen"}, trust_env=False)
+            assert sent.status_code == 202
+            wait_for(lambda n=n: _all_read(readers[::2], f'"streams {n}"'.encode()), 30, pause_s=0.01)  # type: ignore[misc]
+            late.append(time.perf_counter() - began)
+        held = _held_mb(web.pid)
+        idle = _cpu_share(web.pid, 5.0)
+    finally:
+        for reader in readers:
+            reader.close()
+        web.terminate()
+        web.wait(30)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    detail = {
+        "before_mb": round(before), "streams": count, "until_all_500_have_it_s": round(median(late), 2), "cpu_while_quiet": round(idle, 3),
+    }  # fmt: skip
+    return Measure("1,000 open streams hold", "MB", held, "≤ 300 MB", held <= 300, {}, detail)
+
+
+def _all_read(readers: list[socket.socket], wanted: bytes) -> bool:
+    """Whether each has been sent it since it was last asked."""
+    for reader in readers:
+        if reader not in _read or wanted not in _read[reader]:
+            reader.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                _read[reader] = (_read.get(reader, b"") + reader.recv(65536))[-8192:]
+    return all(wanted in _read.get(reader, b"") for reader in readers)
+
+
+_read: dict[socket.socket, bytes] = {}
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    parent = psutil.Process(pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+def _held_mb(pid: int) -> float:
+    """Of the server and all its children; what they share is counted once (PSS)."""
+    return sum(process.memory_full_info().pss for process in _family(pid)) / 1e6
+
+
+def _cpu_share(pid: int, seconds: float) -> float:
+    def used() -> float:
+        return sum(process.cpu_times().user + process.cpu_times().system for process in _family(pid))
+
+    before = used()
+    time.sleep(seconds)
+    return (used() - before) / seconds
 
 
 def _is_up(url: str) -> bool:

@@ -1,0 +1,320 @@
+"""Many who look on, one thread that looks: what is new in Postgres, as server-sent events.
+
+A stream is a watch (what is looked at) and a sink (where it goes). Where the server lends its connection, a socket is the
+sink and no thread waits for it; else a queue, from which the request's own thread takes. Who does not take is dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+
+from orchestrator.state import TERMINAL
+from orchestrator.store import live
+from orchestrator.store.connection import Connection, Database, dumps
+
+logger = logging.getLogger("orchestrator.live")
+
+TICK_S = 0.25
+# Facts are looked at again for so long: one whose transaction took its time is not missed, and none is sent twice.
+OVERLAP_S = 10.0
+BEAT_S = 15.0
+LASTS_S = 900.0
+MOST = 2_000
+KERNEL_BYTES = 64 * 1024
+BEHIND_BYTES = 1_000_000
+MOST_FACTS = 20_000
+MOST_EVENTS = 500
+
+
+def said(event: str, data: Any, id: str | int | None = None) -> bytes:
+    line = "" if id is None else f"id: {id}\n"
+    return f"{line}event: {event}\ndata: {dumps(data)}\n\n".encode()
+
+
+class Sink:
+    """Where a stream goes."""
+
+    def __init__(self) -> None:
+        self.until = time.monotonic() + LASTS_S
+        self.is_over = False
+
+    def send(self, chunk: bytes) -> None:
+        raise NotImplementedError
+
+    def end(self) -> None:
+        self.is_over = True
+
+
+class Queued(Sink):
+    """Taken by the thread of its request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._chunks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+
+    def send(self, chunk: bytes) -> None:
+        self._chunks.put(chunk)
+
+    def end(self) -> None:
+        super().end()
+        self._chunks.put(None)
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            while (chunk := self._chunks.get()) is not None:
+                yield chunk
+        finally:
+            self.is_over = True
+
+
+class Lent(Sink):
+    """A connection that the server lent: written as it takes, closed at the end."""
+
+    def __init__(self, connection: socket.socket, head: bytes) -> None:
+        super().__init__()
+        connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
+        self.socket = connection
+        self._waiting = bytearray(head)
+        self._is_last = False
+
+    def send(self, chunk: bytes) -> None:
+        self._waiting += chunk
+        self.push()
+
+    def push(self) -> None:
+        try:
+            while self._waiting:
+                del self._waiting[: self.socket.send(self._waiting)]
+        except BlockingIOError:
+            if len(self._waiting) > BEHIND_BYTES:
+                self._close()
+            return
+        except OSError:
+            self._close()
+            return
+        if self._is_last:
+            self._close()
+
+    def end(self) -> None:
+        self._is_last = True
+        self.push()
+
+    def heard(self) -> None:
+        """Nobody says anything on such a connection but that they are gone."""
+        try:
+            if not self.socket.recv(4096):
+                self._close()
+        except BlockingIOError:
+            return
+        except OSError:
+            self._close()
+
+    def _close(self) -> None:
+        if not self.is_over:
+            self.is_over = True
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)  # the hub, which listens to it, closes it
+
+
+class InstanceWatch:
+    """One instance: how it is, every fact of its history, and its end."""
+
+    def __init__(self, instance_id: str, after: str | None) -> None:
+        self.instance_id, self.after = instance_id, after
+        self.seen: set[str] = set()
+        self.status: dict[str, Any] | None = None
+
+    def first(self, c: Connection) -> Iterator[bytes]:
+        known = live.facts(c, [self.instance_id], None, MOST_FACTS)
+        last = next((fact for fact in known if fact["name"] == self.after), None)
+        if last is not None:
+            # What was on its way while the last one was sent may lie before it: so far back, facts are sent again.
+            self.seen = {fact["name"] for fact in known if (last["moment"] - fact["moment"]).total_seconds() > OVERLAP_S} | {last["name"]}
+        yield b"retry: 1000\n\n"
+        yield from self.news(known, live.standing(c, [self.instance_id]))
+
+    def news(self, known: list[dict[str, Any]], standing: dict[str, dict[str, Any]]) -> Iterator[bytes]:
+        for fact in known:
+            if fact["name"] not in self.seen:
+                self.seen.add(fact["name"])
+                shown = {key: fact[key] for key in ("branch", "seq", "position", "kind", "attempt", "data", "at")}
+                yield said("fact", shown, fact["name"])
+        status = standing.get(self.instance_id)
+        if status is not None and status != self.status:
+            self.status = status
+            yield said("status", status)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status is not None and self.status["status"] in TERMINAL
+
+
+class EventsWatch:
+    """Events as they are kept, in the order of their numbers."""
+
+    def __init__(self, tenant: str | None, matches: Callable[[dict[str, Any]], bool], after: int | None) -> None:
+        self.tenant, self.matches, self.after = tenant, matches, after
+
+    def news(self, found: list[dict[str, Any]]) -> Iterator[bytes]:
+        for event in found:
+            self.after = event["number"]
+            # Signals are between whoever sends one and its instance.
+            if event["instance_id"] is None and self.tenant in (None, event["tenant"]) and self.matches(event):
+                yield said("event", {key: value for key, value in event.items() if key != "instance_id"}, event["number"])
+
+
+Watch = InstanceWatch | EventsWatch
+
+
+class Hub:
+    def __init__(self, database: Database) -> None:
+        self.database = Database(database.url, patience_s=1.0)
+        self.pid = os.getpid()
+        self._streams: dict[Sink, Watch] = {}
+        self._new: queue.SimpleQueue[tuple[Sink, Watch]] = queue.SimpleQueue()
+        self._sockets = selectors.DefaultSelector()
+        self._registered: set[Lent] = set()
+        self._count = 0
+        self._beaten = time.monotonic()
+        self._tide = live.Tide()
+        _allow_descriptors()
+        threading.Thread(target=self._run, name="live", daemon=True).start()
+
+    def add(self, sink: Sink, watch: Watch) -> None:
+        self._new.put((sink, watch))
+
+    def __len__(self) -> int:
+        return len(self._streams) + self._new.qsize()
+
+    # ── the one thread ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        while True:
+            began = time.monotonic()
+            try:
+                self._turn()
+            except psycopg.Error as error:
+                self.database.drop()
+                logger.warning("the database is away, who looks on waits: %s", str(error).split("\n", 1)[0])
+                time.sleep(1)  # and is asked again
+            except Exception:
+                logger.exception("a turn failed")
+                time.sleep(1)  # what fails at once fails again at once
+            self._listen(max(0.01, TICK_S - (time.monotonic() - began)))
+
+    def _turn(self) -> None:
+        self._welcome()
+        if self._streams:
+            c = self.database.connection()
+            self._instances(c)
+            self._events(c)
+            self._beat()
+        for sink in [sink for sink in self._streams if sink.is_over]:
+            self._forget(sink)
+
+    def _welcome(self) -> None:
+        while not self._new.empty():
+            sink, watch = self._new.get()
+            self._streams[sink] = watch
+            if isinstance(sink, Lent):
+                self._sockets.register(sink.socket, selectors.EVENT_READ, sink)
+                self._registered.add(sink)
+            c = self.database.connection()
+            if isinstance(watch, InstanceWatch):
+                for chunk in watch.first(c):
+                    sink.send(chunk)
+            else:
+                sink.send(b"retry: 1000\n\n")
+
+    def _instances(self, c: Connection) -> None:
+        watched = {sink: watch for sink, watch in self._streams.items() if isinstance(watch, InstanceWatch) and not sink.is_over}
+        ids = sorted({watch.instance_id for watch in watched.values()})
+        if not ids:
+            return
+        # First how they are, then what they did: an instance that has ended does nothing afterwards.
+        standing = live.standing(c, ids)
+        by_instance: dict[str, list[dict[str, Any]]] = {}
+        for fact in live.facts(c, ids, OVERLAP_S, MOST_FACTS):
+            by_instance.setdefault(fact["instance_id"], []).append(fact)
+        for sink, watch in watched.items():
+            known = by_instance.get(watch.instance_id, [])
+            if (standing.get(watch.instance_id) or {}).get("status") in TERMINAL:
+                known = live.facts(c, [watch.instance_id], None, MOST_FACTS)
+            for chunk in watch.news(known, standing):
+                sink.send(chunk)
+            if watch.has_ended or watch.instance_id not in standing:
+                sink.send(said("end", {"status": watch.status["status"] if watch.status else None}))
+                sink.end()
+
+    def _events(self, c: Connection) -> None:
+        watching = {sink: watch for sink, watch in self._streams.items() if isinstance(watch, EventsWatch) and not sink.is_over}
+        if not watching:
+            return
+        complete = self._tide.rise(c)
+        if complete is None:
+            return
+        for watch in watching.values():
+            if watch.after is None:
+                watch.after = complete
+        # Those who look on from the same place share what is read; who comes back after long catches up alone.
+        for after in sorted({watch.after or 0 for watch in watching.values()}):
+            found = live.events(c, after, complete, MOST_EVENTS) if after < complete else []
+            for sink, watch in watching.items():
+                if found and watch.after == after:
+                    for chunk in watch.news(found):
+                        sink.send(chunk)
+
+    def _beat(self) -> None:
+        """A word now and then keeps proxies from closing the line, and finds those that are gone; nobody stays for ever."""
+        now = time.monotonic()
+        is_time = now - self._beaten > BEAT_S
+        if is_time:
+            self._beaten = now
+        for sink in self._streams:
+            if now > sink.until:
+                sink.end()
+            elif is_time and not sink.is_over:
+                sink.send(b": \n\n")
+
+    def _listen(self, patience_s: float) -> None:
+        deadline = time.monotonic() + patience_s
+        while (left := deadline - time.monotonic()) > 0:
+            if not self._registered:
+                time.sleep(left)  # until the next turn
+                return
+            for key, _ in self._sockets.select(left):
+                key.data.heard()
+                if key.data.is_over:
+                    self._forget(key.data)
+        for sink in list(self._registered):
+            sink.push()
+
+    def _forget(self, sink: Sink) -> None:
+        self._streams.pop(sink, None)
+        if isinstance(sink, Lent) and sink in self._registered:
+            self._registered.discard(sink)
+            self._sockets.unregister(sink.socket)
+            sink.socket.close()
+
+
+def _allow_descriptors() -> None:
+    """A stream is a descriptor; where more are allowed, more are asked for."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST + 1024 if hard == resource.RLIM_INFINITY else min(hard, MOST + 1024)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -23,6 +23,7 @@ from api import (
     schedules,
     security,
     service,
+    tenants,
     triggers,
 )
 from orchestrator.config.settings import load
@@ -53,6 +54,7 @@ def create_app(runner: WorkflowRunner | None = None) -> Flask:
     app.register_blueprint(configs.blueprint)
     app.register_blueprint(security.blueprint)
     app.register_blueprint(service.blueprint)
+    app.register_blueprint(tenants.blueprint)
     app.register_blueprint(openapi.blueprint)
     gate.register(app)
     openapi.check(app)

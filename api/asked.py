@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from flask import request
 from pydantic import BaseModel, ValidationError
 
+from api.gate import named_tenant, who
 from api.gate import tenant as tenant
-from api.gate import who
 from orchestrator.errors import Fault, Invalid
 from orchestrator.security.principals import EVERY_TENANT
 from orchestrator.store.definitions import Stored
@@ -44,7 +44,7 @@ def actor() -> str:
 
 def only_tenant() -> str | None:
     """For lists: None where everything may be seen and no tenant was named."""
-    return request.headers.get("X-Tenant") if who().tenant == EVERY_TENANT else who().tenant
+    return named_tenant() if who().tenant == EVERY_TENANT else who().tenant
 
 
 def sees(stored: Stored) -> bool:

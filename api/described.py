@@ -10,7 +10,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator.state import State
+
 Json = dict[str, Any]
+STATES = [state.value for state in State]
 
 
 class Open(BaseModel):
@@ -170,6 +173,24 @@ class Route(Open):
     target: str
 
 
+class TenantWorkflow(Open):
+    """A document, beside what it is called."""
+
+    name: str | None = None
+    description: str | None = None
+    definition: Json
+
+
+class TenantExecute(Open):
+    input: Any = None
+    correlation_id: str | None = Field(None, max_length=200)
+
+
+class TenantAct(BaseModel):
+    action: Literal["pause", "resume", "cancel", "retry"]
+    reason: str | None = None
+
+
 class Problem(BaseModel):
     """RFC 9457; `error` and `message` are what older clients read."""
 
@@ -310,3 +331,19 @@ DESCRIBED: dict[str, Described] = {
     "service.service_metrics": Described(media="text/plain"),
     "openapi.page": Described(media="text/html"),
 }
+
+for _version in ("", "_v1"):
+    DESCRIBED |= {
+        f"tenants.create{_version}": Described(TenantWorkflow | Json, (201,), is_text=True, is_optional=False, checks_itself=True),
+        f"tenants.change{_version}": Described(TenantWorkflow | Json, is_text=True, is_optional=False, checks_itself=True),
+        f"tenants.execute{_version}": Described(TenantExecute, (202,)),
+        f"tenants.act{_version}": Described(TenantAct, is_optional=False),
+        f"tenants.workflow_events{_version}": Described(query=(("execution_id", _text()), ("since", _MOMENT), ("limit", _number(1000)))),
+        f"tenants.execution_events{_version}": Described(query=(("since", _MOMENT), ("limit", _number(1000)))),
+        f"tenants.executions{_version}": Described(
+            query=(
+                ("workflow_id", _text()), ("status", _text(enum=[state.lower() for state in STATES])), ("limit", _number(1000)),
+                ("offset", {"type": "integer", "minimum": 0, "maximum": 10**9}),
+            )
+        ),
+    }  # fmt: skip

@@ -22,6 +22,7 @@ STATUS: dict[type[BaseException], int] = {
     errors.VersionClash: 409,
     errors.Duplicate: 409,
     errors.Taken: 409,
+    errors.InUse: 409,
     errors.ChangedMeanwhile: 412,
     errors.Disabled: 409,
     errors.TooLarge: 413,

@@ -128,7 +128,21 @@ RULES: dict[str, str] = {
     "security.rotate_key": "admin",
     "security.revoke_key": "admin",
 }
-STARTS = ("instances.start", "service.trigger", "service.trigger_alias")
+for _version in ("", "_v1"):
+    RULES |= {
+        f"tenants.workflows{_version}": "read",
+        f"tenants.create{_version}": "define",
+        f"tenants.one{_version}": "read",
+        f"tenants.change{_version}": "define",
+        f"tenants.delete{_version}": "define",
+        f"tenants.execute{_version}": "start",
+        f"tenants.workflow_events{_version}": "read",
+        f"tenants.executions{_version}": "read",
+        f"tenants.execution{_version}": "read",
+        f"tenants.act{_version}": "own",
+        f"tenants.execution_events{_version}": "read",
+    }
+STARTS = ("instances.start", "service.trigger", "service.trigger_alias", "tenants.execute", "tenants.execute_v1")
 # What is of no tenant, or reaches into all of them: for the tenant `default` alone.
 WITHOUT_TENANT = (
     "proxies.", "proxy_instances.", "breakers.", "instances.cleanup", "instances.enforce", "configs.reload", "configs.watch",
@@ -167,7 +181,13 @@ def who() -> Principal:
 def tenant() -> str:
     """Whose things are meant: one's own tenant's; who is of every tenant says which."""
     mine = who().tenant
-    return request.headers.get("X-Tenant", "default") if mine == EVERY_TENANT else mine
+    return named_tenant() or "default" if mine == EVERY_TENANT else mine
+
+
+def named_tenant() -> str | None:
+    """The tenant that the request names, in its path or beside it."""
+    named = (request.view_args or {}).get("tenant") or request.headers.get("X-Tenant")
+    return None if named is None else str(named)
 
 
 # ── coming in ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -217,7 +237,7 @@ def _count(current: Gate, address: str) -> None:
     try:
         g.allowance = current.count_request(who())
         if request.endpoint in STARTS:
-            current.count_start(who(), str((request.view_args or {}).get("workflow")))
+            current.count_start(who(), _started())
     except TooMany:
         _report("rate_limit_exceeded", "low", address, {})
         raise
@@ -227,7 +247,7 @@ def _check(needed: str, address: str) -> None:
     """Everything that needs no look into the request's body."""
     principal = who()
     try:
-        wanted = request.headers.get("X-Tenant")
+        wanted = named_tenant()
         if wanted and principal.tenant not in (EVERY_TENANT, wanted):
             raise Forbidden(f"'{principal.name}' is of tenant '{principal.tenant}', not of '{wanted}'")
         if not principal.may(needed):
@@ -243,16 +263,21 @@ def _check(needed: str, address: str) -> None:
             tenant = runner().database.patiently(lambda c: events.tenant_of(c, int(given["number"])))
             if tenant is None or principal.tenant not in (EVERY_TENANT, tenant):
                 raise NotFound("event", given["number"])
-        if request.endpoint in STARTS and not principal.may_touch(str(given["workflow"]).partition("@")[0]):
+        if request.endpoint in STARTS and not principal.may_touch(_started().partition("@")[0]):
             raise Forbidden(f"'{principal.name}' may start {', '.join(principal.workflows)} alone")
     except Forbidden as error:
         _report("permission_denied", "medium", address, {"needed": needed, "endpoint": request.endpoint, "reason": str(error)})
         raise
 
 
+def _started() -> str:
+    """The workflow that a start names."""
+    return str((request.view_args or {}).get("workflow")).removeprefix("wf_")
+
+
 def _check_configuration(current: Gate, address: str) -> None:
     """What the workflow's own configuration asks of whoever starts it, also where nobody else is asked."""
-    workflow, runtime = str((request.view_args or {}).get("workflow")), runner().runtime
+    workflow, runtime = _started(), runner().runtime
     try:
         stored = lifecycle.find_definition(runtime, workflow, request.args.get("version"), tenant())
     except OrchestratorError:

@@ -107,6 +107,12 @@ class Duplicate(Refused):
         )
 
 
+class InUse(Refused):
+    """It cannot go while something needs it."""
+
+    code = "in_use"
+
+
 class ChangedMeanwhile(Refused):
     """Somebody else was quicker: what was to be changed is not what it was."""
 

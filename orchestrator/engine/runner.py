@@ -25,7 +25,7 @@ from orchestrator.engine.waiting import SKIPPED
 from orchestrator.errors import Duplicate, Fault, IllegalMove, Invalid, NotFound, OrchestratorError
 from orchestrator.ids import is_instance_id
 from orchestrator.state import TERMINAL, State, check_move
-from orchestrator.store import admission, branches, definitions, events, instances, queries, timers, usage, webhooks, workers
+from orchestrator.store import admission, branches, definitions, events, instances, queries, schedules, timers, usage, webhooks, workers
 from orchestrator.store.connection import Connection, sized
 from orchestrator.store.events import Arrival, EventFilter
 from orchestrator.store.queries import Filter
@@ -89,6 +89,30 @@ class WorkflowRunner:
         stored_id = self.database.patiently(keep)
         lifecycle.forget_found(self.runtime)
         return stored_id
+
+    def withdraw_workflow(
+        self, name: str, namespace: str = "default", *, tenant: str = "default", actor: str = "anonymous", source: str = "api"
+    ) -> list[str]:
+        """All versions of a document are startable no more, its schedules end; gives the versions.
+
+        Refused while instances of it run. Histories of those that ended stay readable.
+        """
+
+        def act(c: Connection) -> list[str]:
+            with c.transaction():
+                gone = definitions.withdraw(c, tenant, namespace, name)
+                if gone:
+                    schedules.replace(c, tenant, namespace, name, "", {})
+                    instances.audit(
+                        c, actor, "withdraw-workflow", source, None, None, {"workflow": name, "nameSpace": namespace, "tenant": tenant}
+                    )
+                return gone
+
+        gone = self.database.patiently(act)
+        if not gone:
+            raise NotFound("workflow", f"{namespace}.{name}", "`orchestrator workflows` lists what is registered")
+        lifecycle.forget_found(self.runtime)
+        return gone
 
     def workflows(self) -> list[definitions.Stored]:
         return self.database.patiently(definitions.all_definitions)
@@ -436,6 +460,7 @@ class WorkflowRunner:
 
     def resolve_id(self, text: str) -> str:
         """An id, or the beginning or end of one, when only one instance has it."""
+        text = text.removeprefix("run_").removeprefix("ex_")  # as other dialects write it
         if is_instance_id(text):
             return text
         found = self.database.patiently(lambda c: queries.matching_ids(c, text))

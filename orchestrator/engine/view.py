@@ -127,6 +127,8 @@ class Seen:
             "id": i["id"],
             "workflow": i["workflow"],
             "version": i["version"],
+            "namespace": i["namespace"],
+            "tenant": i["tenant"],
             "status": i["state"],
             "outcome": i["outcome"],
             "phase": i["phase"],

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.definition.codec import to_json
 from orchestrator.definition.tree import Definition
 from orchestrator.definition.versions import parse_version, suffix
-from orchestrator.errors import VersionClash
+from orchestrator.errors import InUse, Refused, VersionClash
 from orchestrator.store.connection import Connection, dumps
 
 # No tenant can be named so.
@@ -72,6 +72,28 @@ def register(c: Connection, definition: Definition, source: str | None = None, t
         ).fetchone()
         assert fresh is not None
         return fresh[0], True
+
+
+def withdraw(c: Connection, tenant: str, namespace: str, name: str) -> list[str]:
+    """Found by nobody's name any more; kept for histories of instances that ended. Gives the versions."""
+    c.execute("select pg_advisory_xact_lock(hashtextextended(%s, 11))", (f"{tenant}/{namespace}/{name}",))
+    rows = c.execute(
+        "select id, version, source is null from definitions where tenant = %s and namespace = %s and name = %s for update",
+        (tenant, namespace, name),
+    ).fetchall()
+    if any(is_code for _, _, is_code in rows):
+        raise Refused(f"'{name}' is code: every worker would register it again; take it out of ORCHESTRATOR_WORKFLOWS")
+    ids = [row[0] for row in rows]
+    row = c.execute(
+        "select count(*) from instances where namespace = %s and workflow = %s and state not in ('COMPLETED', 'FAILED', 'CANCELLED',"
+        " 'CLEANING_UP') and (definition_id = any (%s) or tenant = %s)",
+        (namespace, name, ids, tenant),
+    ).fetchone()
+    if row is not None and row[0]:
+        raise InUse(f"{row[0]} instances of '{name}' have not ended; wait for them, or cancel them")
+    # Who found it an instant ago may still begin with it: the row stays.
+    c.execute("update definitions set tenant = %s || id where id = any (%s)", (f"{CONFIGURED}withdrawn:", ids))
+    return [row[1] for row in rows]
 
 
 def variant(c: Connection, definition: Definition) -> int:

@@ -45,6 +45,20 @@ def facts(c: Connection, instance_ids: Sequence[str], lately_s: float | None, li
         ).fetchall()
 
 
+def facts_since(c: Connection, instance_ids: Sequence[str], since: str | None, limit: int) -> list[dict[str, Any]]:
+    """The oldest first, after a moment."""
+    with c.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            f"""
+            select b.instance_id::text as instance_id, k.branch_id || '-' || k.seq as name, k.position, k.kind, k.data, {_AT.format("k.at")} as at
+            from branches b join checkpoints k on k.branch_id = b.id
+            where b.instance_id = any (%s::uuid[]) and (%s::timestamptz is null or k.at > %s::timestamptz)
+            order by k.at, k.branch_id, k.seq limit %s
+            """,
+            (list(instance_ids), since, since, limit),
+        ).fetchall()
+
+
 @dataclass(slots=True)
 class Tide:
     """Up to which number events are complete: a number is taken before its transaction commits, and may be seen after a later one.

@@ -22,7 +22,7 @@ _TOLD_AS = {
     "step.retried": "workflow.step.retried",
     "step.compensated": "workflow.step.compensated",
 }
-_FLUNQ = {
+FLUNQ = {
     "workflow.started": "io.flunq.execution.started",
     "workflow.completed": "io.flunq.workflow.completed",
     "workflow.failed": "io.flunq.workflow.failed",
@@ -104,14 +104,14 @@ def flunq(
                 "data": event.get("data"),
             },
         )
-    elif about.get("is_document") and type in _FLUNQ and instance_id:
+    elif about.get("is_document") and type in FLUNQ and instance_id:
         yield (
             tenant_stream(tenant, str(workflow)),
             {
                 "id": entry_id,
                 "source": WORKER,
                 "specversion": "1.0",
-                "type": _FLUNQ[type],
+                "type": FLUNQ[type],
                 "time": at,
                 "workflowid": workflow,
                 "executionid": instance_id,

@@ -1,0 +1,264 @@
+"""The API of the Serverless Workflow system: everything below a tenant, workflows `wf_…`, executions `ex_…`.
+
+The same definitions and instances as anywhere else, in that system's words. `/{tenant}/…` and `/api/v1/{tenant}/…`.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from api import asked
+from api.described import TenantAct, TenantExecute, TenantWorkflow
+from api.runner import runner
+from orchestrator.definition.documents import parse, read_document
+from orchestrator.definition.validate import check
+from orchestrator.errors import Fault, Invalid, NotFound, VersionClash
+from orchestrator.state import State
+from orchestrator.steps.registry import REGISTRY
+from orchestrator.store import live, queries
+from orchestrator.store.definitions import Stored
+from orchestrator.store.queries import Filter
+from orchestrator.stream.outlets import FLUNQ
+
+blueprint = Blueprint("tenants", __name__)
+
+WORKFLOW, EXECUTION = "wf_", "ex_"
+MOST_EVENTS = 1_000
+
+
+def _route(path: str, *methods: str) -> Any:
+    def add(view: Any) -> Any:
+        for prefix, name in (("", view.__name__), ("/api/v1", f"{view.__name__}_v1")):
+            blueprint.add_url_rule(f"{prefix}/<tenant>{path}", name, view, methods=methods)
+        return view
+
+    return add
+
+
+# ── workflows ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@_route("/workflows", "GET")
+def workflows(tenant: str) -> Response:
+    """The tenant's own, and everybody's."""
+    found = [_shown(one, tenant) for one in _newest(tenant)]
+    return jsonify({"workflows": found, "total": len(found)})
+
+
+@_route("/workflows", "POST")
+def create(tenant: str) -> tuple[Response, int]:
+    """A document, or `{name, description, definition}` with one."""
+    return jsonify(_shown(_put(tenant, None), tenant)), 201
+
+
+@_route("/workflows/<workflow>", "GET")
+def one(tenant: str, workflow: str) -> Response:
+    return jsonify(_shown(_found(tenant, workflow), tenant, whole=True))
+
+
+@_route("/workflows/<workflow>", "PUT")
+def change(tenant: str, workflow: str) -> Response:
+    """Its next version; what runs goes on with the version it began with."""
+    return jsonify(_shown(_put(tenant, _own(tenant, workflow)), tenant))
+
+
+@_route("/workflows/<workflow>", "DELETE")
+def delete(tenant: str, workflow: str) -> Response:
+    """All its versions. 409 while instances of it run; histories of those that ended stay readable."""
+    held = _own(tenant, workflow)
+    runner().withdraw_workflow(held.name, held.namespace, tenant=held.tenant, **asked.by_whom())
+    return jsonify({"id": _id(held), "deleted": True})
+
+
+@_route("/workflows/<workflow>/execute", "POST")
+def execute(tenant: str, workflow: str) -> tuple[Response, int]:
+    """`{input, correlation_id}`. The input is checked against the document's schema before anything is kept."""
+    held = _found(tenant, workflow)
+    body = asked.body_as(TenantExecute)
+    correlation = body.correlation_id or f"corr_{uuid.uuid4().hex}"
+    instance_id = runner().start_workflow(
+        f"{held.namespace}.{held.name}", None, body.input, tenant=tenant, metadata={"correlation_id": correlation},
+        idempotency_key=request.headers.get("Idempotency-Key"), actor=asked.actor(), source="api",
+    )  # fmt: skip
+    return jsonify({**_execution(tenant, instance_id), "status": "pending"}), 202
+
+
+@_route("/workflows/<workflow>/events", "GET")
+def workflow_events(tenant: str, workflow: str) -> Response:
+    """What happened in its executions: `?execution_id=`, `?since=` a moment, `?limit=`."""
+    held = _found(tenant, workflow)
+    wanted = request.args.get("execution_id")
+    if wanted is not None:
+        ids = [_instance(tenant, wanted)["id"]]
+    else:
+        ids = runner().database.patiently(lambda c: queries.ids(c, Filter(workflow=held.name, tenant=tenant, limit=100)))
+    return _events(tenant, held.name, ids)
+
+
+# ── executions ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@_route("/executions", "GET")
+def executions(tenant: str) -> Response:
+    """The newest first: `?workflow_id=`, `?status=`, `?limit=`, `?offset=`."""
+    workflow, status = request.args.get("workflow_id"), request.args.get("status")
+    wanted = Filter(
+        workflow=_found(tenant, workflow).name if workflow else None,
+        state=(status.upper(),) if status else (),
+        tenant=tenant,
+        limit=asked.number("limit", 50, 1000),
+        offset=int(request.args.get("offset", "0")),
+    )
+    rows, total = runner().database.patiently(lambda c: (queries.instances(c, wanted), queries.count(c, wanted)))
+    found = [
+        {
+            "id": EXECUTION + row["id"], "workflow_id": WORKFLOW + row["workflow"], "tenant_id": tenant, "status": row["state"].lower(),
+            "error": row["error"], "created_at": row["created_at"], "started_at": row["started_at"], "completed_at": row["ended_at"],
+        }
+        for row in rows
+    ]  # fmt: skip
+    return jsonify({"executions": found, "total": total, "limit": wanted.limit, "offset": wanted.offset})
+
+
+@_route("/executions/<instance_id>", "GET")
+def execution(tenant: str, instance_id: str) -> Response:
+    return jsonify(_execution(tenant, instance_id))
+
+
+@_route("/executions/<instance_id>", "POST")
+def act(tenant: str, instance_id: str) -> Response:
+    """`{action: pause | resume | cancel | retry, reason}`."""
+    found = _instance(tenant, instance_id)
+    body = asked.body_as(TenantAct)
+    current = runner()
+    if body.action == "cancel":
+        current.cancel_workflow(found["id"], reason=body.reason, actor=asked.actor())
+    else:
+        verbs = {"pause": current.pause_workflow, "resume": current.resume_workflow, "retry": current.retry_workflow}
+        verbs[body.action](found["id"], actor=asked.actor())
+    return jsonify(_execution(tenant, found["id"]))
+
+
+@_route("/executions/<instance_id>/events", "GET")
+def execution_events(tenant: str, instance_id: str) -> Response:
+    """What happened, in its order: `?since=` a moment, `?limit=`."""
+    found = _instance(tenant, instance_id)
+    return _events(tenant, found["workflow"], [found["id"]])
+
+
+# ── that system's words ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _newest(tenant: str) -> list[Stored]:
+    found: dict[tuple[str, str], Stored] = {}
+    for stored in runner().workflows():
+        if stored.tenant not in ("default", tenant):
+            continue
+        held = found.get((stored.namespace, stored.name))
+        if held is None or (held.tenant == "default" and stored.tenant == tenant != "default"):
+            found[stored.namespace, stored.name] = stored
+    return list(found.values())
+
+
+def _id(stored: Stored) -> str:
+    return WORKFLOW + (stored.name if stored.namespace == "default" else f"{stored.namespace}.{stored.name}")
+
+
+def _found(tenant: str, workflow: str) -> Stored:
+    wanted = workflow.removeprefix(WORKFLOW)
+    newest = _newest(tenant)
+    for stored in newest:
+        if wanted in (_id(stored).removeprefix(WORKFLOW), f"{stored.namespace}.{stored.name}"):
+            return stored
+    named = [stored for stored in newest if stored.name == wanted]
+    if len(named) != 1:
+        raise NotFound("workflow", workflow, "several namespaces have one" if named else f"`GET /{tenant}/workflows` lists them")
+    return named[0]
+
+
+def _own(tenant: str, workflow: str) -> Stored:
+    """One that the tenant may change: not everybody's."""
+    held = _found(tenant, workflow)
+    if held.tenant != tenant:
+        raise NotFound("workflow", workflow, f"it is everybody's, and not of '{tenant}'")
+    return held
+
+
+def _put(tenant: str, before: Stored | None) -> Stored:
+    text = request.get_data(as_text=True)
+    given = parse(text, "request.json" if request.is_json else "request.yaml")
+    if isinstance(given, dict) and "definition" in given:
+        asked_for = TenantWorkflow.model_validate(asked.body())
+        given = dict(asked_for.definition)
+        head = dict(given["document"]) if isinstance(given.get("document"), dict) else None
+        if head is not None:
+            # What the envelope says counts where the document says nothing.
+            for key, value in (("name", asked_for.name), ("summary", asked_for.description)):
+                if value and not head.get(key):
+                    head[key] = value
+            given["document"] = head
+        text = json.dumps(given)
+    definition = read_document(text, "request.yaml")
+    check(definition, REGISTRY.knows)
+    if before is not None and (definition.name, definition.namespace) != (before.name, before.namespace):
+        raise Invalid([Fault("definition", f"is '{definition.namespace}.{definition.name}'; the workflow is '{_id(before)}'")], "workflow")
+    if before is None and any(one.tenant == tenant and one.name == definition.name for one in _newest(tenant)):
+        held = _found(tenant, definition.name)
+        if held.namespace == definition.namespace and held.version == definition.version:
+            raise VersionClash(definition.name, definition.version)
+    runner().register_workflow(definition, text, tenant=tenant)
+    return _found(tenant, f"{definition.namespace}.{definition.name}")
+
+
+def _shown(stored: Stored, tenant: str, *, whole: bool = False) -> dict[str, Any]:
+    about = {
+        "id": _id(stored), "tenant_id": tenant, "name": stored.name, "namespace": stored.namespace, "version": stored.version,
+        "description": stored.tree.get("title") or "", "state": "active", "is_shared": stored.tenant != tenant,
+        "created_at": queries._plain(stored.created_at),
+    }  # fmt: skip
+    if whole:
+        about["definition"] = parse(stored.source, "source.yaml") if stored.source else stored.tree
+    return about
+
+
+def _instance(tenant: str, execution: str) -> dict[str, Any]:
+    found = runner().get_workflow_status(runner().resolve_id(execution))
+    if found["tenant"] != tenant:
+        raise NotFound("execution", execution)
+    return found
+
+
+def _execution(tenant: str, execution: str) -> dict[str, Any]:
+    found = _instance(tenant, execution)
+    return {
+        "id": EXECUTION + found["id"],
+        "workflow_id": WORKFLOW + (found["workflow"] if found["namespace"] == "default" else f"{found['namespace']}.{found['workflow']}"),
+        "tenant_id": tenant,
+        "status": (found["outcome"] or found["status"]).lower() if found["status"] == State.CLEANING_UP else found["status"].lower(),
+        "correlation_id": (found["metadata"] or {}).get("correlation_id"),
+        "input": found["input"],
+        "output": found["output"],
+        "error": found["error"],
+        "progress": found["progress"],
+        "created_at": found["created_at"],
+        "started_at": found["started_at"],
+        "completed_at": found["completed_at"],
+    }
+
+
+def _events(tenant: str, workflow: str, ids: list[str]) -> Response:
+    since, limit = asked.moment("since"), asked.number("limit", 100, MOST_EVENTS)
+    rows = runner().database.patiently(lambda c: live.facts_since(c, ids, since, limit))
+    found = [
+        {
+            "id": f"evt_{row['name']}", "specversion": "1.0", "source": "workflow-engine",
+            "type": FLUNQ.get(row["kind"], f"io.flunq.{row['kind']}"), "time": row["at"], "workflowid": workflow,
+            "executionid": EXECUTION + row["instance_id"], "taskid": row["position"] or None, "tenantid": tenant, "data": row["data"],
+        }
+        for row in rows
+    ]  # fmt: skip
+    return jsonify({"events": found, "count": len(found)})

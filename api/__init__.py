@@ -15,6 +15,7 @@ from api import (
     events,
     gate,
     health,
+    history,
     instances,
     live,
     metrics,
@@ -42,6 +43,7 @@ def create_app(runner: WorkflowRunner | None = None) -> Flask:
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)
     app.register_blueprint(instances.blueprint)
+    app.register_blueprint(history.blueprint)
     app.register_blueprint(live.blueprint)
     app.register_blueprint(definitions.blueprint)
     app.register_blueprint(events.blueprint)

@@ -64,6 +64,16 @@ class Bulk(BaseModel):
     limit: int | None = Field(None, ge=1, le=10_000)
 
 
+class Forget(BaseModel):
+    ids: list[str] | None = Field(None, max_length=10_000)
+    workflow: str | None = None
+    status: Literal["completed", "failed", "cancelled"] | None = None
+    search: str | None = None
+    since: str | None = None
+    until: str | None = None
+    limit: int | None = Field(None, ge=1, le=10_000)
+
+
 class Cleanup(BaseModel):
     olderThan: str | None = Field(None, description="As 30d; else RETENTION.")
 
@@ -236,6 +246,10 @@ _AUDIT = (
     *((name, _text()) for name in ("actor", "user", "action", "source", "workflow", "address")), ("instanceId", _text(format="uuid")),
     ("since", _MOMENT), ("until", _MOMENT), ("page", _number(100_000)), ("limit", _number(1000)),
 )  # fmt: skip
+_HISTORY = (
+    ("status", _text(enum=["completed", "failed", "cancelled"])), ("workflow", _text()), ("search", _text()), ("since", _MOMENT),
+    ("until", _MOMENT),
+)  # fmt: skip
 
 DESCRIBED: dict[str, Described] = {
     "health.health": Described(gives=(200, 503)),
@@ -262,6 +276,9 @@ DESCRIBED: dict[str, Described] = {
     "instances.signal": Described(Signal, (202,)),
     "instances.skip_wait": Described(SkipWait),
     "instances.cancel": Described(Cancel),
+    "history.listing": Described(query=(*_HISTORY, ("page", _number(100_000)), ("limit", _number(1000)))),
+    "history.days": Described(query=_HISTORY),
+    "history.forget_many": Described(Forget, is_optional=False),
     "instances.rerun": Described(Rerun, (201,), is_optional=False),
     "instances.add_dependency": Described(Dependency, (201,), is_optional=False),
     "instances.bulk": Described(Bulk, is_optional=False),

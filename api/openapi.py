@@ -145,7 +145,7 @@ def _operation(app: Flask, rule: Rule, method: str, needed: str, described: Desc
     }
     if needed == PUBLIC:
         made["security"] = []
-    if described.body is not None and (method in BODIES or rule.endpoint == "instances.cancel"):
+    if described.body is not None and (method in BODIES or rule.endpoint in ("instances.cancel", "history.forget_many")):
         schema = TypeAdapter(described.body).json_schema(ref_template="#/$defs/{model}")
         content = {"application/json": {"schema": _inlined(schema)}}
         if described.is_text:

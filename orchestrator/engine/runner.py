@@ -25,7 +25,20 @@ from orchestrator.engine.waiting import SKIPPED
 from orchestrator.errors import Duplicate, Fault, IllegalMove, Invalid, NotFound, OrchestratorError
 from orchestrator.ids import is_instance_id
 from orchestrator.state import TERMINAL, State, check_move
-from orchestrator.store import admission, branches, definitions, events, instances, queries, schedules, timers, usage, webhooks, workers
+from orchestrator.store import (
+    admission,
+    branches,
+    definitions,
+    events,
+    instances,
+    queries,
+    retention,
+    schedules,
+    timers,
+    usage,
+    webhooks,
+    workers,
+)
 from orchestrator.store.connection import Connection, sized
 from orchestrator.store.events import Arrival, EventFilter
 from orchestrator.store.queries import Filter
@@ -490,6 +503,25 @@ class WorkflowRunner:
 
     def timers(self, limit: int = 100) -> list[dict[str, Any]]:
         return self.database.patiently(lambda c: queries.timers(c, limit))
+
+    def forget_instances(
+        self, ids: Sequence[str], *, tenant: str | None = None, actor: str = "anonymous", source: str = "api"
+    ) -> list[str]:
+        """Delete the records of instances that have ended, with all that belongs to them; gives which. The audit keeps that they were."""
+
+        def act(c: Connection) -> list[str]:
+            with c.transaction():
+                gone = retention.claim_ended(c, ids, tenant)
+                retention.strip(c, gone)
+                retention.delete(c, gone)
+                if gone:
+                    instances.audit(c, actor, "delete-history", source, None, None, {"instances": gone, "tenant": tenant})
+                return gone
+
+        return self.database.patiently(act)
+
+    def instances_exist(self, ids: Sequence[str]) -> bool:
+        return bool(self.database.patiently(lambda c: queries.existing(c, ids)))
 
     def cleanup(
         self, older_than_s: float | None = None, *, archive: bool = True, limit: int = 1000, only: Sequence[str] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,8 +121,26 @@ def ids(c: Connection, wanted: Filter) -> list[str]:
     return [str(row["id"]) for row in _run(c, _page(_filtered(select(schema.instances.c.id), wanted), wanted))]
 
 
+def existing(c: Connection, ids: Sequence[str]) -> list[str]:
+    rows = c.execute("select id::text from instances where id = any (%s::uuid[])", (list(ids),)).fetchall()
+    return [row[0] for row in rows]
+
+
 def count(c: Connection, wanted: Filter) -> int:
     return int(_run(c, _filtered(select(func.count().label("n")), wanted).select_from(schema.instances))[0]["n"])
+
+
+def per_day(c: Connection, wanted: Filter) -> list[dict[str, Any]]:
+    """The newest day first."""
+    i = schema.instances.c
+    day = func.to_char(func.timezone("UTC", i.created_at), "YYYY-MM-DD").label("day")
+    counted = [
+        func.count().label("total"),
+        *(func.count().filter(i.outcome == outcome).label(outcome.lower()) for outcome in ("COMPLETED", "FAILED", "CANCELLED")),
+        func.avg(func.extract("epoch", i.ended_at - i.started_at)).label("average_s"),
+    ]
+    rows = _run(c, _filtered(select(day, *counted), wanted).group_by(day).order_by(day.desc()).limit(1000))
+    return [{**row, "average_s": None if row["average_s"] is None else round(float(row["average_s"]), 3)} for row in rows]
 
 
 def _plain(value: Any) -> Any:

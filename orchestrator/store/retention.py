@@ -48,6 +48,16 @@ def delete(c: Connection, ids: Sequence[str]) -> None:
     c.execute("delete from instances where id = any (%s::uuid[])", (list(ids),))
 
 
+def claim_ended(c: Connection, ids: Sequence[str], tenant: str | None) -> list[str]:
+    """Those that have ended, of these, locked."""
+    rows = c.execute(
+        "select id::text from instances where id = any (%s::uuid[]) and (%s::text is null or tenant = %s)"
+        " and state in ('COMPLETED', 'FAILED', 'CANCELLED', 'CLEANING_UP') for update",
+        (list(ids), tenant, tenant),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
 def note_cleanup(c: Connection, count: int) -> None:
     """When histories were last cleaned up, and how many: `orchestrator stats` tells."""
     c.execute(

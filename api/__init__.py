@@ -7,6 +7,7 @@ from flask_compress import Compress
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from api import (
+    alerts,
     breakers,
     conditional,
     configs,
@@ -56,6 +57,7 @@ def create_app(runner: WorkflowRunner | None = None) -> Flask:
     app.register_blueprint(configs.blueprint)
     app.register_blueprint(security.blueprint)
     app.register_blueprint(service.blueprint)
+    app.register_blueprint(alerts.blueprint)
     app.register_blueprint(tenants.blueprint)
     app.register_blueprint(openapi.blueprint)
     gate.register(app)

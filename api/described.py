@@ -183,6 +183,21 @@ class Route(Open):
     target: str
 
 
+class Alert(Open):
+    status: Literal["firing", "resolved"] = "firing"
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    startsAt: str | None = Field(None, max_length=64)
+    endsAt: str | None = Field(None, max_length=64)
+    fingerprint: str | None = Field(None, max_length=128)
+
+
+class Alerts(Open):
+    """As Alertmanager sends them."""
+
+    alerts: list[Alert] = Field(max_length=1000)
+
+
 class TenantWorkflow(Open):
     """A document, beside what it is called."""
 
@@ -342,6 +357,8 @@ DESCRIBED: dict[str, Described] = {
     "security.resolve": Described(Resolution),
     "security.add_key": Described(Key, (201,), is_optional=False),
     "security.rotate_key": Described(Overlap, (201,)),
+    "alerts.receive": Described(Alerts, is_optional=False),
+    "alerts.receive_as": Described(Alerts, is_optional=False),
     "service.trigger": Described(Json, (202,)),
     "service.trigger_alias": Described(Json, (202,)),
     "service.history": Described(query=(("limit", _number(200)),)),

@@ -53,6 +53,8 @@ RULES: dict[str, str] = {
     "instances.status": "everything",
     "instances.metrics": "everything",
     "instances.stats": "everything",
+    "alerts.receive": "start",
+    "alerts.receive_as": "start",
     "service.workflows": "read",
     "service.trigger": "start",
     "service.trigger_alias": "start",

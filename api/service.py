@@ -11,6 +11,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from api import asked, metrics
+from api.collectors import Service
 from api.runner import runner
 from orchestrator.errors import NotFound
 from orchestrator.store import queries
@@ -86,7 +87,7 @@ def stats() -> Response:
 @blueprint.get("/metrics")
 def service_metrics() -> Response:
     """Prometheus, under that service's names beside ours."""
-    return metrics.shown(metrics.Service(_began))
+    return metrics.shown(Service(_began))
 
 
 # ── its words ───────────────────────────────────────────────────────────────────────────────────────────────────────

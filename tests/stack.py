@@ -119,6 +119,9 @@ class Stack:
             "REDIS_URL": self.redis_url,
             "ORCHESTRATOR_WORKFLOWS": self.workflows,
             "PYTHONUNBUFFERED": "1",
+            # Several workers at once, here and in other runs on this machine.
+            "METRICS_PORT": "0",
+            "HEALTH_PORT": "0",
             "PYTHONWARNINGS": "default",
             **self.environment,
             **more,

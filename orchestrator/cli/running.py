@@ -37,6 +37,20 @@ def migrate() -> None:
     click.echo(f"schema {after}" + (" (nothing to do)" if before == after else f" (was {before or 'empty'})"))
 
 
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("more", nargs=-1, type=click.UNPROCESSED)
+def flower(more: tuple[str, ...]) -> None:
+    """Flower, behind the API's own credentials where AUTH=on; further options are Flower's."""
+    from orchestrator import dashboard
+    from orchestrator.app import app
+
+    settings = load()
+    told = dashboard.arguments(settings)
+    if settings.auth == "on":
+        dashboard.guard(settings)
+    app.start(["flower", *told, *more])
+
+
 @click.command()
 def bridge() -> None:
     """Bring events in and out: Redis streams, Pub/Sub, the trigger queue, webhooks. Several may run.
@@ -61,7 +75,7 @@ def bridge() -> None:
         signal.signal(number, lambda *_: made.stop())
     if held.bridge_port:
         metrics.enable()
-        scrape.both(held.bridge_port, made.health)
+        scrape.both(held.bridge_port, made.health, held.metrics_host)
     WorkflowRunner.instance()
     made.run()
 
@@ -200,4 +214,4 @@ def bench(measures: tuple[str, ...]) -> None:
     sys.exit(subprocess.run([sys.executable, "-m", "benchmarks", *measures], check=False).returncode)
 
 
-COMMANDS = [up, migrate, bridge, doctor, bench]
+COMMANDS = [up, migrate, bridge, flower, doctor, bench]

@@ -11,7 +11,7 @@ dependencies: [data-validation]
 properties: {batchSize: 1000}  # defaults under the input
 variants: [{version: "1.0", weight: 80}, {version: "2.0", weight: 20}]    # which version a start gets that names none
 security: {requireAuth: true, allowedRoles: [admin], permissions: ["data:read"]}
-monitoring: {enabled: true, metrics: [execution_time, error_rate], alerts: [high_error_rate]}
+monitoring: {enabled: true, metrics: [execution_time, error_rate], alerts: [high_error_rate], errorRate: 0.2, sla: 5000}
 """
 
 from __future__ import annotations
@@ -198,7 +198,12 @@ class _Reader:
         if not isinstance(given, dict):
             self.fault("monitoring", "a mapping is needed")
             return
-        self._known(given, ("enabled", "metrics", "alerts"), "monitoring/")
+        self._known(given, ("enabled", "metrics", "alerts", "sla", "errorRate"), "monitoring/")
+        sla, rate = given.get("sla"), given.get("errorRate")
+        if sla is not None and (isinstance(sla, bool) or not isinstance(sla, int) or not 1 <= sla <= 86_400_000):
+            self.fault("monitoring/sla", f"is {sla!r}; milliseconds from 1 to 86,400,000 are needed")
+        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1):
+            self.fault("monitoring/errorRate", f"is {rate!r}; a share above 0, up to 1, is needed")
         self._is(given, "enabled", bool, "true or false", "monitoring/")
         for key, allowed in (("metrics", _METRICS), ("alerts", _ALERTS)):
             if self._texts(given.get(key), f"monitoring/{key}"):

@@ -53,9 +53,7 @@ def processes(settings: Settings) -> dict[str, list[str]]:
         "beat": [*celery, "beat", "--loglevel", "WARNING", "--pidfile="],
         "bridge": [python, "-m", "orchestrator.cli", "bridge"],
         **({"gateway": [python, "-m", "orchestrator.cli", "gateway"]} if settings.data_plane == "gateway" else {}),
-        "flower": [
-            *celery, "flower", f"--address={LOOPBACK}", f"--port={settings.flower_port}", "--logging=warning", "--max-tasks=10000",
-        ],
+        "flower": [python, "-m", "orchestrator.cli", "flower", "--logging=warning"],
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import psycopg
 
 from orchestrator.engine import branching
 from orchestrator.engine.admission import after_end
+from orchestrator.engine.configuring import Configurations
 from orchestrator.engine.runtime import queue_of
 from orchestrator.engine.stopped import Stopped
 from orchestrator.errors import Fenced
@@ -57,7 +58,9 @@ def end_instance(walk: Walk, end: End, dead_letters: list[tuple[str, str, Any]] 
         walk.flush()
         walk.look_again()
         raise Fenced(held.position, held.generation)
-    metrics.instance_ended(walk.definition.name, end.state, walk.now() - held.created_at)
+    if metrics.is_enabled():
+        asked = Configurations(walk.runtime).in_force(walk.definition.name, held.tenant).get("monitoring") or {}
+        metrics.instance_ended(walk.definition.name, end.state, walk.now() - held.created_at, asked)
     walk.runtime.publisher.branches(woken)
     if depends or scopes:
         after_end(walk.runtime, walk.definition.name, held.instance_id, scopes)

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Protocol
 
 from celery import bootsteps
 
-from orchestrator.engine import effects, interrupt, limits, scheduling
+from orchestrator.engine import alerting, effects, interrupt, limits, scheduling
 from orchestrator.engine.admission import settle
 from orchestrator.engine.broker import depth
 from orchestrator.engine.runtime import Runtime
@@ -41,6 +41,7 @@ TEND_EVERY_S = 1.0
 SEAL_EVERY_S = 30.0
 SEALED_AT_ONCE = 10_000
 LOOK_AT_FILES_S = 1.0
+ALERT_EVERY_S = 5.0
 SWEEP_EVERY_S = 5.0
 REQUEUE_EVERY_S = 1.0
 WEIGH_EVERY_S = 60.0
@@ -110,7 +111,7 @@ class Maintenance(threading.Thread):
         self._sweep, self._overdue = Every(SWEEP_EVERY_S), Every(REQUEUE_EVERY_S)
         self._sign, self._clean = Every(runtime.settings.heartbeat_s), Every(CLEAN_EVERY_S)
         self._weigh, self._tend, self._seal = Every(WEIGH_EVERY_S), Every(TEND_EVERY_S), Every(SEAL_EVERY_S)
-        self._look = Every(LOOK_AT_FILES_S)
+        self._look, self._alert = Every(LOOK_AT_FILES_S), Every(ALERT_EVERY_S)
         self._files: tuple[Any, ...] | None = None
         self._clean.next = time.monotonic() + CLEAN_EVERY_S
 
@@ -242,6 +243,8 @@ class Maintenance(threading.Thread):
                 self._unblock(c)
             self._publish("event missed", events.wake_forgotten(c, BATCH))
             limits.enforce(self.runtime, with_disk=self._weigh.is_due())
+        if self._alert.is_due():
+            alerting.look(self.runtime)
         if self._look.is_due():
             self._look_at_files()
         if self._seal.is_due():
@@ -375,9 +378,9 @@ class MaintenanceStep(bootsteps.StartStopStep):  # type: ignore[misc]
         _tell_births(getattr(pool, "_pool", None), self.thread.born)
         self.thread.start()
         if runtime.settings.metrics_port:
-            scrape.serve(runtime.settings.metrics_port)
+            scrape.serve(runtime.settings.metrics_port, runtime.settings.metrics_host)
         if runtime.settings.health_port:
-            scrape.health(runtime.settings.health_port, self.thread.health)
+            scrape.health(runtime.settings.health_port, self.thread.health, runtime.settings.metrics_host)
 
     def stop(self, worker: Any) -> None:
         if self.thread is not None:

@@ -85,6 +85,36 @@ def all_in_force(c: Connection, tenant: str, environment: str) -> list[Config]:
     return [found for row in rows if (found := Config(*row)).spec is not None]
 
 
+def that_alert(c: Connection, environment: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """(tenant, workflow, what its monitoring says) of configurations that ask for alerts."""
+    rows = c.execute(
+        """
+        select tenant, workflow, spec -> 'monitoring' from (
+            select distinct on (tenant, workflow) tenant, workflow, spec from configs where environment = %s
+            order by tenant, workflow, number desc
+        ) held
+        where jsonb_typeof(spec #> '{monitoring,alerts}') = 'array' and coalesce((spec #>> '{monitoring,enabled}')::bool, true)
+        """,
+        (environment,),
+    ).fetchall()
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def with_target(c: Connection, environment: str) -> list[tuple[str, str, float]]:
+    """(tenant, workflow, seconds) where a configuration says how long it should take at most."""
+    rows = c.execute(
+        """
+        select tenant, workflow, (spec #>> '{monitoring,sla}')::float8 / 1000 from (
+            select distinct on (tenant, workflow) tenant, workflow, spec from configs where environment = %s
+            order by tenant, workflow, number desc
+        ) held
+        where spec #> '{monitoring,sla}' is not null and coalesce((spec #>> '{monitoring,enabled}')::bool, true)
+        """,
+        (environment,),
+    ).fetchall()
+    return [(row[0], row[1], float(row[2])) for row in rows]
+
+
 def note(c: Connection, name: str, data: Any) -> None:
     """Something to be remembered about files: whether they are watched, and what is wrong with them."""
     c.execute(

@@ -7,7 +7,10 @@ are seen together on the one port of their parent.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
+
+from orchestrator.telemetry.categories import category, severity
 
 _enabled: list[bool] = [False]
 _known: dict[str, Any] = {}
@@ -30,6 +33,7 @@ def enable() -> None:
         step_seconds=Histogram("orchestrator_step_seconds", "Time inside a step", ["type"], buckets=BUCKETS_S),
         instances=Counter("orchestrator_instances_total", "Instances that ended, by workflow and state", ["workflow", "state"]),
         instance_seconds=Histogram("orchestrator_instance_seconds", "From start to end", ["workflow"], buckets=BUCKETS_S),
+        errors=Counter("orchestrator_errors_total", "Attempts that failed, by what went wrong", ["category", "severity"]),
         claims=Counter("orchestrator_claims_total", "Messages by what became of them", ["result"]),
         fenced=Counter("orchestrator_fenced_total", "Writers that were found to hold a branch no longer"),
         recoveries=Counter("orchestrator_recoveries_total", "Branches published again", ["reason"]),
@@ -66,14 +70,28 @@ def step_ended(step: Any, verdict: Any, took_s: float) -> None:
         type = getattr(step, "type", None) or f"undo:{step.step_type}"
         _known["steps"].labels(type=type, outcome=_OUTCOMES.get(verdict.__class__.__name__, "failed")).inc()
         _known["step_seconds"].labels(type=type).observe(took_s)
+        failure = getattr(verdict, "failure", None)
+        if failure is not None:
+            kind = category(failure)
+            gave_up = verdict.__class__.__name__ == "GaveUp"
+            _known["errors"].labels(category=kind, severity=severity(kind, gave_up=gave_up)).inc()
 
 
 _OUTCOMES = {"Completed": "completed", "Later": "completed", "Again": "retried", "GaveUp": "failed"}
 
 
-def instance_ended(workflow: str, state: str, took_s: float) -> None:
-    if _enabled[0]:
+def is_enabled() -> bool:
+    return _enabled[0]
+
+
+def instance_ended(workflow: str, state: str, took_s: float, monitoring: Mapping[str, Any]) -> None:
+    """`monitoring` is what the workflow's configuration says of it: by itself, or not, and which."""
+    if not _enabled[0] or monitoring.get("enabled") is False:
+        return
+    wanted = monitoring.get("metrics") or ("execution_time", "error_rate")
+    if "error_rate" in wanted:
         _known["instances"].labels(workflow=workflow, state=state).inc()
+    if "execution_time" in wanted:
         _known["instance_seconds"].labels(workflow=workflow).observe(took_s)
 
 

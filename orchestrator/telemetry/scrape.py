@@ -24,7 +24,7 @@ def serve(port: int, host: str = "127.0.0.1") -> None:
     try:
         start_http_server(port, addr=host, registry=registry)
     except OSError as error:
-        logger.error("METRICS_PORT %d cannot be opened: %s", port, error)
+        logger.warning("METRICS_PORT %d is not open here: %s. Another worker has it? Give each its own, or 0", port, error)
 
 
 def both(port: int, ask: Callable[[], dict[str, Any]], host: str = "127.0.0.1") -> None:
@@ -59,6 +59,6 @@ def health(port: int, ask: Callable[[], dict[str, Any]], host: str = "127.0.0.1"
     try:
         server = ThreadingHTTPServer((host, port), Handler)
     except OSError as error:
-        logger.error("HEALTH_PORT %d cannot be opened: %s", port, error)
+        logger.warning("port %d for /health is not open here: %s. Another worker has it? Give each its own, or 0", port, error)
         return
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()

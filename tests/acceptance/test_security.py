@@ -48,6 +48,7 @@ VALUES = {
     "route_id": "r",
     "key_id": "k",
     "verb": "pause",
+    "severity": "critical",
     "tenant": "default",
 }
 

@@ -1,0 +1,66 @@
+"""What configurations ask to be told of: instances that ran out of time, workflows that fail too often.
+
+The keeper looks now and then. An alert is an event (`orchestrator.alert.<name>`), kept once for each instance or each span of
+time: triggers hear it, webhooks send it, `/workflow/events` shows it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+from orchestrator.engine.runtime import Runtime
+from orchestrator.store import alerts, configs
+from orchestrator.store.connection import Connection
+from orchestrator.store.events import Arrival
+
+logger = logging.getLogger("orchestrator.alerts")
+
+SOURCE = "orchestrator"
+WINDOW_S = 900.0
+ERROR_RATE = 0.5
+FEWEST = 5
+
+
+def look(runtime: Runtime) -> int:
+    """Gives how many alerts were raised that were not there before."""
+    from orchestrator.engine.runner import WorkflowRunner
+
+    c = runtime.database.connection()
+    raised: list[Arrival] = []
+    for tenant, workflow, asked in configs.that_alert(c, runtime.settings.environment):
+        if "execution_timeout" in asked["alerts"]:
+            raised += [_timed_out(tenant, workflow, *found) for found in alerts.timed_out(c, tenant, workflow, WINDOW_S)]
+        if "high_error_rate" in asked["alerts"]:
+            raised += _failing(c, tenant, workflow, float(asked.get("errorRate") or ERROR_RATE))
+    if not raised:
+        return 0
+    known = alerts.known(c, [(one.tenant, one.envelope["source"], one.envelope["id"]) for one in raised])
+    fresh = [one for one in raised if one.identity not in known]
+    for one in fresh:
+        logger.warning("%s: %s", one.envelope["type"], one.envelope["data"])
+        WorkflowRunner(runtime).send_events([one.envelope], tenant=one.tenant)
+    return len(fresh)
+
+
+def _timed_out(tenant: str, workflow: str, instance_id: str, message: str) -> Arrival:
+    return _alert("execution_timeout", instance_id, tenant, workflow, {"instanceId": instance_id, "message": message})
+
+
+def _failing(c: Connection, tenant: str, workflow: str, most: float) -> list[Arrival]:
+    ended, failed, now = alerts.ended_and_failed(c, tenant, workflow, WINDOW_S)
+    if ended < FEWEST or failed / ended < most:
+        return []
+    about = {"ended": ended, "failed": failed, "rate": round(failed / ended, 3), "window_s": WINDOW_S}
+    return [_alert("high_error_rate", str(math.floor(now / WINDOW_S)), tenant, workflow, about)]
+
+
+def _alert(name: str, about: str, tenant: str, workflow: str, data: dict[str, Any]) -> Arrival:
+    envelope = {
+        "id": f"{name}/{workflow}/{about}",
+        "source": SOURCE,
+        "type": f"orchestrator.alert.{name}",
+        "data": {"alert": name, "workflow": workflow, "tenant": tenant, **data},
+    }
+    return Arrival(envelope, tenant=tenant)

@@ -1,0 +1,67 @@
+"""Counts for those who watch. Each is quick on a large database: what has ended is counted by whoever ended it."""
+
+from __future__ import annotations
+
+from orchestrator.store.connection import Connection
+
+MOST_ACTORS = 200
+
+
+def open_instances(c: Connection) -> dict[str, int]:
+    rows = c.execute(
+        "select s, (select count(*) from instances where state = s) from unnest(array['PENDING', 'RUNNING', 'PAUSED']) s"
+    ).fetchall()
+    return dict(rows)
+
+
+def open_branches(c: Connection) -> dict[str, int]:
+    return dict(c.execute("select state, count(*) from branches where state <> 'closed' group by state").fetchall())
+
+
+def backlogs(c: Connection) -> list[tuple[str, str, float]]:
+    row = c.execute(
+        """
+        select (select count(*) from timers), (select count(*) from outbox), (select count(*) from dead_letters where resolved_at is null),
+            coalesce((select extract(epoch from now() - min(at)) from outbox), 0)::float8
+        """
+    ).fetchone()
+    assert row is not None
+    return [
+        ("timers", "Waits that have not ended", row[0]),
+        ("outbox", "Events that are true and not told yet", row[1]),
+        ("dead_letters", "Steps that were given up and that nobody has dealt with", row[2]),
+        ("outbox_age_seconds", "How long the oldest of them has waited", row[3]),
+    ]
+
+
+def living_workers(c: Connection) -> tuple[int, int]:
+    row = c.execute("select count(*), coalesce(sum(concurrency), 0) from workers where seen_at > now() - interval '30 seconds'").fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+def schedules(c: Connection) -> dict[str, float]:
+    row = c.execute(
+        """
+        select count(*) filter (where enabled), count(*) filter (where not enabled), coalesce(sum(starts), 0), coalesce(sum(skips), 0),
+            coalesce(sum(errors), 0), greatest(0, coalesce(extract(epoch from now() - min(next_at) filter (where enabled)), 0))::float8
+        from schedules where origin <> 'deleted'
+        """
+    ).fetchone()
+    assert row is not None
+    return dict(zip(("active", "paused", "started", "skipped", "failed", "late_s"), map(float, row), strict=True))
+
+
+def actions(c: Connection) -> list[tuple[str, str, int]]:
+    return c.execute(
+        "select actor, action, count(*) from audit where at > now() - interval '1 day' group by actor, action order by count(*) desc limit %s",
+        (MOST_ACTORS,),
+    ).fetchall()
+
+
+def alerts_received(c: Connection) -> dict[str, int]:
+    rows = c.execute(
+        "select coalesce(envelope #>> '{data,labels,severity}', 'none'), count(*) from events"
+        " where type in ('alert.firing', 'alert.resolved') and source = 'alertmanager' group by 1"
+    ).fetchall()
+    return dict(rows)

@@ -6,6 +6,7 @@ are seen together on the one port of their parent.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -59,22 +60,27 @@ def enable() -> None:
     _enabled[0] = True
 
 
-def _count(name: str, amount: float = 1, **labels: str) -> None:
+@functools.lru_cache(maxsize=10_000)
+def _of(name: str, *labels: str) -> Any:
+    """A metric under its labels: finding it costs more than counting."""
+    return _known[name].labels(*labels) if labels else _known[name]
+
+
+def _count(name: str, amount: float = 1, *labels: str) -> None:
     if _enabled[0]:
-        metric = _known[name]
-        (metric.labels(**labels) if labels else metric).inc(amount)
+        _of(name, *labels).inc(amount)
 
 
 def step_ended(step: Any, verdict: Any, took_s: float) -> None:
     if _enabled[0]:
         type = getattr(step, "type", None) or f"undo:{step.step_type}"
-        _known["steps"].labels(type=type, outcome=_OUTCOMES.get(verdict.__class__.__name__, "failed")).inc()
-        _known["step_seconds"].labels(type=type).observe(took_s)
+        _of("steps", type, _OUTCOMES.get(verdict.__class__.__name__, "failed")).inc()
+        _of("step_seconds", type).observe(took_s)
         failure = getattr(verdict, "failure", None)
         if failure is not None:
             kind = category(failure)
             gave_up = verdict.__class__.__name__ == "GaveUp"
-            _known["errors"].labels(category=kind, severity=severity(kind, gave_up=gave_up)).inc()
+            _of("errors", kind, severity(kind, gave_up=gave_up)).inc()
 
 
 _OUTCOMES = {"Completed": "completed", "Later": "completed", "Again": "retried", "GaveUp": "failed"}
@@ -90,13 +96,13 @@ def instance_ended(workflow: str, state: str, took_s: float, monitoring: Mapping
         return
     wanted = monitoring.get("metrics") or ("execution_time", "error_rate")
     if "error_rate" in wanted:
-        _known["instances"].labels(workflow=workflow, state=state).inc()
+        _of("instances", workflow, state).inc()
     if "execution_time" in wanted:
-        _known["instance_seconds"].labels(workflow=workflow).observe(took_s)
+        _of("instance_seconds", workflow).observe(took_s)
 
 
 def claimed(*, void: bool) -> None:
-    _count("claims", result="void" if void else "claimed")
+    _count("claims", 1, "void" if void else "claimed")
 
 
 def fenced() -> None:
@@ -105,7 +111,7 @@ def fenced() -> None:
 
 def recovered(reason: str, number: int) -> None:
     if number:
-        _count("recoveries", number, reason=reason)
+        _count("recoveries", number, reason)
 
 
 def timer_fired(lateness_s: float) -> None:
@@ -116,9 +122,9 @@ def timer_fired(lateness_s: float) -> None:
 def bridged(group: str, fresh: int, known: int, put_aside: int, took_s: float, entries: int) -> None:
     for result, number in (("kept", fresh), ("known", known), ("put aside", put_aside)):
         if number:
-            _count("bridged", number, group=group, result=result)
+            _count("bridged", number, group, result)
     if _enabled[0]:
-        _known["bridge_seconds"].labels(group=group).observe(took_s)
+        _of("bridge_seconds", group).observe(took_s)
         _known["old_seconds"].observe(took_s / max(entries, 1))
         _known["old_processed"].inc(entries)
         if put_aside:
@@ -126,7 +132,7 @@ def bridged(group: str, fresh: int, known: int, put_aside: int, took_s: float, e
 
 
 def bridge_error(group: str) -> None:
-    _count("bridge_errors", group=group)
+    _count("bridge_errors", 1, group)
     _count("old_errors")
 
 
@@ -136,9 +142,9 @@ def bridge_waits() -> None:
 
 def bridge_lag(group: str, waiting: int, pending: int, unfinished: int) -> None:
     if _enabled[0]:
-        _known["bridge_waiting"].labels(group=group).set(waiting)
-        _known["bridge_pending"].labels(group=group).set(pending)
-        _known["bridge_open"].labels(group=group).set(unfinished)
+        _of("bridge_waiting", group).set(waiting)
+        _of("bridge_pending", group).set(pending)
+        _of("bridge_open", group).set(unfinished)
 
 
 def relayed(number: int) -> None:

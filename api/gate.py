@@ -157,6 +157,12 @@ WITHOUT_TENANT = (
 )  # fmt: skip
 
 
+# What looks at a tenant's things and puts them, without moving an instance: the database itself lets nothing else be seen.
+# An instance that is moved has been asked for by its owner, and may free what others wait for.
+BEHIND_THE_WALL = ("read", "define", "audit", "security", "admin")
+OVER_THE_WALL = ("security.verify", "instances.cleanup", "instances.enforce", "configs.reload", "configs.watch", "schedules.reload")
+
+
 def register(app: Flask) -> None:
     """Raises for a route without a rule, and for a host that strangers reach without authentication."""
     without = sorted({rule.endpoint for rule in app.url_map.iter_rules()} - {*RULES, "static"})
@@ -164,6 +170,7 @@ def register(app: Flask) -> None:
         raise RuntimeError(f"routes without a rule of who may: {', '.join(without)}")
     app.before_request(_enter)
     app.after_request(_leave)
+    app.teardown_request(_come_back)
 
 
 def check_host(host: str, *, is_on: bool) -> None:
@@ -222,6 +229,8 @@ def _enter() -> None:
         _check(needed, address)
     if request.endpoint in STARTS:
         _check_configuration(current, address)
+    if needed in BEHIND_THE_WALL and request.endpoint not in OVER_THE_WALL and not who().sees_all_tenants:
+        runner().database.act_for(who().tenant)
 
 
 def _identified(current: Gate, address: str) -> Principal:
@@ -359,6 +368,12 @@ def _leave(response: Response) -> Response:
         except psycopg.Error:
             runner().database.drop()
     return response
+
+
+def _come_back(_: BaseException | None) -> None:
+    held = current_app.extensions["runner"]
+    if held is not None:
+        held.database.act_for(None)
 
 
 def _is_local(address: str) -> bool:

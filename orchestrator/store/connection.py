@@ -7,6 +7,7 @@ a connection: a child opens its own.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -18,6 +19,9 @@ import psycopg
 from psycopg.types.json import set_json_dumps
 
 from orchestrator.errors import TooLarge
+from orchestrator.store import wall
+
+logger = logging.getLogger("orchestrator.store")
 
 T = TypeVar("T")
 Connection = psycopg.Connection[Any]
@@ -57,6 +61,7 @@ class Database:
         self.url = url
         self.patience_s = patience_s
         self._local = threading.local()
+        self.has_wall = True
 
     def connection(self) -> Connection:
         held: Connection | None = getattr(self._local, "connection", None)
@@ -71,7 +76,27 @@ class Database:
             )
             self._local.connection = held
             self._local.pid = os.getpid()
+            self._local.acts_for = None
+        wanted = getattr(self._local, "shall_act_for", None)
+        if wanted != self._local.acts_for:
+            self._change_role(held, wanted)
         return held
+
+    def act_for(self, tenant: str | None) -> None:
+        """From here on this thread's statements see what is one tenant's, whatever they ask for (`store/wall.py`). None: all."""
+        self._local.shall_act_for = tenant
+
+    def _change_role(self, held: Connection, tenant: str | None) -> None:
+        try:
+            if self.has_wall:
+                held.execute(
+                    "select set_config('role', %s, false), set_config(%s, %s, false)",
+                    (wall.ROLE if tenant else "none", wall.TENANT, tenant or ""),
+                )
+        except (psycopg.errors.InvalidParameterValue, psycopg.errors.InsufficientPrivilege) as error:
+            self.has_wall = False
+            logger.warning("tenants are kept apart by the API alone: %s", str(error).split("\n", 1)[0])
+        self._local.acts_for = tenant
 
     def drop(self) -> None:
         """Close this thread's connection."""

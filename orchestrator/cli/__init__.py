@@ -7,7 +7,7 @@ import sys
 import click
 import psycopg
 
-from orchestrator.cli import acting, breaking, configuring, documents, eventful, guarding, looking, proxying, running, timing
+from orchestrator.cli import acting, breaking, configuring, documents, eventful, guarding, looking, proxying, running, sealing, timing
 from orchestrator.errors import Invalid, NotFound, OrchestratorError, Refused
 
 EXIT_REFUSED, EXIT_NOT_FOUND, EXIT_AWAY = 2, 3, 4
@@ -22,7 +22,7 @@ def cli() -> None:
     """
 
 
-for module in (running, acting, looking, eventful, timing, configuring, breaking, guarding, proxying, documents):
+for module in (running, acting, looking, eventful, timing, configuring, breaking, guarding, sealing, proxying, documents):
     for command in module.COMMANDS:
         cli.add_command(command)
 

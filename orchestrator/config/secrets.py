@@ -1,4 +1,5 @@
-"""Secrets by name: from files of SECRETS_DIR (one each), or from variables SECRET_<NAME>. JSON is read as what it says.
+"""Secrets by name: from files of SECRETS_DIR (one each), from variables SECRET_<NAME>, or kept sealed in Postgres
+(`orchestrator secrets`). JSON is read as what it says.
 
 They are handed to expressions and calls of definitions that declare them, and to nothing else; no history, log or
 message holds one.
@@ -9,9 +10,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+kept: Callable[[str], str | None] | None = None
+"""Where secrets are kept that are neither files nor variables; told by whoever has the database."""
 
 HIDDEN = "***"
 _SHORTEST = 4
@@ -30,6 +34,8 @@ def _read(name: str) -> Any:
         text = path.read_text(encoding="utf-8").rstrip("\n") if path.is_file() else None
     if text is None:
         text = os.environ.get(f"SECRET_{re.sub(r'[^A-Za-z0-9]', '_', name).upper()}")
+    if text is None and kept is not None:
+        text = kept(name)
     if text is None:
         return None
     try:

@@ -185,6 +185,9 @@ class Settings:
     egress_private: bool = _setting(True, "whether calls may go to loopback and private networks", _flag)
     resources_dir: str = _setting("", "the folder that file:// addresses of documents lead into; empty: they are refused")
     secrets_dir: str = _setting("", "a folder with one file per secret; else SECRET_<NAME> variables")
+    encryption_keys: tuple[str, ...] = _setting(
+        (), "keys that seal payloads in Postgres: the first seals, all open; none: payloads are in the clear", _list, secret=True
+    )
     run_scripts: bool = _setting(False, "whether `run: script` (and MCP servers over stdio) are allowed", _flag)
     run_shell: bool = _setting(False, "whether `run: shell` is allowed", _flag)
     run_containers: bool = _setting(False, "whether `run: container` is allowed", _flag)

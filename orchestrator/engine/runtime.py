@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.breakers import Breakers
+from orchestrator.config import secrets
 from orchestrator.config.settings import Settings
 from orchestrator.definition.codec import from_json
 from orchestrator.definition.tree import Definition
@@ -20,7 +21,8 @@ from orchestrator.engine.publish import Publisher
 from orchestrator.errors import NotFound
 from orchestrator.ids import Position
 from orchestrator.steps.registry import REGISTRY, Registry
-from orchestrator.store import definitions, workers
+from orchestrator.store import definitions, sealing, workers
+from orchestrator.store import secrets as kept_secrets
 from orchestrator.store.connection import Database
 
 PRIORITIES = ("low", "normal", "high", "critical")
@@ -64,6 +66,11 @@ class Runtime:
     def __post_init__(self) -> None:
         warden.install()
         self.breakers = Breakers(self.settings)
+        sealing.use(self.settings.encryption_keys)
+        secrets.kept = self._kept_secret if self.settings.encryption_keys else None
+
+    def _kept_secret(self, name: str) -> str | None:
+        return self.database.patiently(lambda c: kept_secrets.find(c, name))
 
     @property
     def owner(self) -> str:

@@ -17,6 +17,7 @@ from orchestrator.ids import Position
 from orchestrator.store.connection import Connection
 from orchestrator.store.facts import Standing, columns
 from orchestrator.store.partitions import into
+from orchestrator.store.sealing import sealed
 
 
 @dataclass(slots=True)
@@ -185,7 +186,7 @@ FREE = "owner = null, lease_until = null, doing = null"
 def park(c: Connection, branch_id: int, snapshot: str | None, due: float | None) -> None:
     c.execute(
         f"update branches set state = 'parked', {FREE}, snapshot = coalesce(%s::jsonb, snapshot) where id = %s",
-        (snapshot, branch_id),
+        (None if snapshot is None else sealed(snapshot), branch_id),
     )
     if due is not None:
         c.execute("insert into timers (branch_id, due_at, kind) values (%s, to_timestamp(%s), 'wake')", (branch_id, due))
@@ -206,7 +207,10 @@ insert into timers (branch_id, due_at, kind) select id, to_timestamp(%s), 'wake'
 
 def park_until(c: Connection, held: Held, seq: int, facts: Sequence[Fact], due: float, snapshot: str | None) -> bool:
     """Facts, timer and state in one statement. False: fenced."""
-    row = c.execute(into(_PARK, held.id), (snapshot, held.id, held.generation, held.owner, *columns(seq, facts), due)).fetchone()
+    row = c.execute(
+        into(_PARK, held.id),
+        (None if snapshot is None else sealed(snapshot), held.id, held.generation, held.owner, *columns(seq, facts), due),
+    ).fetchone()
     return row is not None
 
 

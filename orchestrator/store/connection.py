@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.types.json import set_json_dumps
+from psycopg.types.json import set_json_dumps, set_json_loads
 
 from orchestrator.errors import TooLarge
-from orchestrator.store import wall
+from orchestrator.store import sealing, wall
 
 logger = logging.getLogger("orchestrator.store")
 
@@ -44,6 +44,7 @@ def dumps(value: Any) -> str:
 
 
 set_json_dumps(dumps)
+set_json_loads(sealing.loads)
 
 
 def sized(what: str, value: Any, limit_bytes: int) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.history import Fact
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.partitions import into
+from orchestrator.store.sealing import sealed
 
 if TYPE_CHECKING:
     from orchestrator.store.branches import Held
@@ -73,7 +74,7 @@ def commit(c: Connection, held: Held, seq: int, facts: Sequence[Fact], events: S
                 fact.position,
                 fact.kind,
                 fact.attempt,
-                None if fact.data is None else dumps(fact.data),
+                None if fact.data is None else sealed(dumps(fact.data)),
             ),
         ).fetchone()
     return c.execute(
@@ -96,7 +97,7 @@ def columns(seq: int, facts: Sequence[Fact]) -> tuple[list[Any], ...]:
         [str(fact.position) for fact in facts],
         [str(fact.kind) for fact in facts],
         [fact.attempt for fact in facts],
-        [None if fact.data is None else dumps(fact.data) for fact in facts],
+        [None if fact.data is None else sealed(dumps(fact.data)) for fact in facts],
     )
 
 

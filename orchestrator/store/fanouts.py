@@ -13,6 +13,7 @@ from orchestrator.store.branches import FREE, HELD, Held, Published
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.facts import Event, columns
 from orchestrator.store.partitions import into
+from orchestrator.store.sealing import sealed
 
 _CLAIM_NEXT = f"""
 with next as (
@@ -36,7 +37,7 @@ def open_children(
     c: Connection, held: Held, join_position: str, mode: str, queue: str, shared: Any, openings: Sequence[Opening], context: Any
 ) -> None:
     """Bulk insert. What flows into all of them is kept once, with the branch that opens them."""
-    c.execute(f"update branches set state = 'joining', shared = %s::jsonb, {FREE} where id = %s", (dumps(shared), held.id))
+    c.execute(f"update branches set state = 'joining', shared = %s::jsonb, {FREE} where id = %s", (sealed(dumps(shared)), held.id))
     inserted = c.execute(
         """
         insert into branches (instance_id, parent_id, join_position, mode, queue, context, position, vars, state)
@@ -50,9 +51,9 @@ def open_children(
             join_position,
             mode,
             queue,
-            None if context is None else dumps(context),
+            None if context is None else sealed(dumps(context)),
             [opening.position for opening in openings],
-            [None if opening.vars is None else dumps(opening.vars) for opening in openings],
+            [None if opening.vars is None else sealed(dumps(opening.vars)) for opening in openings],
             ["blocked" if opening.after else "queued" for opening in openings],
         ),
     ).fetchall()
@@ -127,9 +128,9 @@ def close(
             "owner": held.owner,
             "instance": held.instance_id,
             "outcome": closing.outcome,
-            "output": None if closing.output is None else dumps(closing.output),
+            "output": None if closing.output is None else sealed(dumps(closing.output)),
             "error": None if closing.error is None else dumps(closing.error),
-            "context": None if closing.context is None else dumps(closing.context),
+            "context": None if closing.context is None else sealed(dumps(closing.context)),
             "seqs": seqs,
             "positions": positions,
             "kinds": kinds,

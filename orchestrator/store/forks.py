@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.instances import Locked
+from orchestrator.store.sealing import sealed
 
 
 def copy_instance(c: Connection, instance: Locked, new_id: str, actor: str, source: str, input: str | None) -> None:
@@ -18,7 +19,7 @@ def copy_instance(c: Connection, instance: Locked, new_id: str, actor: str, sour
             id, trace_id, %s, step_events, now()
         from instances where id = %s
         """,
-        (new_id, input, source, instance.id),
+        (new_id, None if input is None else sealed(input), source, instance.id),
     )
     c.execute(
         "insert into audit (actor, action, source, instance_id, workflow, to_state, detail)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from orchestrator.store.branches import FREE, Held, Published
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.facts import columns
 from orchestrator.store.partitions import into
+from orchestrator.store.sealing import sealed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,7 @@ def create(c: Connection, new: New) -> int | None:
             "version": new.version,
             "namespace": new.namespace,
             "tenant": new.tenant,
-            "input": new.input,
+            "input": sealed(new.input),
             "labels": new.labels,
             "metadata": new.metadata,
             "priority": new.priority,
@@ -128,7 +130,7 @@ def create_many(c: Connection, news: Sequence[New]) -> set[str]:
     columns_of = zip(
         *(
             (
-                new.id, new.definition_id, new.workflow, new.version, new.namespace, new.tenant, new.input, new.labels, new.metadata,
+                new.id, new.definition_id, new.workflow, new.version, new.namespace, new.tenant, sealed(new.input), new.labels, new.metadata,
                 new.priority, new.idempotency_key, new.trace_id, new.source, new.actor, new.step_events, len(new.slots), new.queue,
             )
             for new in news
@@ -140,10 +142,11 @@ def create_many(c: Connection, news: Sequence[New]) -> set[str]:
 
 def by_key(c: Connection, new: New) -> tuple[str, bool] | None:
     """The instance that owns an idempotency key, and whether its input is the same."""
-    return c.execute(
-        "select id::text, coalesce(input, 'null') = %s::jsonb from instances where tenant = %s and workflow = %s and idempotency_key = %s",
-        (new.input, new.tenant, new.workflow, new.idempotency_key),
+    row = c.execute(
+        "select id::text, input from instances where tenant = %s and workflow = %s and idempotency_key = %s",
+        (new.tenant, new.workflow, new.idempotency_key),
     ).fetchone()
+    return None if row is None else (row[0], row[1] == json.loads(new.input))
 
 
 def label(c: Connection, instance_id: str, labels: str) -> None:
@@ -199,7 +202,7 @@ def finish(c: Connection, held: Held, seq: int, facts: Sequence[Fact], end: End,
             "owner": held.owner,
             "state": end.state,
             "outcome": "completed" if end.state == "COMPLETED" else "failed",
-            "output": None if end.output is None else dumps(end.output),
+            "output": None if end.output is None else sealed(dumps(end.output)),
             "error": None if end.error is None else dumps(end.error),
             "compensation": None if end.compensation is None else dumps(end.compensation),
             "seqs": seqs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from api import create_app
@@ -383,3 +385,51 @@ def test_a_tenants_definition_touches_nobody_elses_schedule(stack: Stack) -> Non
     go_back(stack, own["id"], hours=3)
     assert scheduling.fire_due(stack.runner.runtime) == 2
     assert stack.sql("select tenant, version from instances order by tenant") == [("acme", "1.0.1"), ("default", "1.0.0")]
+
+
+def set_clock(stack: Stack, hours: float) -> None:
+    """The database's clock, by so many hours wrong from here on, for every session: time is asked for by name."""
+    stack.sql("update skew set by = make_interval(hours => 0) + %s * interval '1 hour' returning 1", hours)
+
+
+def test_a_clock_that_is_set_back_doubles_nothing_and_one_that_runs_ahead_loses_nothing(stack: Stack) -> None:
+    with psycopg.connect(stack.database_url, autocommit=True) as c:
+        c.execute("create table skew (by interval not null)")
+        c.execute("insert into skew values ('0')")
+        for name in ("now", "clock_timestamp"):
+            c.execute(
+                f"create function public.{name}() returns timestamptz language sql stable as"
+                f" 'select pg_catalog.{name}() + (select by from public.skew)'"
+            )
+        c.execute(f"alter database {stack.database_url.rsplit('/', 1)[1]} set search_path = public, pg_catalog")
+    stack.runner.database.drop()
+
+    def fired() -> int:
+        return int(stack.sql("select count(*) from fires f join schedules s on s.id = f.schedule_id where s.name = 'all'")[0][0])
+
+    stack.worker()
+    second = {"workflow": "numbered", "every": "1s", "properties": {"n": 1}}
+    stack.runner.schedules.add({"id": "all", "catchup": "all", "catchupWindow": "1d", "overlap": "allow", **second})
+    until(lambda: fired() >= 3, 20)
+
+    # An hour back: each of its seconds had its fire. Nothing is fired again.
+    set_clock(stack, -1)
+    time.sleep(1)  # what was at work is done
+    before = fired()
+    time.sleep(3)
+    assert fired() == before
+    set_clock(stack, 0)
+    until(lambda: fired() >= before + 3, 20)
+
+    # A minute ahead, and right again: the minute's fires came when it seemed to be over, and do not come once more.
+    set_clock(stack, 1 / 60)
+    until(lambda: fired() >= before + 55, 30)
+    set_clock(stack, 0)
+    time.sleep(2)
+    planned = stack.sql("select f.planned_at from fires f join schedules s on s.id = f.schedule_id where s.name = 'all' order by 1")
+    moments = [row[0].timestamp() for row in planned]
+    assert len(set(moments)) == len(moments)
+    steps = {round(later - earlier) for earlier, later in itertools.pairwise(moments)}
+    assert steps == {1}, "each second once, without a gap"
+    started = stack.sql("select count(*) filter (where outcome = 'started'), count(distinct instance_id) from fires")
+    assert started[0][0] == started[0][1] == stack.sql("select count(*) from instances where workflow = 'numbered'")[0][0]

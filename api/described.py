@@ -366,6 +366,26 @@ DESCRIBED: dict[str, Described] = {
     "openapi.page": Described(media="text/html"),
 }
 
+# By the route that makes something: the key of the answer that names it, the argument that takes it, and the routes about it.
+LINKED: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "instances.start": (
+        "instanceId", "instance_id",
+        ("instances.show", "instances.history", "instances.pause", "instances.resume", "instances.cancel", "instances.retry",
+         "instances.rollback", "instances.resources", "history.one", "history.forget"),
+    ),
+    "instances.rerun": ("instanceId", "instance_id", ("instances.show", "instances.cancel")),
+    "service.trigger": ("runId", "instance_id", ("instances.show", "instances.cancel")),
+    "schedules.create": (
+        "id", "schedule",
+        ("schedules.one", "schedules.update", "schedules.switch", "schedules.run", "schedules.history", "schedules.delete"),
+    ),
+    "configs.save": ("id", "config", ("configs.one", "configs.update", "configs.versions", "configs.delete")),
+    "security.add_key": ("id", "key_id", ("security.rotate_key", "security.revoke_key")),
+    "tenants.create": ("id", "workflow", ("tenants.one", "tenants.execute", "tenants.delete")),
+    "tenants.execute": ("id", "instance_id", ("tenants.execution", "tenants.act", "tenants.execution_events")),
+    "proxies.create": ("hostname", "hostname", ("proxies.one", "proxies.change", "proxies.delete")),
+}  # fmt: skip
+
 for _version in ("", "_v1"):
     DESCRIBED |= {
         f"tenants.create{_version}": Described(TenantWorkflow | Json, (201,), is_text=True, is_optional=False, checks_itself=True),

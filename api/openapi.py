@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from werkzeug.routing import Rule
 from werkzeug.routing.converters import AnyConverter, IntegerConverter
 
-from api.described import DESCRIBED, Described, Problem
+from api.described import DESCRIBED, LINKED, Described, Problem
 from orchestrator.errors import Fault, Invalid
 
 blueprint = Blueprint("openapi", __name__)
@@ -135,6 +135,8 @@ def _operation(app: Flask, rule: Rule, method: str, needed: str, described: Desc
         if code >= 400:
             given |= media
         responses[str(code)] = {"description": "done" if code < 400 else "not well", "content": given}
+        if code < 300 and rule.endpoint in LINKED:
+            responses[str(code)]["links"] = _links(app, rule)
     made: dict[str, Any] = {
         "operationId": f"{rule.endpoint}.{method.lower()}" if len(set(rule.methods or ()) - {"HEAD", "OPTIONS"}) > 1 else rule.endpoint,
         "summary": said or rule.endpoint.rpartition(".")[2].replace("_", " "),
@@ -152,6 +154,21 @@ def _operation(app: Flask, rule: Rule, method: str, needed: str, described: Desc
             content["application/yaml"] = {"schema": {}}
         made["requestBody"] = {"content": content, "required": not described.is_optional}
     return made
+
+
+def _links(app: Flask, rule: Rule) -> dict[str, Any]:
+    """Where one can go from what was made; what else the way there names, one came by."""
+    key, argument, targets = LINKED[rule.endpoint]
+    own = set(rule.arguments)
+    found = {}
+    for other in app.url_map.iter_rules():
+        if other.endpoint in targets:
+            came_by = {name: f"$request.path.{name}" for name in other.arguments - {argument} if name in own}
+            if came_by.keys() | {argument} == other.arguments:
+                found[other.endpoint.replace(".", "_")] = {
+                    "operationId": other.endpoint, "parameters": {argument: f"$response.body#/{key}", **came_by},
+                }  # fmt: skip
+    return found
 
 
 def _inlined(schema: Any, definitions: dict[str, Any] | None = None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import socket
@@ -142,22 +143,22 @@ def test_who_goes_leaves_nothing_and_who_does_not_read_is_dropped(running: Stack
         until(lambda: httpx.post(f"{url}/workflow/events", json=warm, trust_env=False).status_code < 300, 10)
         before = child.num_fds()
         request = f"GET /workflow/events/stream HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
-        connections = [socket.socket() for _ in range(60)]
-        for one in connections:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            one.connect((host, int(port)))
-            one.sendall(request)
-        until(lambda: child.num_fds() >= before + 60, 10)
-        for one in connections[1:]:
-            one.close()
-        until(lambda: child.num_fds() <= before + 6, 10)
-        # The one that is left takes nothing: the rest of the world goes on, and at a megabyte it is dropped.
-        data = "x" * 60_000
-        for n in range(120):
-            envelope = {"id": f"big {n}", "source": "live", "type": "big", "data": data}
-            assert httpx.post(f"{url}/workflow/events", json=envelope, trust_env=False).status_code == 202
-        until(lambda: child.num_fds() <= before + 5, 20)
-        connections[0].close()
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(socket.socket()) for _ in range(60)]
+            for one in connections:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                one.connect((host, int(port)))
+                one.sendall(request)
+            until(lambda: child.num_fds() >= before + 60, 20)
+            for one in connections[1:]:
+                one.close()
+            until(lambda: child.num_fds() <= before + 6, 20)
+            # The one that is left takes nothing: the rest of the world goes on, and at a megabyte it is dropped.
+            data = "x" * 60_000
+            for n in range(120):
+                envelope = {"id": f"big {n}", "source": "live", "type": "big", "data": data}
+                assert httpx.post(f"{url}/workflow/events", json=envelope, trust_env=False).status_code == 202
+            until(lambda: child.num_fds() <= before + 5, 30)
 
 
 def test_streams_show_what_their_reader_may_see(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

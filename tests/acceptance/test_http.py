@@ -95,7 +95,7 @@ def test_of_many_who_change_what_all_saw_one_does(stack: Stack) -> None:
 
         def change(n: int, seen: str = seen, answers: list[int] = answers, barrier: threading.Barrier = barrier, turn: int = turn) -> None:
             barrier.wait()
-            body = {**DAILY, "properties": {"n": 100 * turn + n}}
+            body = {**DAILY, "properties": {"n": 1000 + 100 * turn + n}}
             answers.append(app.test_client().put("/workflow/schedules/tagged", json=body, headers={"If-Match": seen}).status_code)
             stack.runner.database.drop()
 

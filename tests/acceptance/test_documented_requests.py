@@ -1,4 +1,5 @@
-"""Every request that the documents of the scheduled-workflow service (S1) and the engine (S2) name, sent as they write it.
+"""Every request that the documents of the scheduled-workflow service (S1), the engine (S2) and the Serverless
+Workflow system (S4) name, sent as they write it.
 
 `docs/reference/documented-requests.md` is this table with what was answered: UPDATE_DOCS=1 writes it anew.
 """
@@ -25,7 +26,13 @@ SCHEDULE = {
     "schedule": {"cron": "0 9 * * *", "timezone": "UTC"},
 }
 
-# Where, method, path, body, status, keys of the answer (or text in it). {i}: an instance that waits; {p}: one that is paused.
+GREET: dict[str, Any] = {
+    "document": {"dsl": "1.0.0", "namespace": "default", "name": "greet", "version": "1.0.0"},
+    "input": {"schema": {"document": {"type": "object", "properties": {"name": {"type": "string"}}}}},
+    "do": [{"say": {"set": {"text": "Hello"}}}],
+}
+
+# Where, method, path, body, status, keys of the answer (or text in it). {i}: an instance that waits; {e}: the execution that was begun last.
 REQUESTS: list[tuple[str, str, str, Any, int, set[str]]] = [
     ("S1", "GET", "/health", None, 200, {"status", "uptime", "workflows", "timestamp"}),
     ("S1", "GET", "/api/workflows", None, 200, {"workflows", "schedules"}),
@@ -71,6 +78,22 @@ REQUESTS: list[tuple[str, str, str, Any, int, set[str]]] = [
     ("S2", "GET", "/workflow/metrics?format=prometheus", None, 200, {"orchestrator_events"}),
     ("S2", "GET", "/workflow/workflows?nameSpace=default&search=number", None, 200, {"workflows", "total"}),
     ("S2", "GET", "/workflow/workflows/default/numbered", None, 200, {"id", "versions", "definition"}),
+    ("S2", "GET", "/workflow/history?page=1&limit=5&status=cancelled", None, 200, {"history", "pagination"}),
+    ("S2", "GET", "/workflow/history/days", None, 200, {"days"}),
+    ("S2", "GET", "/workflow/configs?format=yaml", None, 200, {"configs:"}),
+    ("S1", "POST", "/api/webhooks/alerts", {"alerts": [{"labels": {"alertname": "Disk", "severity": "critical"}}]}, 200, {"success", "received"}),
+    ("S4", "POST", "/acme/workflows", {"name": "greet", "definition": GREET}, 201, {"id", "tenant_id", "version"}),
+    ("S4", "GET", "/acme/workflows", None, 200, {"workflows", "total"}),
+    ("S4", "GET", "/acme/workflows/wf_greet", None, 200, {"id", "definition"}),
+    ("S4", "POST", "/acme/workflows/wf_greet/execute", {"input": {"name": 7}}, 400, {"code", "faults"}),
+    ("S4", "POST", "/acme/workflows/wf_greet/execute", {"input": {"name": "Ada"}, "correlation_id": "c-1"}, 202,
+     {"id", "status", "correlation_id", "workflow_id"}),
+    ("S4", "GET", "/acme/workflows/wf_greet/events?limit=10", None, 200, {"events", "count"}),
+    ("S4", "GET", "/acme/executions?workflow_id=wf_greet&limit=1&offset=0", None, 200, {"executions", "total", "limit", "offset"}),
+    ("S4", "GET", "/acme/executions/{e}", None, 200, {"id", "status", "input"}),
+    ("S4", "GET", "/acme/executions/{e}/events", None, 200, {"events"}),
+    ("S4", "PUT", "/acme/workflows/wf_greet", {"definition": {**GREET, "document": {**GREET["document"], "version": "1.1.0"}}}, 200, {"version"}),
+    ("S4", "GET", "/other/workflows/wf_greet", None, 404, {"error", "message"}),
 ]  # fmt: skip
 
 
@@ -84,12 +107,14 @@ def instance(stack: Stack) -> str:
 
 def test_each_request_is_answered_as_documented(stack: Stack, instance: str) -> None:
     client = create_app(stack.runner).test_client()
-    rows = []
+    rows, execution = [], ""
     for where, method, path, body, status, keys in REQUESTS:
         given: dict[str, Any] = {"data": body, "content_type": "application/json"} if isinstance(body, str) else {"json": body}
-        answer = client.open(path.replace("{i}", instance), method=method, **(given if body is not None else {}))
+        answer = client.open(path.replace("{i}", instance).replace("{e}", execution), method=method, **(given if body is not None else {}))
         said = f"{method} {path}: {answer.status_code} {answer.text[:500]}"
         assert answer.status_code == status, said
+        if path.endswith("/execute") and status == 202:
+            execution = answer.get_json()["id"]
         found = set(answer.get_json()) if answer.is_json else {key for key in keys if key in answer.text}
         assert keys <= found, f"{said}: {keys - found} are missing"
         sample = "" if body is None else f" `{body if isinstance(body, str) else json.dumps(body)}`"
@@ -97,8 +122,9 @@ def test_each_request_is_answered_as_documented(stack: Stack, instance: str) -> 
     page = "\n".join(
         [
             "# Requests of older documents", "",
-            "Each as the documents of the scheduled-workflow service (S1) and the engine (S2) write it, and what answers; made by",
-            "`tests/acceptance/test_documented_requests.py`, which sends them. `{i}` is an instance.", "",
+            "Each as the documents of the scheduled-workflow service (S1), the engine (S2) and the Serverless Workflow system (S4) write it,",
+            "and what answers; made by `tests/acceptance/test_documented_requests.py`, which sends them. `{i}` is an instance, `{e}` an",
+            "execution.", "",
             "| from | request | answered | with at least |", "|---|---|---|---|", *rows, "",
         ]
     )  # fmt: skip

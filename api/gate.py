@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import psycopg
 from flask import Flask, Response, current_app, g, request
@@ -163,6 +165,13 @@ BEHIND_THE_WALL = ("read", "define", "audit", "security", "admin")
 OVER_THE_WALL = ("security.verify", "instances.cleanup", "instances.enforce", "configs.reload", "configs.watch", "schedules.reload")
 
 
+LOOKED_AT = 64 * 1024
+ATTEMPTS = {
+    "a script in a page": re.compile(rb"<\s*script\b|javascript\s*:|\bon(?:error|load)\s*=", re.I),
+    "SQL": re.compile(rb"\bunion\s+(?:all\s+)?select\b|;\s*drop\s+table\b|'\s*or\s+'?\d+'?\s*=\s*'?\d|\bpg_sleep\s*\(", re.I),
+}
+
+
 def register(app: Flask) -> None:
     """Raises for a route without a rule, and for a host that strangers reach without authentication."""
     without = sorted({rule.endpoint for rule in app.url_map.iter_rules()} - {*RULES, "static"})
@@ -227,6 +236,7 @@ def _enter() -> None:
     if current.is_on:
         _count(current, address)
         _check(needed, address)
+        _look_for_attempts(address)
     if request.endpoint in STARTS:
         _check_configuration(current, address)
     if needed in BEHIND_THE_WALL and request.endpoint not in OVER_THE_WALL and not who().sees_all_tenants:
@@ -289,6 +299,15 @@ def _check(needed: str, address: str) -> None:
 def _started() -> str:
     """The workflow that a start names."""
     return str((request.view_args or {}).get("workflow")).removeprefix("wf_")
+
+
+def _look_for_attempts(address: str) -> None:
+    """What looks like an attempt at a page or a database is told, and goes its way: it is data here, and harms nothing."""
+    sent = request.query_string[:LOOKED_AT] + b"\n" + (request.get_data(cache=True)[:LOOKED_AT] if request.method != "GET" else b"")
+    for name, pattern in ATTEMPTS.items():
+        if pattern.search(unquote_to_bytes(sent)):
+            _report("suspicious_activity", "medium", address, {"reason": f"the request holds what looks like {name}"})
+            return
 
 
 def _check_configuration(current: Gate, address: str) -> None:

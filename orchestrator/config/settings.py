@@ -194,6 +194,7 @@ class Settings:
     run_timeout_s: float = _setting(300.0, "a program that runs longer is killed", seconds, env="RUN_TIMEOUT_S")
     run_memory_mb: int = _setting(512, "memory of a program", _count)
     auth: str = _setting("off", "whether the API asks who is there; off: it answers to this machine alone", _one_of("on", "off"))
+    audit_retention_s: float = _setting(90 * 86400.0, "the audit is kept for so long; 0: for ever", seconds, env="AUDIT_RETENTION")
     auth_jwks: str = _setting("", "keys that sign tokens: an address, or a file; empty: API keys alone")
     auth_issuer: str = _setting("", "the issuer that tokens must name; empty: any")
     auth_audience: str = _setting("", "the audience that tokens must name; empty: none is asked for")

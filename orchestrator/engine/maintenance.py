@@ -316,6 +316,8 @@ class Maintenance(threading.Thread):
             pass
         while schedules.forget(c, self.settings.retention_s or SCHEDULES_KEPT_S) == 10_000:
             pass
+        while self.settings.audit_retention_s and security.let_go(c, self.settings.audit_retention_s):
+            pass
         while resources.forget(c, self.settings.retention_s) == 10_000:
             pass
         for name in (*partitions.make_ahead(c), *partitions.drop_spent(c)):

@@ -349,6 +349,38 @@ def test_the_audit_says_who_from_where_and_shows_when_it_was_changed(stack: Stac
             assert database.patiently(security.verify)[2] == []
 
 
+def test_an_audit_that_is_old_goes_and_what_is_left_can_still_be_verified(stack: Stack) -> None:
+    database = stack.runner.database
+    for n in range(20):
+        stack.runner.start_workflow("numbered", input={"n": n}, actor="ann")
+    while database.patiently(lambda c: security.seal(c, 0.0, 4)):
+        pass
+    before = stack.sql("select count(*) from audit")[0][0]
+    assert database.patiently(lambda c: security.let_go(c, 3600.0)) == 0
+    stack.sql(
+        "update audit_seals set at = now() - interval '100 days' where id in (select id from audit_seals order by id limit 2) returning 1"
+    )
+    assert database.patiently(lambda c: security.let_go(c, 90 * 86400.0)) == 8
+    assert stack.sql("select count(*) from audit")[0][0] == before - 8 + 1
+    assert stack.sql("select detail ->> 'rows' from audit where action = 'let-audit-go'") == [("8",)]
+    assert database.patiently(security.verify)[2] == []
+    # More that goes without being told is found as before.
+    stack.sql("delete from audit_seals where id = (select min(id) from audit_seals) returning 1")
+    assert database.patiently(security.verify)[2] != []
+
+
+@pytest.mark.parametrize("sent", ["<script>alert(1)</script>", "x' OR '1'='1", "1; DROP TABLE instances", "%3Cscript%3E"])
+def test_what_looks_like_an_attempt_is_told_and_is_only_data(stack: Stack, client: FlaskClient, sent: str) -> None:
+    ann, boss = key(stack, "user", name="ann"), key(stack, "admin")
+    started = client.post("/workflow/start/waits-long", json={"text": sent}, headers=ann, environ_overrides=OTHER)
+    assert started.status_code == 201
+    assert client.get(f"/workflow/instance/{started.get_json()['instanceId']}", headers=ann).get_json()["input"] == {"text": sent}
+    [event] = client.get("/workflow/security/events?type=suspicious_activity", headers=boss).get_json()["events"]
+    assert (event["principal"], event["address"], "looks like" in event["detail"]["reason"]) == ("ann", "203.0.113.9", True)
+    client.post("/workflow/start/waits-long", json={"text": "scripture, unions and selections"}, headers=ann)
+    assert len(client.get("/workflow/security/events?type=suspicious_activity", headers=boss).get_json()["events"]) == 1
+
+
 def test_behind_a_proxy_that_is_trusted_the_address_is_the_clients(stack: Stack) -> None:
     forwarded = {"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Prefix": "/orchestrator", "X-Forwarded-Host": "api.example.com"}
     ann = key(stack, "user", name="ann")

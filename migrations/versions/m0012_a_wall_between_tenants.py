@@ -1,7 +1,7 @@
 """A wall between tenants in Postgres itself: who asks for one tenant asks as a role that sees that tenant's rows alone.
 
 The engine goes on as the tables' owner, to whom none of this applies. Where this user may not create roles, somebody who may
-runs `create role orchestrator_api nologin; grant orchestrator_api to <user>` and then `orchestrator migrate --wall`.
+runs `create role orchestrator_api nologin; grant orchestrator_api to <user>`, and then this user `orchestrator migrate` once more.
 """
 
 from alembic import op

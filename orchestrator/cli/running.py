@@ -16,7 +16,7 @@ from orchestrator.cli.console import as_json, out, print_json
 from orchestrator.config.settings import Settings, load
 from orchestrator.config.stack import running_stack
 from orchestrator.store import migrate as migrations
-from orchestrator.store import queries
+from orchestrator.store import queries, wall
 
 
 @click.command()
@@ -108,6 +108,13 @@ def _checks(stuck_after: float) -> Any:
             yield "schema", revision is not None, f"revision {revision}", "run `orchestrator migrate`"
             if revision is None:
                 return
+            stands = wall.stands(c)
+            yield (
+                "tenants",
+                stands,
+                "kept apart by the API and by Postgres" if stands else "kept apart by the API alone",
+                f"let an administrator `create role {wall.ROLE} nologin; grant {wall.ROLE} to {c.info.user}`, and run `orchestrator migrate`",
+            )
             workers = queries.workers(c)
             alive = [w for w in workers if w["silent_s"] < 3 * settings.heartbeat_s]
             keeper = any(w["leads"] for w in workers)

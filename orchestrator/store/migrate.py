@@ -9,6 +9,7 @@ from alembic import command
 from alembic.config import Config
 
 import migrations
+from orchestrator.store import wall
 
 _LOCK = 0x0C_E1_E5_01
 
@@ -32,6 +33,8 @@ def upgrade(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as guard:
         guard.execute("select pg_advisory_lock(%s)", (_LOCK,))
         command.upgrade(alembic_config(database_url), "head")
+        for statement in wall.refresh():
+            guard.execute(statement)
 
 
 def current_revision(database_url: str) -> str | None:

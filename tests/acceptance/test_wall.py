@@ -10,6 +10,7 @@ import pytest
 from api import asked, gate
 from orchestrator.security.principals import Principal
 from orchestrator.store import wall
+from orchestrator.store.connection import Database
 from tests.guarded import guarded, key
 from tests.stack import Stack
 
@@ -108,3 +109,25 @@ def test_a_connection_that_is_made_anew_stands_behind_the_wall_again(stack: Stac
     finally:
         database.act_for(None)
     assert database.patiently(lambda c: c.execute("select count(*) from instances").fetchone()) == (1,)
+
+
+def test_without_the_role_the_api_goes_on_and_says_so(stack: Stack) -> None:
+    """Where the database's user may not make roles: the first wall stands, and the missing one is told."""
+    with psycopg.connect(stack.database_url, autocommit=True) as c:
+        c.execute("create role weak login")
+        database = stack.database_url.rsplit("/", 1)[1]
+        for what in ("all tables in schema public", "all sequences in schema public", f"database {database}"):
+            c.execute(f"grant all on {what} to weak")
+    weak = stack.database_url.replace("postgres@", "weak@")
+    try:
+        database_of = Database(weak)
+        database_of.act_for("a")
+        assert database_of.connection().execute("select current_user::text").fetchone() == ("weak",)
+        assert database_of.has_wall is False
+        assert not wall.stands(database_of.connection())
+        database_of.drop()
+        assert wall.stands(stack.runner.database.connection())
+    finally:
+        with psycopg.connect(stack.database_url, autocommit=True) as c:
+            c.execute("drop owned by weak")
+            c.execute("drop role weak")

@@ -103,9 +103,11 @@ def test_events_are_heard_as_they_come_and_what_was_missed_afterwards(client: Cl
     assert client.send("client.first", id="f")["status"] == "known"
     missed = client.events(type="client.*", after=str(first["number"] - 1))
     assert next(missed).data["type"] == "client.first"
-    thread = threading.Thread(target=lambda: until(lambda: send() and len(sent) > 8, 20))
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: until(lambda: send() and done.is_set(), 40))
     thread.start()
     event = next(heard)
+    done.set()
     thread.join()
     assert event.data["type"] == "client.test"
 

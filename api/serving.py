@@ -1,0 +1,27 @@
+"""How gunicorn serves the API (`-c python:api.serving`): a worker knows the workflows and has its connections before it is asked."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from flask import Flask
+
+from api.runner import runner
+
+logger = logging.getLogger("orchestrator.api")
+
+
+def post_worker_init(worker: Any) -> None:
+    warm(worker.wsgi)
+
+
+def warm(app: Flask) -> None:
+    """What the first request would have waited for. A server that is away is waited for by whoever asks."""
+    try:
+        with app.app_context():
+            runner().initialize()
+            runner().workflows()
+            app.test_client().get("/openapi.json")
+    except Exception as error:  # noqa: BLE001  # whatever it is, the first request says it
+        logger.warning("not warm: %s", str(error).split("\n", 1)[0])

@@ -6,6 +6,7 @@ sink and no thread waits for it; else a queue, from which the request's own thre
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import logging
 import os
@@ -42,15 +43,15 @@ def said(event: str, data: Any, id: str | int | None = None) -> bytes:
     return f"{line}event: {event}\ndata: {dumps(data)}\n\n".encode()
 
 
-class Sink:
+class Sink(abc.ABC):
     """Where a stream goes."""
 
     def __init__(self) -> None:
         self.until = time.monotonic() + LASTS_S
         self.is_over = False
 
-    def send(self, chunk: bytes) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def send(self, chunk: bytes) -> None: ...
 
     def end(self) -> None:
         self.is_over = True
@@ -62,9 +63,13 @@ class Queued(Sink):
     def __init__(self) -> None:
         super().__init__()
         self._chunks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._sent = self._taken = 0
 
     def send(self, chunk: bytes) -> None:
+        self._sent += len(chunk)
         self._chunks.put(chunk)
+        if self._sent - self._taken > BEHIND_BYTES:
+            self.end()
 
     def end(self) -> None:
         super().end()
@@ -73,6 +78,7 @@ class Queued(Sink):
     def __iter__(self) -> Iterator[bytes]:
         try:
             while (chunk := self._chunks.get()) is not None:
+                self._taken += len(chunk)
                 yield chunk
         finally:
             self.is_over = True
@@ -133,32 +139,29 @@ class InstanceWatch:
 
     def __init__(self, instance_id: str, after: str | None) -> None:
         self.instance_id, self.after = instance_id, after
-        self.seen: set[str] = set()
+        self.seen: set[str] | None = None
+        """The names of facts that were sent; None before anything was."""
         self.status: dict[str, Any] | None = None
 
-    def first(self, c: Connection) -> Iterator[bytes]:
-        known = live.facts(c, [self.instance_id], None, MOST_FACTS)
-        last = next((fact for fact in known if fact["name"] == self.after), None)
-        if last is not None:
-            # What was on its way while the last one was sent may lie before it: so far back, facts are sent again.
-            self.seen = {fact["name"] for fact in known if (last["moment"] - fact["moment"]).total_seconds() > OVERLAP_S} | {last["name"]}
-        yield b"retry: 1000\n\n"
-        yield from self.news(known, live.standing(c, [self.instance_id]))
-
-    def news(self, known: list[dict[str, Any]], standing: dict[str, dict[str, Any]]) -> Iterator[bytes]:
+    def news(self, known: list[dict[str, Any]], status: dict[str, Any] | None) -> Iterator[bytes]:
+        """`known` is the whole history at first and at last, and what was added lately in between."""
+        if self.seen is None:
+            self.seen = self._had(known)
         for fact in known:
             if fact["name"] not in self.seen:
                 self.seen.add(fact["name"])
                 shown = {key: fact[key] for key in ("branch", "seq", "position", "kind", "attempt", "data", "at")}
                 yield said("fact", shown, fact["name"])
-        status = standing.get(self.instance_id)
         if status is not None and status != self.status:
             self.status = status
             yield said("status", status)
 
-    @property
-    def has_ended(self) -> bool:
-        return self.status is not None and self.status["status"] in TERMINAL
+    def _had(self, known: list[dict[str, Any]]) -> set[str]:
+        """What who comes back need not be sent. What was on its way while the last one was sent may lie before it: so far back, again."""
+        last = next((fact for fact in known if fact["name"] == self.after), None)
+        if last is None:
+            return set()
+        return {fact["name"] for fact in known if (last["moment"] - fact["moment"]).total_seconds() > OVERLAP_S} | {last["name"]}
 
 
 class EventsWatch:
@@ -167,12 +170,12 @@ class EventsWatch:
     def __init__(self, tenant: str | None, matches: Callable[[dict[str, Any]], bool], after: int | None) -> None:
         self.tenant, self.matches, self.after = tenant, matches, after
 
-    def news(self, found: list[dict[str, Any]]) -> Iterator[bytes]:
-        for event in found:
+    def news(self, found: list[tuple[dict[str, Any], bytes]]) -> Iterator[bytes]:
+        for event, chunk in found:
             self.after = event["number"]
             # Signals are between whoever sends one and its instance.
             if event["instance_id"] is None and self.tenant in (None, event["tenant"]) and self.matches(event):
-                yield said("event", {key: value for key, value in event.items() if key != "instance_id"}, event["number"])
+                yield chunk
 
 
 Watch = InstanceWatch | EventsWatch
@@ -185,8 +188,6 @@ class Hub:
         self._streams: dict[Sink, Watch] = {}
         self._new: queue.SimpleQueue[tuple[Sink, Watch]] = queue.SimpleQueue()
         self._sockets = selectors.DefaultSelector()
-        self._registered: set[Lent] = set()
-        self._count = 0
         self._beaten = time.monotonic()
         self._tide = live.Tide()
         _allow_descriptors()
@@ -230,13 +231,7 @@ class Hub:
             self._streams[sink] = watch
             if isinstance(sink, Lent):
                 self._sockets.register(sink.socket, selectors.EVENT_READ, sink)
-                self._registered.add(sink)
-            c = self.database.connection()
-            if isinstance(watch, InstanceWatch):
-                for chunk in watch.first(c):
-                    sink.send(chunk)
-            else:
-                sink.send(b"retry: 1000\n\n")
+            sink.send(b"retry: 1000\n\n")
 
     def _instances(self, c: Connection) -> None:
         watched = {sink: watch for sink, watch in self._streams.items() if isinstance(watch, InstanceWatch) and not sink.is_over}
@@ -245,16 +240,18 @@ class Hub:
             return
         # First how they are, then what they did: an instance that has ended does nothing afterwards.
         standing = live.standing(c, ids)
-        by_instance: dict[str, list[dict[str, Any]]] = {}
-        for fact in live.facts(c, ids, OVERLAP_S, MOST_FACTS):
-            by_instance.setdefault(fact["instance_id"], []).append(fact)
+        ended = {id for id in ids if id not in standing or standing[id]["status"] in TERMINAL}
+        lately: dict[str, list[dict[str, Any]]] = {}
+        for fact in live.facts(c, [id for id in ids if id not in ended], OVERLAP_S, MOST_FACTS):
+            lately.setdefault(fact["instance_id"], []).append(fact)
+        whole: dict[str, list[dict[str, Any]]] = {}
         for sink, watch in watched.items():
-            known = by_instance.get(watch.instance_id, [])
-            if (standing.get(watch.instance_id) or {}).get("status") in TERMINAL:
-                known = live.facts(c, [watch.instance_id], None, MOST_FACTS)
-            for chunk in watch.news(known, standing):
+            id = watch.instance_id
+            if (id in ended or watch.seen is None) and id not in whole:
+                whole[id] = live.facts(c, [id], None, MOST_FACTS)
+            for chunk in watch.news(whole.get(id) or lately.get(id, []), standing.get(id)):
                 sink.send(chunk)
-            if watch.has_ended or watch.instance_id not in standing:
+            if id in ended:
                 sink.send(said("end", {"status": watch.status["status"] if watch.status else None}))
                 sink.end()
 
@@ -268,9 +265,10 @@ class Hub:
         for watch in watching.values():
             if watch.after is None:
                 watch.after = complete
-        # Those who look on from the same place share what is read; who comes back after long catches up alone.
+        # Those who look on from the same place share what is read and written; who comes back after long catches up alone.
         for after in sorted({watch.after or 0 for watch in watching.values()}):
-            found = live.events(c, after, complete, MOST_EVENTS) if after < complete else []
+            events = live.events(c, after, complete, MOST_EVENTS) if after < complete else []
+            found = [(one, said("event", {key: one[key] for key in one if key != "instance_id"}, one["number"])) for one in events]
             for sink, watch in watching.items():
                 if found and watch.after == after:
                     for chunk in watch.news(found):
@@ -291,20 +289,19 @@ class Hub:
     def _listen(self, patience_s: float) -> None:
         deadline = time.monotonic() + patience_s
         while (left := deadline - time.monotonic()) > 0:
-            if not self._registered:
+            if not self._sockets.get_map():
                 time.sleep(left)  # until the next turn
                 return
             for key, _ in self._sockets.select(left):
                 key.data.heard()
                 if key.data.is_over:
                     self._forget(key.data)
-        for sink in list(self._registered):
-            sink.push()
+        for key in self._sockets.get_map().values():
+            key.data.push()
 
     def _forget(self, sink: Sink) -> None:
-        self._streams.pop(sink, None)
-        if isinstance(sink, Lent) and sink in self._registered:
-            self._registered.discard(sink)
+        del self._streams[sink]
+        if isinstance(sink, Lent):
             self._sockets.unregister(sink.socket)
             sink.socket.close()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import threading
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -22,6 +23,8 @@ from orchestrator.security.gate import Allowance, TooMany
 from orchestrator.store import live
 
 blueprint = Blueprint("live", __name__, url_prefix="/workflow")
+
+_making = threading.Lock()  # of two who are the first, one makes the hub
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -79,10 +82,11 @@ def _stream(watch: Watch) -> Response:
 
 
 def _hub() -> Hub:
-    held: Hub | None = current_app.extensions.get("hub")
-    if held is None or held.pid != os.getpid():
-        held = current_app.extensions["hub"] = Hub(runner().database)
-    return held
+    with _making:
+        held: Hub | None = current_app.extensions.get("hub")
+        if held is None or held.pid != os.getpid():
+            held = current_app.extensions["hub"] = Hub(runner().database)
+        return held
 
 
 def _borrow() -> tuple[socket.socket, socket.socket] | None:

@@ -170,7 +170,7 @@ class Client:
         self, *, type: str | None = None, source: str | None = None, key: str | None = None, after: str | None = None
     ) -> Iterator[Event]:
         """Events as they come, for as long as you listen; with `after`, the `id` of the last one you had, what you missed."""
-        return self._stream("/workflow/events/stream", {"type": type, "source": source, "key": key}, after)
+        return self._stream("/workflow/events/stream", {"type": type, "source": source, "key": key}, after, may_repeat=False)
 
     def configuration(self, workflow: str, *, environment: str | None = None) -> dict[str, Any]:
         """With its `etag`."""
@@ -232,24 +232,25 @@ class Client:
         answer = self._send("GET", path, query, None, None, None)
         return {**answer.json(), "etag": answer.headers.get("etag")}
 
-    def _stream(self, path: str, query: Mapping[str, Any] | None, after: str | None) -> Iterator[Event]:
-        """Comes back by itself where it left off; what was had is not given again."""
+    def _stream(self, path: str, query: Mapping[str, Any] | None, after: str | None, *, may_repeat: bool) -> Iterator[Event]:
+        """Comes back by itself where it left off; what was had is not given again, where the server may send it again."""
         seen: set[str] = set()
         deadline = time.monotonic() + self.patience_s
         while True:
             headers = {"Accept": "text/event-stream", **({"Last-Event-ID": after} if after else {})}
             try:
                 with self._http.stream("GET", path, params=_given(query), headers=headers, timeout=httpx.Timeout(30, read=60)) as answer:
-                    if not answer.is_success:
+                    if not answer.is_success and (answer.status_code not in AGAIN or time.monotonic() > deadline):
                         answer.read()
                         raise _error(answer)
-                    for event in _events(answer.iter_lines()):
+                    for event in events_in(answer.iter_lines()) if answer.is_success else ():
                         deadline = time.monotonic() + self.patience_s
                         if event.id is not None and event.id in seen:
                             continue
                         if event.id is not None:
-                            seen.add(event.id)
                             after = event.id
+                            if may_repeat:
+                                seen.add(event.id)
                         yield event
                         if event.kind == "end":
                             return
@@ -295,7 +296,7 @@ class Instance:
 
     def follow(self) -> Iterator[Event]:
         """What happens, as it happens, to the end."""
-        return self.client._stream(self._path("/stream"), None, None)
+        return self.client._stream(self._path("/stream"), None, None, may_repeat=True)
 
     def pause(self) -> None:
         self._act("pause")
@@ -355,7 +356,8 @@ def _error(answer: httpx.Response) -> ApiError:
     return kinds.get(answer.status_code, ApiError)(answer.status_code, problem if isinstance(problem, dict) else {})
 
 
-def _events(lines: Iterator[str]) -> Iterator[Event]:
+def events_in(lines: Iterator[str]) -> Iterator[Event]:
+    """Server-sent events, as a browser reads them."""
     kind, id, data = "message", None, ""
     for line in lines:
         name, _, value = line.partition(": ")

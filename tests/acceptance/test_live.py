@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import socket
 import threading
@@ -17,6 +16,7 @@ import psycopg
 import pytest
 
 from api import create_app, hub
+from orchestrator.client import events_in
 from tests.guarded import guarded, key
 from tests.stack import Stack, until
 from tests.web import web
@@ -25,19 +25,8 @@ Said = tuple[str, str | None, Any]
 
 
 def said(lines: Iterator[str]) -> Iterator[Said]:
-    """Server-sent events, as a browser reads them: what, id, data."""
-    kind, id, data = "message", None, ""
-    for line in lines:
-        name, _, value = line.partition(": ")
-        if name == "event":
-            kind = value
-        elif name == "id":
-            id = value
-        elif name == "data":
-            data += value
-        elif not line and data:
-            yield kind, id, json.loads(data)
-            kind, id, data = "message", None, ""
+    """What, id, data."""
+    return ((event.kind, event.id, event.data) for event in events_in(lines))
 
 
 def follow(url: str, path: str, into: list[Said], **headers: str) -> threading.Thread:

@@ -31,8 +31,12 @@ def body() -> dict[str, Any]:
 
 def body_as(model: type[Model]) -> Model:
     """The body as a model says it must be; every fault at once."""
+    return read_as(model, body())
+
+
+def read_as(model: type[Model], given: Any) -> Model:
     try:
-        return model.model_validate(body(), strict=True)
+        return model.model_validate(given, strict=True)
     except ValidationError as error:
         faults = [Fault("/".join(str(part) for part in one["loc"]) or "body", one["msg"]) for one in error.errors()]
         raise Invalid(faults, "request") from None

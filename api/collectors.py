@@ -15,6 +15,7 @@ import redis
 from flask import current_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from api.answers import database_answers, redis_answers
 from api.hub import Hub
 from api.runner import runner
 from orchestrator.breakers import NUMBERS
@@ -38,8 +39,8 @@ class Everything:
     def collect(self) -> Families:
         current = runner()
         up = GaugeMetricFamily("orchestrator_up", "Whether it answers", labels=["component"])
-        up.add_metric(["database"], _database_answers(current))
-        up.add_metric(["redis"], _redis_answers(current))
+        up.add_metric(["database"], float(database_answers(current)))
+        up.add_metric(["redis"], float(redis_answers(current)))
         yield up
         families: tuple[Callable[[WorkflowRunner, Connection], Families], ...] = (
             _runner, _scheduler, _lifecycle, _people, _queues, _streams, _security, _breakers,
@@ -77,25 +78,6 @@ class Service:
         for severity, count in runner().database.patiently(figures.alerts_received).items():
             received.add_metric([severity], count)
         yield received
-
-
-def _database_answers(current: WorkflowRunner) -> float:
-    try:
-        current.database.connection().execute("select 1")
-    except psycopg.Error:
-        current.database.drop()
-        return 0.0
-    return 1.0
-
-
-def _redis_answers(current: WorkflowRunner) -> float:
-    client = redis.Redis.from_url(current.runtime.settings.redis_url, socket_timeout=1, socket_connect_timeout=1)
-    try:
-        return float(bool(client.ping()))
-    except redis.RedisError:
-        return 0.0
-    finally:
-        client.close()
 
 
 def _runner(current: WorkflowRunner, c: Connection) -> Families:

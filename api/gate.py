@@ -303,9 +303,10 @@ def _started() -> str:
 
 def _look_for_attempts(address: str) -> None:
     """What looks like an attempt at a page or a database is told, and goes its way: it is data here, and harms nothing."""
-    sent = request.query_string[:LOOKED_AT] + b"\n" + (request.get_data(cache=True)[:LOOKED_AT] if request.method != "GET" else b"")
+    body = request.get_data(cache=True)[:LOOKED_AT] if request.method != "GET" else b""
+    sent = unquote_to_bytes(request.query_string[:LOOKED_AT] + b"\n" + body)
     for name, pattern in ATTEMPTS.items():
-        if pattern.search(unquote_to_bytes(sent)):
+        if pattern.search(sent):
             _report("suspicious_activity", "medium", address, {"reason": f"the request holds what looks like {name}"})
             return
 

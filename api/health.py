@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 import psycopg
-import redis
 from flask import Blueprint, Response, jsonify
 
+from api.answers import database_answers, redis_answers
 from api.runner import runner
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.store import queries
@@ -31,14 +31,11 @@ def live() -> Response:
 @blueprint.get("/health/ready")
 def ready() -> Response:
     """Requests can be served: the database answers."""
-    try:
-        runner().database.connection().execute("select 1")
-    except psycopg.Error:
-        runner().database.drop()
-        response = jsonify({"status": "not ready", "database": "unhealthy"})
-        response.status_code = 503
-        return response
-    return jsonify({"status": "ready"})
+    if database_answers(runner()):
+        return jsonify({"status": "ready"})
+    response = jsonify({"status": "not ready", "database": "unhealthy"})
+    response.status_code = 503
+    return response
 
 
 @blueprint.get("/health")
@@ -59,12 +56,8 @@ def overall() -> tuple[dict[str, Any], int]:
     except psycopg.Error:
         current.database.drop()
         components["database"] = {"status": "unhealthy"}
-    try:
-        redis.Redis.from_url(current.runtime.settings.redis_url, socket_timeout=1, socket_connect_timeout=1).ping()
-        components["redis"] = {"status": "healthy"}
-    except redis.RedisError:
-        # Starts are accepted without Redis; recovery publishes them when it is back.
-        components["redis"] = {"status": "unhealthy"}
+    # Starts are accepted without Redis; recovery publishes them when it is back.
+    components["redis"] = {"status": "healthy" if redis_answers(current) else "unhealthy"}
     bridge = _bridge(current, components)
     is_healthy = all(component["status"] == "healthy" for component in components.values())
     about = {

@@ -14,7 +14,7 @@ from api import asked, metrics
 from api.collectors import Service
 from api.runner import runner
 from orchestrator.errors import NotFound
-from orchestrator.store import queries
+from orchestrator.store import definitions, queries
 from orchestrator.store.definitions import Stored
 from orchestrator.store.queries import Filter
 
@@ -95,14 +95,7 @@ def service_metrics() -> Response:
 
 def newest() -> list[Stored]:
     """The newest version of each workflow that the asker may see; a tenant's own comes before everybody's."""
-    found: dict[tuple[str, str], Stored] = {}
-    for stored in runner().workflows():
-        if not asked.sees(stored):
-            continue
-        held = found.get((stored.namespace, stored.name))
-        if held is None or (held.tenant == "default" and stored.tenant == asked.tenant() != "default"):
-            found[stored.namespace, stored.name] = stored
-    return list(found.values())
+    return definitions.newest((stored for stored in runner().workflows() if asked.sees(stored)), asked.tenant())
 
 
 def _described(stored: Stored, schedules: list[dict[str, Any]]) -> dict[str, Any]:

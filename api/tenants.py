@@ -19,7 +19,7 @@ from orchestrator.definition.validate import check
 from orchestrator.errors import Fault, Invalid, NotFound, VersionClash
 from orchestrator.state import State
 from orchestrator.steps.registry import REGISTRY
-from orchestrator.store import live, queries
+from orchestrator.store import definitions, live, queries
 from orchestrator.store.definitions import Stored
 from orchestrator.store.queries import Filter
 from orchestrator.stream.outlets import FLUNQ
@@ -71,7 +71,7 @@ def delete(tenant: str, workflow: str) -> Response:
     """All its versions. 409 while instances of it run; histories of those that ended stay readable."""
     held = _own(tenant, workflow)
     runner().withdraw_workflow(held.name, held.namespace, tenant=held.tenant, **asked.by_whom())
-    return jsonify({"id": _id(held), "deleted": True})
+    return jsonify({"id": _id(held.namespace, held.name), "deleted": True})
 
 
 @_route("/workflows/<workflow>/execute", "POST")
@@ -95,7 +95,9 @@ def workflow_events(tenant: str, workflow: str) -> Response:
     if wanted is not None:
         ids = [_instance(tenant, wanted)["id"]]
     else:
-        ids = runner().database.patiently(lambda c: queries.ids(c, Filter(workflow=held.name, tenant=tenant, limit=100)))
+        ids = runner().database.patiently(
+            lambda c: queries.ids(c, Filter(namespace=held.namespace, workflow=held.name, tenant=tenant, limit=100))
+        )
     return _events(tenant, held.name, ids)
 
 
@@ -106,8 +108,10 @@ def workflow_events(tenant: str, workflow: str) -> Response:
 def executions(tenant: str) -> Response:
     """The newest first: `?workflow_id=`, `?status=`, `?limit=`, `?offset=`."""
     workflow, status = request.args.get("workflow_id"), request.args.get("status")
+    held = _found(tenant, workflow) if workflow else None
     wanted = Filter(
-        workflow=_found(tenant, workflow).name if workflow else None,
+        namespace=held.namespace if held else None,
+        workflow=held.name if held else None,
         state=(status.upper(),) if status else (),
         tenant=tenant,
         limit=asked.number("limit", 50, 1000),
@@ -116,7 +120,7 @@ def executions(tenant: str) -> Response:
     rows, total = runner().database.patiently(lambda c: (queries.instances(c, wanted), queries.count(c, wanted)))
     found = [
         {
-            "id": EXECUTION + row["id"], "workflow_id": WORKFLOW + row["workflow"], "tenant_id": tenant, "status": row["state"].lower(),
+            "id": EXECUTION + row["id"], "workflow_id": _id(row["namespace"], row["workflow"]), "tenant_id": tenant, "status": row["state"].lower(),
             "error": row["error"], "created_at": row["created_at"], "started_at": row["started_at"], "completed_at": row["ended_at"],
         }
         for row in rows
@@ -154,25 +158,18 @@ def execution_events(tenant: str, instance_id: str) -> Response:
 
 
 def _newest(tenant: str) -> list[Stored]:
-    found: dict[tuple[str, str], Stored] = {}
-    for stored in runner().workflows():
-        if stored.tenant not in ("default", tenant):
-            continue
-        held = found.get((stored.namespace, stored.name))
-        if held is None or (held.tenant == "default" and stored.tenant == tenant != "default"):
-            found[stored.namespace, stored.name] = stored
-    return list(found.values())
+    return definitions.newest((stored for stored in runner().workflows() if stored.tenant in ("default", tenant)), tenant)
 
 
-def _id(stored: Stored) -> str:
-    return WORKFLOW + (stored.name if stored.namespace == "default" else f"{stored.namespace}.{stored.name}")
+def _id(namespace: str, name: str) -> str:
+    return WORKFLOW + (name if namespace == "default" else f"{namespace}.{name}")
 
 
 def _found(tenant: str, workflow: str) -> Stored:
     wanted = workflow.removeprefix(WORKFLOW)
     newest = _newest(tenant)
     for stored in newest:
-        if wanted in (_id(stored).removeprefix(WORKFLOW), f"{stored.namespace}.{stored.name}"):
+        if wanted in (_id(stored.namespace, stored.name).removeprefix(WORKFLOW), f"{stored.namespace}.{stored.name}"):
             return stored
     named = [stored for stored in newest if stored.name == wanted]
     if len(named) != 1:
@@ -192,7 +189,7 @@ def _put(tenant: str, before: Stored | None) -> Stored:
     text = request.get_data(as_text=True)
     given = parse(text, "request.json" if request.is_json else "request.yaml")
     if isinstance(given, dict) and "definition" in given:
-        asked_for = TenantWorkflow.model_validate(asked.body())
+        asked_for = asked.read_as(TenantWorkflow, given)
         given = dict(asked_for.definition)
         head = dict(given["document"]) if isinstance(given.get("document"), dict) else None
         if head is not None:
@@ -205,20 +202,22 @@ def _put(tenant: str, before: Stored | None) -> Stored:
     definition = read_document(text, "request.yaml")
     check(definition, REGISTRY.knows)
     if before is not None and (definition.name, definition.namespace) != (before.name, before.namespace):
-        raise Invalid([Fault("definition", f"is '{definition.namespace}.{definition.name}'; the workflow is '{_id(before)}'")], "workflow")
-    if before is None and any(one.tenant == tenant and one.name == definition.name for one in _newest(tenant)):
-        held = _found(tenant, definition.name)
-        if held.namespace == definition.namespace and held.version == definition.version:
-            raise VersionClash(definition.name, definition.version)
+        raise Invalid(
+            [Fault("definition", f"is '{definition.namespace}.{definition.name}'; the workflow is '{_id(before.namespace, before.name)}'")],
+            "workflow",
+        )
+    new = (tenant, definition.namespace, definition.name, definition.version)
+    if before is None and any((one.tenant, one.namespace, one.name, one.version) == new for one in _newest(tenant)):
+        raise VersionClash(definition.name, definition.version)
     runner().register_workflow(definition, text, tenant=tenant)
     return _found(tenant, f"{definition.namespace}.{definition.name}")
 
 
 def _shown(stored: Stored, tenant: str, *, whole: bool = False) -> dict[str, Any]:
     about = {
-        "id": _id(stored), "tenant_id": tenant, "name": stored.name, "namespace": stored.namespace, "version": stored.version,
+        "id": _id(stored.namespace, stored.name), "tenant_id": tenant, "name": stored.name, "namespace": stored.namespace, "version": stored.version,
         "description": stored.tree.get("title") or "", "state": "active", "is_shared": stored.tenant != tenant,
-        "created_at": queries._plain(stored.created_at),
+        "created_at": queries.plain(stored.created_at),
     }  # fmt: skip
     if whole:
         about["definition"] = parse(stored.source, "source.yaml") if stored.source else stored.tree
@@ -236,7 +235,7 @@ def _execution(tenant: str, execution: str) -> dict[str, Any]:
     found = _instance(tenant, execution)
     return {
         "id": EXECUTION + found["id"],
-        "workflow_id": WORKFLOW + (found["workflow"] if found["namespace"] == "default" else f"{found['namespace']}.{found['workflow']}"),
+        "workflow_id": _id(found["namespace"], found["workflow"]),
         "tenant_id": tenant,
         "status": (found["outcome"] or found["status"]).lower() if found["status"] == State.CLEANING_UP else found["status"].lower(),
         "correlation_id": (found["metadata"] or {}).get("correlation_id"),

@@ -5,10 +5,12 @@ Nothing is read or connected on import: the configuration is computed when Celer
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import logging
 import os
+import shutil
 import tempfile
 from typing import Any
 
@@ -127,7 +129,9 @@ def _worker(**_: Any) -> None:
     held = settings()
     if held.metrics_port:
         # Files that the children of the pool share with their parent, which shows them.
-        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="orchestrator-metrics-"))
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            folder = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="orchestrator-metrics-")
+            atexit.register(_remove, folder, os.getpid())
         metrics.enable()
     if held.tracing:
         tracing.enable()
@@ -136,6 +140,11 @@ def _worker(**_: Any) -> None:
     interrupt.install()
     gc.collect()
     gc.freeze()
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @signals.worker_process_init.connect

@@ -17,11 +17,6 @@ def upgrade() -> None:
         )
         """
     )
-    # Nobody who asks for one tenant has any business with them.
-    op.execute(
-        "do $$ begin if exists (select 1 from pg_roles where rolname = 'orchestrator_api') then"
-        " revoke all on secrets from orchestrator_api; end if; end $$"
-    )
 
 
 def downgrade() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import socket
+from collections import deque
 
 LOOPBACK = "127.0.0.1"
+_RANGE = (28_000, 32_700)
+_any = random.SystemRandom()  # whatever a test has seeded
+_given: deque[int] = deque(maxlen=1_000)
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
@@ -18,9 +23,12 @@ def is_free(port: int, host: str = LOOPBACK) -> bool:
 
 
 def any_free() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """Below those that the kernel gives to outgoing connections: nobody else takes it before it is listened on."""
+    while True:
+        port = _any.randrange(*_RANGE)
+        if port not in _given and is_free(port):
+            _given.append(port)
+            return port
 
 
 def usual_or_free(port: int) -> int:

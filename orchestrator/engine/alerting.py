@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from orchestrator.engine.runtime import Runtime
-from orchestrator.store import alerts, configs
+from orchestrator.store import alerts, configs, events
 from orchestrator.store.connection import Connection
 from orchestrator.store.events import Arrival
 
@@ -36,8 +36,8 @@ def look(runtime: Runtime) -> int:
             raised += _failing(c, tenant, workflow, float(asked.get("errorRate") or ERROR_RATE))
     if not raised:
         return 0
-    known = alerts.known(c, [(one.tenant, one.envelope["source"], one.envelope["id"]) for one in raised])
-    fresh = [one for one in raised if one.identity not in known]
+    events.look_up(c, raised)
+    fresh = [one for one in raised if not one.number]
     for one in fresh:
         logger.warning("%s: %s", one.envelope["type"], one.envelope["data"])
         WorkflowRunner(runtime).send_events([one.envelope], tenant=one.tenant)

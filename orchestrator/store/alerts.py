@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from orchestrator.store.connection import Connection
 
 
@@ -31,15 +29,6 @@ def ended_and_failed(c: Connection, tenant: str, workflow: str, lately_s: float)
     ).fetchone()
     assert row is not None
     return int(row[0]), int(row[1]), float(row[2])
-
-
-def known(c: Connection, identities: Sequence[tuple[str, str, str]]) -> set[tuple[str, str, str]]:
-    rows = c.execute(
-        "select e.tenant, e.source, e.event_id from unnest(%s::text[], %s::text[], %s::text[]) as g (tenant, source, event_id)"
-        " join events e on e.tenant = g.tenant and e.source = g.source and e.event_id = g.event_id",
-        tuple(list(column) for column in zip(*identities, strict=True)),
-    ).fetchall()
-    return {(row[0], row[1], row[2]) for row in rows}
 
 
 def within(c: Connection, tenant: str, workflow: str, target_s: float, lately_s: float) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,6 +150,16 @@ def parse_parts(version: str | None) -> tuple[int | None, int | None, int | None
     if minor == 0 and patch == 0 and written == 2:
         return major, None, None
     return (major, minor, patch) if written == 3 else (major, minor, None)
+
+
+def newest(found: Iterable[Stored], tenant: str) -> list[Stored]:
+    """Of all versions, the newest first, each workflow once; a tenant's own comes before everybody's."""
+    held: dict[tuple[str, str], Stored] = {}
+    for stored in found:
+        name = (stored.namespace, stored.name)
+        if name not in held or (held[name].tenant == "default" and stored.tenant == tenant != "default"):
+            held[name] = stored
+    return list(held.values())
 
 
 def all_definitions(c: Connection) -> list[Stored]:

@@ -23,6 +23,7 @@ class Filter:
     """Which instances. Everything given must hold."""
 
     state: tuple[str, ...] = ()
+    namespace: str | None = None
     workflow: str | None = None
     version: str | None = None
     tenant: str | None = None
@@ -49,6 +50,7 @@ def _filtered(query: Select[Any], wanted: Filter) -> Select[Any]:
     if wanted.state:
         query = query.where(i.state.in_([state.upper() for state in wanted.state]))
     for column, value in (
+        (i.namespace, wanted.namespace),
         (i.workflow, wanted.workflow),
         (i.version, wanted.version),
         (i.tenant, wanted.tenant),
@@ -81,6 +83,7 @@ def instances(c: Connection, wanted: Filter) -> list[dict[str, Any]]:
     i = schema.instances.c
     columns = (
         i.id,
+        i.namespace,
         i.workflow,
         i.version,
         i.state,
@@ -97,7 +100,7 @@ def instances(c: Connection, wanted: Filter) -> list[dict[str, Any]]:
         i.ended_at,
     )
     rows = _run(c, _page(_filtered(select(*columns), wanted), wanted))
-    return [{key: _plain(value) for key, value in row.items()} for row in rows]
+    return [{key: plain(value) for key, value in row.items()} for row in rows]
 
 
 _INSTANCE = """
@@ -143,7 +146,7 @@ def per_day(c: Connection, wanted: Filter) -> list[dict[str, Any]]:
     return [{**row, "average_s": None if row["average_s"] is None else round(float(row["average_s"]), 3)} for row in rows]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if isinstance(value, dt.datetime):
         return value.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
     return str(value) if type(value).__name__ == "UUID" else value
@@ -152,7 +155,7 @@ def _plain(value: Any) -> Any:
 def _dicts(c: Connection, sql: str, arguments: Any = ()) -> list[dict[str, Any]]:
     with c.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(sql, arguments).fetchall()
-    return [{key: _plain(value) for key, value in row.items()} for row in rows]
+    return [{key: plain(value) for key, value in row.items()} for row in rows]
 
 
 def now(c: Connection) -> float:

@@ -79,21 +79,17 @@ def _new(value: Any, part: str | None) -> str | None:
     """What is to be kept instead; None where that is what is kept."""
     if part is not None:
         inner = value.get(part) if isinstance(value, dict) else None
-        # What a person skipped waits with is looked at by its positions.
-        if inner is None or (isinstance(inner, dict) and "positions" in inner):
-            return None
-        text = _new(inner, None)
+        text = None if sealing.stays_clear(inner) else _new(inner, None)
         return None if text is None else dumps({**value, part: json.loads(text)})
     if sealing.is_sealed(value):
-        new, changed = sealing.resealed(value)
-        return dumps(new) if changed else None
+        token = sealing.rotated(value[sealing.MARK])
+        return None if token is None else dumps({sealing.MARK: token})
     return sealing.sealed(dumps(value))
 
 
 def _secrets(c: Connection) -> int:
     changed = 0
     for name, value in c.execute("select name, value from secrets").fetchall():
-        new, is_new = sealing.resealed({sealing.MARK: value})
-        if is_new:
-            changed += c.execute("update secrets set value = %s where name = %s and value = %s", (new[sealing.MARK], name, value)).rowcount
+        if (token := sealing.rotated(value)) is not None:
+            changed += c.execute("update secrets set value = %s where name = %s and value = %s", (token, name, value)).rowcount
     return changed

@@ -1,10 +1,7 @@
 """The wall between tenants: row-level security for whoever asks in the name of one.
 
-    mine     rows of the tenant
-    shared   read: the tenant's and everybody's; written: the tenant's
-    part     rows of something that is itself behind the wall
-
-Every table with a column `tenant` stands here, or a test fails. Tables without one that belong to something, too.
+The engine is the tables' owner, and none of this applies to it. Which rows a role sees is said by the migration that makes a
+table (`m0012` for all that were there before); a test finds a table with a column `tenant` that has no wall.
 """
 
 from __future__ import annotations
@@ -13,36 +10,6 @@ from typing import Any
 
 ROLE = "orchestrator_api"
 TENANT = "orchestrator.tenant"
-
-_OWN = f"tenant = current_setting('{TENANT}', true)"
-_SHARED = f"(tenant in (current_setting('{TENANT}', true), 'default') or left(tenant, 1) = '#')"
-_INSTANCE = "exists (select 1 from instances i where i.id = {table}.instance_id)"
-_BRANCH = "exists (select 1 from branches b where b.id = {table}.branch_id)"
-
-MINE = (
-    "instances", "schedules", "events", "triggers", "webhooks", "windows", "subscriptions", "api_keys", "security_events", "resources",
-    "resource_moves",
-)  # fmt: skip
-SHARED = ("definitions", "configs")
-PARTS = {
-    "branches": _INSTANCE,
-    "dead_letters": _INSTANCE,
-    "dependencies": _INSTANCE,
-    "slots": _INSTANCE,
-    "checkpoints": _BRANCH,
-    "timers": _BRANCH,
-    "effects": "exists (select 1 from events e where e.id = effects.event_id)",
-    "fires": "exists (select 1 from schedules s where s.id = fires.schedule_id)",
-    "deliveries": "exists (select 1 from webhooks w where w.id = deliveries.webhook_id)",
-}
-# Written by whoever does something; read by the relay, and by those whose instance or tenant a line names.
-_AUDIT = (
-    f"case when instance_id is null then coalesce(detail ->> 'tenant', 'default') = current_setting('{TENANT}', true)"
-    " else exists (select 1 from instances i where i.id = audit.instance_id) end"
-)
-_OUTBOX = "instance_id is null or exists (select 1 from instances i where i.id = outbox.instance_id)"
-OPEN = {"audit": _AUDIT, "outbox": _OUTBOX}
-TABLES = (*MINE, *SHARED, *PARTS, *OPEN)
 
 _MAKE_ROLE = f"""
 do $$ begin
@@ -86,45 +53,9 @@ def refresh() -> list[str]:
     return [_MAKE_ROLE, _GRANT]
 
 
-def build() -> list[str]:
-    statements = refresh()
-    for table in TABLES:
-        statements.append(f"alter table {table} enable row level security")
-        statements += [f"create policy {name} on {table} {rest}" for name, rest in _policies(table)]
-    return statements
-
-
-def tear_down() -> list[str]:
-    return [
-        statement
-        for table in TABLES
-        for statement in (
-            *(f"drop policy {name} on {table}" for name, _ in _policies(table)),
-            f"alter table {table} disable row level security",
-        )
-    ]
-
-
 def stands(c: Any) -> bool:
     """Whether this user can step behind it."""
     row = c.execute(
         "select exists (select 1 from pg_roles where rolname = %s and pg_has_role(current_user, oid, 'member'))", (ROLE,)
     ).fetchone()
     return bool(row and row[0])
-
-
-def _policies(table: str) -> list[tuple[str, str]]:
-    if table in MINE:
-        return [("mine", f"for all using ({_OWN}) with check ({_OWN})")]
-    if table in SHARED:
-        written = f"({_OWN} or left(tenant, 1) = '#')"
-        return [
-            ("seen", f"for select using ({_SHARED})"),
-            ("made", f"for insert with check {written}"),
-            ("changed", f"for update using ({_OWN}) with check {written}"),
-            ("deleted", f"for delete using ({_OWN})"),
-        ]
-    if table in PARTS:
-        part = PARTS[table].format(table=table)
-        return [("part", f"for all using ({part}) with check ({part})")]
-    return [("read", f"for select using ({OPEN[table]})"), ("written", "for insert with check (true)")]

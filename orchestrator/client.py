@@ -221,7 +221,7 @@ class Client:
                 if not waits or time.monotonic() > deadline:
                     raise _error(answer)
                 pause = max(pause, _seconds(answer.headers.get("Retry-After")))
-            time.sleep(min(pause, max(0.0, deadline - time.monotonic())) * random.uniform(0.8, 1.2))  # noqa: S311  # nosec B311: a pause
+            time.sleep(min(pause, max(0.0, deadline - time.monotonic())) * random.uniform(0.8, 1.2))  # noqa: S311  # nosec B311 # a pause
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
     def _put(self, method: str, path: str, document: str | Mapping[str, Any], etag: str | None = None) -> dict[str, Any]:

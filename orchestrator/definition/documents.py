@@ -43,7 +43,7 @@ def parse(text: str, name: str = "document") -> Any:
             except json.JSONDecodeError as error:
                 if name.endswith(".json"):
                     raise Invalid([Fault(f"{name}:{error.lineno}:{error.colno}", error.msg)], "document") from None
-        return yaml.load(text, Loader=CoreLoader)  # noqa: S506  # nosec B506: a SafeLoader with other resolvers
+        return yaml.load(text, Loader=CoreLoader)  # noqa: S506  # nosec B506 # a SafeLoader with other resolvers
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name

@@ -132,7 +132,7 @@ class Maintenance(threading.Thread):
                 self._listening = None
                 self.is_keeper = False
                 # Spread, so that workers do not come back in step.
-                self._stop_asked.wait(pause * random.uniform(0.5, 1.5))  # noqa: S311  # nosec B311: a pause, no secret
+                self._stop_asked.wait(pause * random.uniform(0.5, 1.5))  # noqa: S311  # nosec B311 # a pause, no secret
                 pause = min(pause * 2, 2.0)
             except Exception:
                 logger.exception("maintenance failed and goes on")

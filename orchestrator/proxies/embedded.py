@@ -13,7 +13,7 @@ TIMEOUT_S = 10.0
 
 
 class GatewayPlane:
-    def __init__(self, url: str, token: str = "") -> None:  # nosec B107: none
+    def __init__(self, url: str, token: str = "") -> None:  # nosec B107 # no token
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
 

@@ -17,6 +17,6 @@ def parsed(text: str, name: str) -> Any:
     except ValueError:
         pass
     try:
-        return yaml.load(text, Loader=CoreLoader)  # noqa: S506  # nosec B506: a SafeLoader with other resolvers
+        return yaml.load(text, Loader=CoreLoader)  # noqa: S506  # nosec B506 # a SafeLoader with other resolvers
     except (yaml.YAMLError, RecursionError) as error:
         raise Invalid([Fault(name, f"is neither JSON nor YAML: {str(error).splitlines()[0]}")], "resource") from None

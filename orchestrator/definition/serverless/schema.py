@@ -39,7 +39,7 @@ CALLS = ("asyncapi", "grpc", "http", "openapi", "a2a", "mcp")
 @functools.cache
 def _schema() -> dict[str, Any]:
     text = resources.files(__package__).joinpath("schemas/workflow-1.0.yaml").read_text(encoding="utf-8")
-    loaded: dict[str, Any] = yaml.load(text, Loader=CoreLoader)  # noqa: S506  # nosec B506: a SafeLoader with other resolvers
+    loaded: dict[str, Any] = yaml.load(text, Loader=CoreLoader)  # noqa: S506  # nosec B506 # a SafeLoader with other resolvers
     return loaded
 
 

@@ -623,7 +623,7 @@ class Reader:
         if scheme != "oauth2" or not isinstance(fields, dict):
             return {scheme: fields}
         grants = {
-            "password": "password",  # nosec B105: the name of a grant
+            "password": "password",  # nosec B105 # the name of a grant
             "clientCredentials": "client_credentials",
             "tokenExchange": "urn:ietf:params:oauth:grant-type:token-exchange",
         }

@@ -32,7 +32,7 @@ LEDGER = (
 )
 
 
-def until(condition: Callable[[], T], timeout_s: float = 30.0, what: str = "") -> T:
+def until(condition: Callable[[], T], timeout_s: float = 30.0, what: str | Callable[[], str] = "") -> T:
     """Wait for a condition, with a deadline; gives what the condition gave."""
     deadline = time.monotonic() + timeout_s
     pause = 0.005
@@ -41,7 +41,7 @@ def until(condition: Callable[[], T], timeout_s: float = 30.0, what: str = "") -
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout_s} s: {what or condition}")
+            raise AssertionError(f"not within {timeout_s} s: {(what() if callable(what) else what) or condition}")
         time.sleep(pause)  # between two looks at a condition
         pause = min(pause * 1.5, 0.1)
 

@@ -53,29 +53,32 @@ class Bridges:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
-        self.log = (stack.folder / "bridges.log").open("ab")
-        self.running = [self._start(), self._start()]
         self.killed = 0
+        self.running = [self._start(), self._start()]
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> tuple[subprocess.Popen[bytes], Path]:
         variables = {"WORKER_STREAM_BLOCK": "200ms", "WORKER_RECLAIM_IDLE": "5s", "TRIGGER_QUEUE": ""}
-        return subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cli", "bridge"], stdout=self.log, stderr=self.log, env=self.stack.variables(**variables)
-        )
+        path = self.stack.folder / f"bridge-{time.monotonic_ns()}.log"
+        with path.open("wb") as log:
+            command = [sys.executable, "-m", "orchestrator.cli", "bridge"]
+            return subprocess.Popen(command, stdout=log, stderr=log, env=self.stack.variables(**variables)), path
 
     def kill_one(self) -> None:
         victim = random.randrange(2)
-        self.running[victim].send_signal(signal.SIGKILL)
-        self.running[victim].wait()
+        process, _ = self.running[victim]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
         self.running[victim] = self._start()
         self.killed += 1
 
+    def said(self) -> str:
+        return "\n".join(path.read_text()[-2000:] for _, path in self.running)
+
     def stop(self) -> list[int]:
-        for process in self.running:
+        for process, path in self.running:
+            until(lambda path=path: "bridge reads" in path.read_text(), 30, self.said)  # the signal finds its handler
             process.terminate()
-        codes = [process.wait(40) for process in self.running]
-        self.log.close()
-        return codes
+        return [process.wait(40) for process, _ in self.running]
 
 
 def publish(server: Redis, stop: threading.Event) -> None:
@@ -135,7 +138,7 @@ def test_a_flood_of_events_through_bridges_that_die(own: Stack) -> None:
             return False
 
     try:
-        until(done, 1500 if LONG else 150, (own.folder / "bridges.log").read_text()[-2000:])
+        until(done, 1500 if LONG else 150, bridges.said)
         took = time.monotonic() - begun
     finally:
         stop.set()

@@ -12,10 +12,11 @@ COPY orchestrator orchestrator
 COPY api api
 COPY workflows workflows
 COPY migrations migrations
+COPY config config
 # Volumes take their owner from what they are laid over.
 RUN pip install --no-deps --no-build-isolation -e . \
     && useradd --create-home --uid 10001 orchestrator \
-    && install -d -o orchestrator -g orchestrator -m 700 /data /certificates
+    && install -d -o orchestrator -g orchestrator -m 700 /data /certificates /output
 
 USER orchestrator
 CMD ["celery", "-A", "orchestrator.app", "worker", "--loglevel", "INFO"]

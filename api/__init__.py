@@ -35,7 +35,8 @@ from orchestrator.engine.runner import WorkflowRunner
 def create_app(runner: WorkflowRunner | None = None) -> Flask:
     """The app over a runner; without one, the process's own is made when first needed."""
     app = Flask("orchestrator")
-    app.config["MAX_CONTENT_LENGTH"] = 4 * 1024 * 1024
+    settings = runner.runtime.settings if runner is not None else load()
+    app.config["MAX_CONTENT_LENGTH"] = settings.request_limit_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["runner"] = runner
     app.config["COMPRESS_ALGORITHM"] = ["gzip"]
@@ -64,7 +65,6 @@ def create_app(runner: WorkflowRunner | None = None) -> Flask:
     openapi.check(app)
     app.before_request(openapi.check_request)
     conditional.register(app)
-    settings = runner.runtime.settings if runner is not None else load()
     if behind := settings.trusted_proxies:
         # Addresses in the audit and in limits, the prefix under which links lie: as the outermost trusted proxy saw them.
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=behind, x_proto=behind, x_host=behind, x_prefix=behind)  # type: ignore[method-assign]

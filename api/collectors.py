@@ -92,6 +92,9 @@ def _runner(current: WorkflowRunner, c: Connection) -> Families:
     yield branches
     for name, meaning, value in figures.backlogs(c):
         yield GaugeMetricFamily(f"orchestrator_{name}", meaning, value=value)
+    connections, longest_s = figures.at_work_in_postgres(c)
+    yield GaugeMetricFamily("orchestrator_database_connections", "Connections to the database, but for this one", value=connections)
+    yield GaugeMetricFamily("orchestrator_longest_statement_seconds", "How long the oldest statement at work has run", value=longest_s)
     workers = figures.living_workers(c)
     yield GaugeMetricFamily("orchestrator_workers", "Workers that live", value=workers[0])
     yield GaugeMetricFamily("orchestrator_worker_processes", "Their processes", value=workers[1])

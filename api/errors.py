@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 import redis
-from flask import Flask, Response, has_request_context, jsonify, request
+from flask import Flask, Response, current_app, has_request_context, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from orchestrator import errors
@@ -80,7 +80,10 @@ def _ours(error: errors.OrchestratorError) -> Response:
 
 
 def _http(error: HTTPException) -> Response:
-    response = problem(error.code or 500, (error.name or "error").lower().replace(" ", "_"), error.description or "")
+    message = error.description or ""
+    if error.code == 413:
+        message = f"the body is larger than {current_app.config['MAX_CONTENT_LENGTH']} bytes (REQUEST_LIMIT_BYTES)"
+    response = problem(error.code or 500, (error.name or "error").lower().replace(" ", "_"), message)
     for name, value in error.get_headers():
         if name.lower() in ("allow", "retry-after", "www-authenticate"):
             response.headers[name] = value

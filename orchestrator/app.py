@@ -45,7 +45,7 @@ def runtime() -> Runtime:
     held = settings()
     return Runtime(
         settings=held,
-        database=Database(held.database_url),
+        database=Database(held.database_url, slow_s=held.slow_query_s),
         publisher=Publisher(app, helpers=held.fanout_helpers),
     )
 

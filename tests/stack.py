@@ -102,6 +102,7 @@ class Stack:
             database_url=self.database_url,
             redis_url=self.redis_url,
             workflows=tuple(self.workflows.split(",")),
+            config_dir=str(self.folder / "config"),
         )
 
     @property
@@ -118,6 +119,8 @@ class Stack:
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.redis_url,
             "ORCHESTRATOR_WORKFLOWS": self.workflows,
+            "CONFIG_DIR": str(self.folder / "config"),
+            "OUTPUT_DIR": str(self.folder / "output"),
             "PYTHONUNBUFFERED": "1",
             # Several workers at once, here and in other runs on this machine.
             "METRICS_PORT": "0",

@@ -15,8 +15,8 @@ from rich.markup import escape
 from orchestrator.cli.console import as_json, out, print_json
 from orchestrator.config.settings import Settings, load
 from orchestrator.config.stack import running_stack
+from orchestrator.store import figures, queries, wall
 from orchestrator.store import migrate as migrations
-from orchestrator.store import queries, wall
 
 
 @click.command()
@@ -139,6 +139,13 @@ def _checks(stuck_after: float) -> Any:
                 f"{statistics['outbox']} events to be relayed",
                 "is Redis there? the keeper relays them when it is back",
             )
+            connections, longest_s = figures.at_work_in_postgres(c)
+            yield (
+                "statements",
+                longest_s < LONG_STATEMENT_S,
+                f"{connections} connections, the oldest statement has been at work for {longest_s:.1f} s",
+                "`select pid, query from pg_stat_activity where state = 'active'` says which; SLOW_QUERY logs them",
+            )
             yield from _events(settings, c)
             letters = statistics["dead_letters"]
             yield "dead letters", letters == 0, f"{letters}", "`orchestrator dead-letters` lists them; `orchestrator retry ID` tries again"
@@ -160,6 +167,7 @@ def _checks(stuck_after: float) -> Any:
     yield "disk", free > 500, f"{free:,} MiB free", "make room"
 
 
+LONG_STATEMENT_S = 10.0
 HIGH_LAG = 1_000
 MANY_DESCRIPTORS = 512
 MUCH_MEMORY_MB = 512

@@ -64,6 +64,7 @@ class Settings:
     database_url: str = _setting("postgresql://postgres@127.0.0.1:5432/postgres", "PostgreSQL: the truth", secret=True)
     redis_url: str = _setting("redis://127.0.0.1:6379/0", "Redis: event streams and the schedule mirror", secret=True)
     broker_url: str = _setting("", "Celery's broker; empty: REDIS_URL", env="CELERY_BROKER_URL", secret=True)
+    slow_query_s: float = _setting(1.0, "statements that take so long are logged, without their values; 0: none", seconds, env="SLOW_QUERY")
     workflows: tuple[str, ...] = _setting(
         ("workflows",), "packages and modules in which workflows are found", _list, env="ORCHESTRATOR_WORKFLOWS"
     )
@@ -174,6 +175,7 @@ class Settings:
     health_port: int = _setting(8082, "the worker's /health port; 0: none", _count)
     tracing: bool = _setting(False, "OpenTelemetry spans for instances and steps", _flag)
     port: int = _setting(5003, "the API's port", _count)
+    request_limit_bytes: int = _setting(1024 * 1024, "the largest body of a request; what is larger is answered 413", _count)
     host: str = _setting("127.0.0.1", "where the API listens; anywhere but on loopback it needs AUTH=on")
     flower_host: str = _setting("127.0.0.1", "where Flower listens; anywhere but on loopback it needs AUTH=on")
     flower_port: int = _setting(5555, "Flower's port", _count)
@@ -205,6 +207,7 @@ class Settings:
     start_limit: str = _setting("", "starts of one workflow by one principal, as 10/minute; empty: no limit", _rate)
     environment: str = _setting("development", "whose configurations hold here", _one_of("development", "staging", "production", "test"))
     config_dir: str = _setting("config", "the folder of configurations: workflows/, schedules/, environments/<environment>/workflows/")
+    output_dir: str = _setting(".orchestrator/output", "the folder below which workflows of this project write files")
     hot_reload: bool = _setting(True, "whether files of configurations and schedules are read again when they change", _flag)
     breaker_threshold: int = _setting(5, "failures in a row that open a circuit breaker", _count)
     breaker_recovery_s: float = _setting(60.0, "how long an open breaker leaves its target alone", seconds, env="BREAKER_RECOVERY")

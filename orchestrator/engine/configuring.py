@@ -151,16 +151,23 @@ class Configurations:
 
     # ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def load_files(self) -> dict[str, list[str]]:
-        """Read CONFIG_DIR. What is faulty keeps what held before, and is reported; what is gone holds no more."""
-        found, faults = read_files(Path(self.runtime.settings.config_dir), self.environment)
+    def load_files(self, *, forget: bool = True) -> dict[str, list[str]]:
+        """Read CONFIG_DIR. What is faulty keeps what held before, and is reported; what is gone holds no more.
+
+        A folder that is not there says nothing: a process that runs elsewhere is not asked. `forget`: whether what is gone
+        is taken back, which is for whoever watches the folder to say, not for each process that begins.
+        """
+        folder = Path(self.runtime.settings.config_dir)
+        if not folder.is_dir():
+            return {"loaded": [], "gone": [], "faulty": []}
+        found, faults = read_files(folder, self.environment)
         broken = {fault["file"] for fault in faults}
         held = {one.workflow: set(one.origin.removeprefix("file:").split(" + ")) for one in self.all() if one.origin.startswith("file:")}
         for workflow, (spec, files) in found.items():
             # Of one that is made of several files, of which one is broken, the others alone would be something else.
             if not broken & held.get(workflow, set()):
                 self._put(workflow, spec, "default", self.environment, f"file:{files}", "file", "file")
-        gone = [workflow for workflow, files in held.items() if workflow not in found and not broken & files]
+        gone = [workflow for workflow, files in held.items() if workflow not in found and not broken & files] if forget else []
         for workflow in gone:
             self._put(workflow, None, "default", self.environment, "file", "file", "file")
         if faults != (self.faults() or []):

@@ -81,7 +81,7 @@ class WorkflowRunner:
             self.register_workflow(found.definition, found.source)
         for file, entries in discover_triggers((BUILTIN, *self.runtime.settings.workflows)):
             triggering.put_file(self.runtime, file, entries)
-        self.configs.load_files()
+        self.configs.load_files(forget=False)
         self.load_schedules()
 
     # ── definitions ─────────────────────────────────────────────────────────────────────────────────────────────────

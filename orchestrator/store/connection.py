@@ -20,6 +20,7 @@ from psycopg.types.json import set_json_dumps, set_json_loads
 
 from orchestrator.errors import TooLarge
 from orchestrator.store import sealing, wall
+from orchestrator.store.slow import TimedConnection
 
 logger = logging.getLogger("orchestrator.store")
 
@@ -58,16 +59,17 @@ def sized(what: str, value: Any, limit_bytes: int) -> str:
 class Database:
     """Where the tables are. `connection()` is the calling thread's own."""
 
-    def __init__(self, url: str, *, patience_s: float = 30.0) -> None:
+    def __init__(self, url: str, *, patience_s: float = 30.0, slow_s: float = 0.0) -> None:
         self.url = url
         self.patience_s = patience_s
+        self.slow_s = slow_s
         self._local = threading.local()
         self.has_wall = True
 
     def connection(self) -> Connection:
         held: Connection | None = getattr(self._local, "connection", None)
         if held is None or self._local.pid != os.getpid() or held.closed:
-            held = psycopg.connect(
+            held = opened = TimedConnection.connect(
                 self.url,
                 autocommit=True,
                 prepare_threshold=1,
@@ -75,6 +77,7 @@ class Database:
                 options=OPTIONS,
                 application_name=os.environ.get("PGAPPNAME", "orchestrator"),
             )
+            opened.slow_s = self.slow_s
             self._local.connection = held
             self._local.pid = os.getpid()
             self._local.acts_for = None

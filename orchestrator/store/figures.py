@@ -34,6 +34,18 @@ def backlogs(c: Connection) -> list[tuple[str, str, float]]:
     ]
 
 
+def at_work_in_postgres(c: Connection) -> tuple[int, float]:
+    """Connections to this database, and how long the statement that is longest at work has been so."""
+    row = c.execute(
+        """
+        select count(*), coalesce(extract(epoch from max(clock_timestamp() - query_start) filter (where state = 'active')), 0)::float8
+        from pg_stat_activity where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()
+        """
+    ).fetchone()
+    assert row is not None
+    return int(row[0]), float(row[1])
+
+
 def living_workers(c: Connection) -> tuple[int, int]:
     row = c.execute("select count(*), coalesce(sum(concurrency), 0) from workers where seen_at > now() - interval '30 seconds'").fetchone()
     assert row is not None

@@ -56,6 +56,7 @@ def enable() -> None:
         old_subscription=Counter("workflow_subscription_errors", "Reads of streams that failed"),
         old_dlq=Counter("workflow_event_dlq", "Events put aside"),
         relayed=Counter("orchestrator_events_relayed_total", "Events sent to the stream"),
+        slow=Counter("orchestrator_slow_statements_total", "Statements that took SLOW_QUERY or longer"),
     )
     _enabled[0] = True
 
@@ -149,3 +150,7 @@ def bridge_lag(group: str, waiting: int, pending: int, unfinished: int) -> None:
 
 def relayed(number: int) -> None:
     _count("relayed", number)
+
+
+def slow_statement() -> None:
+    _count("slow")

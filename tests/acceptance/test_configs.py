@@ -268,6 +268,26 @@ def test_files_are_read_again_while_a_broken_one_keeps_what_held(stack: Stack, t
     until(lambda: holds() == {"batchSize": 9, "from": "overlay"}, 15)
 
 
+def test_a_process_that_begins_elsewhere_takes_nothing_back(stack: Stack, tmp_path: Path) -> None:
+    folder, other = tmp_path / "own", tmp_path / "other"
+    for one in (folder, other):
+        (one / "workflows").mkdir(parents=True)
+    file = folder / "workflows" / "numbered.yml"
+    file.write_text("id: numbered\nenabled: false\n")
+    at(stack, config_dir=str(folder)).configs.load_files()
+    # A folder that is not there; and one without this file, in a process that begins and in the command line.
+    assert at(stack, config_dir=str(tmp_path / "nowhere")).configs.load_files()["gone"] == []
+    at(stack, config_dir=str(other)).initialize()
+    assert stack.cli("ls", CONFIG_DIR=str(other)).returncode == 0
+    with pytest.raises(Disabled):
+        stack.runner.start_workflow("numbered", input={"n": 1})
+    # Whoever watches the folder says what is gone.
+    file.unlink()
+    assert at(stack, config_dir=str(folder)).configs.load_files()["gone"] == ["numbered"]
+    stack.runner.runtime.configs.clear()
+    assert stack.runner.start_workflow("numbered", input={"n": 1})
+
+
 def test_the_command_line_shows_what_is_in_force(stack: Stack, tmp_path: Path) -> None:
     told = stack.cli("config").stdout
     assert "DATABASE_URL" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import threading
 from typing import Any
 
@@ -141,3 +142,17 @@ def test_a_tag_that_was_given_with_a_small_answer_matches(client: FlaskClient) -
     assert seen.headers["Content-Encoding"] == "gzip"
     changed = client.put("/workflow/configs/numbered", json={"id": "numbered", "timeout": 5000}, headers={"If-Match": seen.headers["ETag"]})
     assert changed.status_code == 200
+
+
+def test_a_body_that_is_too_large_is_refused_by_its_limit_before_anything_is_done(stack: Stack, client: FlaskClient) -> None:
+    fits, larger = {"n": 1, "text": "x" * 900_000}, {"n": 1, "text": "x" * 1_100_000}
+    assert client.post("/workflow/start/numbered", json=fits).status_code == 201
+    for path in ("/workflow/start/numbered", "/api/events", "/workflow/schedules", "/default/workflows"):
+        answer = client.post(path, json=larger)
+        assert answer.status_code == 413, path
+        assert answer.content_type == "application/problem+json"
+        assert "1048576 bytes (REQUEST_LIMIT_BYTES)" in answer.get_json()["message"]
+    # Nor of one that says nothing of its length.
+    answer = client.post("/workflow/start/numbered", data=io.BytesIO(b" " * 1_100_000), headers={"Transfer-Encoding": "chunked"})
+    assert answer.status_code in (400, 413)
+    assert stack.sql("select count(*) from instances") == [(1,)]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from psycopg.rows import dict_row
 from sqlalchemy import create_engine
 
 from orchestrator.definition.tree import Definition, Do, Set
 from orchestrator.errors import VersionClash
 from orchestrator.ids import new_instance_id
-from orchestrator.store import branches, definitions, facts, instances, leases, migrate, partitions, retention
+from orchestrator.store import branches, definitions, facts, figures, instances, leases, migrate, partitions, retention
 from orchestrator.store.connection import Database
 from orchestrator.store.instances import New
 from orchestrator.store.schema import metadata
@@ -241,3 +245,26 @@ def test_events_are_forgotten_when_they_are_done_with_and_old(database_url: str)
         c.execute("update events set at = now() - interval '2 hours'")
         assert events.forget(c, 3600.0, 10) == 1
         assert sorted(row[0] for row in c.execute("select state from events").fetchall()) == ["dead", "held", "working"]
+
+
+def test_a_statement_that_takes_long_is_told_without_its_values(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    database = Database(database_url, slow_s=0.1)
+    c = database.connection()
+    c.execute("select pg_sleep(%s), %s", (0.0, "s3cret"))
+    assert not caplog.records
+    c.execute("select pg_sleep(%s),\n   %s", (0.15, "s3cret"))
+    c.execute("set statement_timeout = 150")
+    with pytest.raises(psycopg.errors.QueryCanceled), c.cursor(row_factory=dict_row) as cursor:
+        cursor.execute("select pg_sleep(5)")
+    told = [record.getMessage() for record in caplog.records]
+    assert [re.sub(r"\d+ ms", "N ms", line) for line in told] == [
+        "a statement took N ms: select pg_sleep(%s), %s",
+        "a statement took N ms: select pg_sleep(5)",
+    ]
+    assert figures.at_work_in_postgres(c)[1] < 1
+    with ThreadPoolExecutor(1) as other, psycopg.connect(database_url) as busy:
+        asleep = other.submit(busy.execute, "select pg_sleep(0.6)")
+        time.sleep(0.4)
+        assert 0.2 < figures.at_work_in_postgres(c)[1] < 0.6
+        asleep.result()
+    database.drop()

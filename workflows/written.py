@@ -1,0 +1,28 @@
+"""Files that workflows leave, below OUTPUT_DIR and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from orchestrator import Terminal
+from orchestrator.app import settings
+
+
+def write(path: str, text: str) -> str:
+    """Whole or not at all, however often it is tried. Gives where it lies."""
+    base = Path(settings().output_dir).resolve()
+    wanted = (base / path.lstrip("/")).resolve()
+    if not wanted.is_relative_to(base) or wanted == base:
+        raise Terminal(f"'{path}' leads out of OUTPUT_DIR")
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=wanted.parent, prefix=".new-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            out.write(text)
+        Path(name).replace(wanted)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return str(wanted)

@@ -8,6 +8,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from api import (
     alerts,
+    asked,
     breakers,
     conditional,
     configs,
@@ -35,9 +36,10 @@ from orchestrator.engine.runner import WorkflowRunner
 def create_app(runner: WorkflowRunner | None = None) -> Flask:
     """The app over a runner; without one, the process's own is made when first needed."""
     app = Flask("orchestrator")
+    app.request_class = asked.Asked
     settings = runner.runtime.settings if runner is not None else load()
     app.config["MAX_CONTENT_LENGTH"] = settings.request_limit_bytes
-    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.json = asked.Json(app)
     app.extensions["runner"] = runner
     app.config["COMPRESS_ALGORITHM"] = ["gzip"]
     Compress(app)

@@ -8,16 +8,37 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from flask import request
+from flask import Request, request
+from flask.json.provider import DefaultJSONProvider
 from pydantic import BaseModel, ValidationError
 
 from api.gate import named_tenant, who
 from api.gate import tenant as tenant
+from orchestrator import nesting
 from orchestrator.errors import Fault, Invalid
 from orchestrator.security.principals import EVERY_TENANT
 from orchestrator.store.definitions import Stored
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class Asked(Request):
+    def on_json_loading_failed(self, e: ValueError | None) -> Any:
+        """Says where the body stops being JSON, and not that a browser sent it."""
+        raise Invalid([Fault("body", f"is no JSON: {e}" if e else "must be JSON, with Content-Type: application/json")], "request")
+
+
+class Json(DefaultJSONProvider):
+    """As the standard has it, without NaN or Infinity; and not nested without end."""
+
+    sort_keys = False
+
+    def loads(self, s: str | bytes, **options: Any) -> Any:
+        return nesting.parse(s, parse_constant=_refuse, **options)
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def body() -> dict[str, Any]:

@@ -26,6 +26,7 @@ STATUS: dict[type[BaseException], int] = {
     errors.ChangedMeanwhile: 412,
     errors.Disabled: 409,
     errors.TooLarge: 413,
+    errors.TooDeep: 400,
     errors.Refused: 400,
     Unauthenticated: 401,
     Forbidden: 403,
@@ -91,5 +92,7 @@ def _http(error: HTTPException) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
+    if isinstance(error, RecursionError):
+        return problem(400, errors.TooDeep.code, "the request is nested too deeply")
     logger.exception("request failed", exc_info=error)
     return problem(500, "internal", "something went wrong here; the log has it")

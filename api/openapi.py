@@ -21,6 +21,7 @@ blueprint = Blueprint("openapi", __name__)
 
 BODIES = ("POST", "PUT", "PATCH")
 PUBLIC = "public"
+NO_OBJECT = {"dict_type", "model_type", "model_attributes_type"}
 # What any request may be answered: who is asking, how much, whether the servers are there.
 _ALWAYS = {
     400: "not as it must be",
@@ -68,10 +69,15 @@ def check_request() -> None:
         and request.get_data(cache=True)
         and (request.is_json or not described.is_text)
     ):
+        given = request.get_json(force=True)
         try:
-            _adapter(request.endpoint or "").validate_python(request.get_json(force=True), strict=True)
+            _adapter(request.endpoint or "").validate_python(given, strict=True)
         except ValidationError as error:
-            faults += [Fault("/".join(str(part) for part in one["loc"]) or "body", one["msg"]) for one in error.errors()[:20]]
+            found = error.errors()[:20]
+            if not isinstance(given, dict) and {one["type"] for one in found} <= NO_OBJECT:
+                faults.append(Fault("body", "must be a JSON object"))
+            else:
+                faults += [Fault("/".join(str(part) for part in one["loc"]) or "body", one["msg"]) for one in found]
     if faults:
         raise Invalid(faults, "request")
 

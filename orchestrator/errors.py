@@ -7,7 +7,8 @@
     │   ├── IllegalMove            the life cycle does not allow it from this state
     │   ├── VersionClash           this version exists with other content and was used
     │   ├── Duplicate              the idempotency key was used with another input
-    │   └── TooLarge               a value is above the payload limit
+    │   ├── TooLarge               a value is above the payload limit
+    │   └── TooDeep                a value is nested too deeply to be kept
     ├── StepError                  what a step says of itself
     │   ├── Terminal               do not try again
     │   └── Retryable(after=…)     try again, not before `after` seconds
@@ -147,6 +148,13 @@ class TooLarge(Refused):
             f"{what} has {size_bytes:,} bytes, above the limit of {limit_bytes:,} (PAYLOAD_LIMIT_BYTES); "
             f"store it elsewhere and pass a reference"
         )
+
+
+class TooDeep(Refused):
+    code = "too_deep"
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(f"{what} is nested more than {limit} levels deep")
 
 
 class StepError(OrchestratorError):

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from orchestrator import nesting
 from orchestrator.definition.approval import approval
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.expressions import Jq, Merge, Template
@@ -36,6 +37,13 @@ def parse(text: str, name: str = "document") -> Any:
     """YAML or JSON as data; a syntax error is a fault with its line."""
     if len(text.encode()) > LIMIT_BYTES:
         raise Invalid([Fault(name, f"is larger than {LIMIT_BYTES:,} bytes")], "document")
+    data = _loaded(text, name)
+    if nesting.is_deeper(data):
+        raise Invalid([Fault(name, f"is nested more than {nesting.DEEPEST} levels deep")], "document")
+    return data
+
+
+def _loaded(text: str, name: str) -> Any:
     try:
         if name.endswith(".json") or text.lstrip().startswith("{"):
             try:

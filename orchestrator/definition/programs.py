@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import jq
 
+from orchestrator import nesting
 from orchestrator.errors import ExpressionError
 
 
@@ -55,7 +56,7 @@ def value(source: str, names: tuple[str, ...], values: list[Any]) -> Any:
     """The first output over [data, *named values]; none at all is null."""
     try:
         text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ExpressionError(f"jq: the data is no JSON: {error}") from None
     warden = _warden[0]
     if warden is None or is_tame(source):
@@ -66,7 +67,10 @@ def value(source: str, names: tuple[str, ...], values: list[Any]) -> Any:
     else:
         refuse_monsters(source)
         given = warden.run(guarded(source, names), source, names, text)
-        found = None if given is None else json.loads(given)
+        try:
+            found = None if given is None else nesting.parse(given)
+        except ValueError as error:
+            raise ExpressionError(f"jq: the result {error} in '{shortened(source)}'") from None
     return _exact(found, text, source)
 
 

@@ -10,14 +10,14 @@ from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.tree import Step, Undo, default_retry
 from orchestrator.engine import perform, waiting
 from orchestrator.engine.stopped import Stopped
-from orchestrator.errors import Cancelled
+from orchestrator.errors import Cancelled, TooDeep, TooLarge
 from orchestrator.history import Fact, Failure, Kind
 from orchestrator.plan import remaining
 from orchestrator.plan.canvas import Address
 from orchestrator.plan.needs import Perform
 from orchestrator.steps.registry import StepContext
 from orchestrator.store import branches
-from orchestrator.store.connection import dumps
+from orchestrator.store.connection import sized
 from orchestrator.telemetry import tracing
 
 if TYPE_CHECKING:
@@ -131,15 +131,12 @@ def record_completed(walk: Walk, need: Perform, output: Any, checkpoint: Any) ->
         if output is not None or checkpoint is not None:
             data = {"output": output} if checkpoint is None else {"output": output, "checkpoint": checkpoint}
             try:
-                oversize = len(text := dumps(data)) > limit // 4 and len(text.encode()) > limit
+                sized("the step's result", data, limit)
             except ValueError as error:
                 record_failure(walk, need, Failure("runtime", f"a step's result must be JSON: {error}", need.position, "ValueError"))
                 return
-            if oversize:
-                message = (
-                    f"the step's result has more than {limit:,} bytes (PAYLOAD_LIMIT_BYTES); store it elsewhere and return a reference"
-                )
-                record_failure(walk, need, Failure("too_large", message, need.position, "TooLarge", attempts=need.attempt))
+            except (TooLarge, TooDeep) as error:
+                record_failure(walk, need, Failure(error.code, str(error), need.position, type(error).__name__, attempts=need.attempt))
                 return
         walk.record(Fact(need.position, Kind.STEP_COMPLETED, data, need.attempt))
     if walk.held.step_events:

@@ -13,10 +13,11 @@ This module holds the loop and the history; how each need is met stands in `perf
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 import psycopg
 
@@ -26,9 +27,10 @@ from orchestrator.engine.rebuild import forward_of
 from orchestrator.engine.runtime import Runtime, is_undo, queue_of
 from orchestrator.engine.stopped import Stopped
 from orchestrator.engine.undoing import undo_tree
-from orchestrator.errors import BrokenHistory, Fenced, OrchestratorError
+from orchestrator.errors import BrokenHistory, Fenced, OrchestratorError, TooDeep
 from orchestrator.history import Fact, Failure, Kind
 from orchestrator.ids import unescaped
+from orchestrator.nesting import DEEPEST_KEPT
 from orchestrator.plan.forward import Forward
 from orchestrator.plan.needs import (
     AwaitChild,
@@ -81,6 +83,18 @@ class Walk:
     def run(self) -> Held | None:
         """Walk until this worker is done with the branch; gives a branch of the same fan-out taken on the way."""
         try:
+            self._walk()
+        except Stopped as stopped:
+            return stopped.next_held
+        except Fenced as error:
+            metrics.fenced()
+            logger.warning("%s; nothing was committed here", error, extra=self.labels())
+            return None
+        finally:
+            self.runtime.let_go(self.held.id)
+
+    def _walk(self) -> Never:
+        try:
             if self.held.stopping:
                 branching.close(self, Closing("cancelled"))
             self.rebuild()
@@ -88,18 +102,23 @@ class Walk:
             performing.check_poison(self)
             while True:
                 self.meet(self.forward.need)
-        except Stopped as stopped:
-            return stopped.next_held
-        except Fenced as error:
-            metrics.fenced()
-            logger.warning("%s; nothing was committed here", error, extra=self.labels())
-            return None
         except BrokenHistory as error:
-            self.pending.clear()
-            ending.end_failed(self, Failure(error.code, str(error), self.held.position, "BrokenHistory"))
-            return None
-        finally:
-            self.runtime.let_go(self.held.id)
+            failure = Failure(error.code, str(error), self.held.position, "BrokenHistory")
+        except (TooDeep, RecursionError):
+            message = f"its data is nested more than {DEEPEST_KEPT} levels deep, and cannot be kept"
+            failure = Failure(TooDeep.code, message, self.held.position, "TooDeep")
+        # No other worker would come further.
+        self.keep_what_can_be()
+        ending.end_failed(self, failure)
+        raise AssertionError("what has failed has ended")
+
+    def keep_what_can_be(self) -> None:
+        """Of what is pending, what comes before the first fact that cannot be written."""
+        fresh, self.pending, self.events = self.pending, [], []
+        seq = self.forward.seq - len(fresh)
+        kept = list(itertools.takewhile(_can_be_written, fresh))
+        if kept and self.database.patiently(lambda c: facts.commit(c, self.held, seq, kept, [])) is None:
+            raise Fenced(self.held.position, self.held.generation)
 
     def now(self) -> float:
         """The database's clock, counted on by this machine's monotonic one: a wrong wall clock does not matter."""
@@ -293,3 +312,11 @@ class Walk:
             "workflow": self.definition.name,
             "trace_id": self.held.trace_id,
         }
+
+
+def _can_be_written(fact: Fact) -> bool:
+    try:
+        dumps(fact.data)
+    except TooDeep:
+        return False
+    return True

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.types.json import set_json_dumps, set_json_loads
 
-from orchestrator.errors import TooLarge
+from orchestrator.errors import TooDeep, TooLarge
+from orchestrator.nesting import DEEPEST, DEEPEST_KEPT, is_deeper, may_be_deeper
 from orchestrator.store import sealing, wall
 from orchestrator.store.slow import TimedConnection
 
@@ -39,8 +40,13 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 
 
 def dumps(value: Any) -> str:
-    """JSON as Postgres takes it: no NaN, and no U+0000, which jsonb cannot hold."""
-    text = _encode(value)
+    """JSON as Postgres takes it: no NaN, no U+0000, which jsonb cannot hold, and nothing that is nested without end."""
+    try:
+        text = _encode(value)
+    except RecursionError:
+        raise TooDeep("what is to be kept", DEEPEST_KEPT) from None
+    if may_be_deeper(text, DEEPEST_KEPT) and is_deeper(value, DEEPEST_KEPT):
+        raise TooDeep("what is to be kept", DEEPEST_KEPT)
     return text.replace("\\u0000", "\\ufffd") if "\\u0000" in text else text
 
 
@@ -49,8 +55,10 @@ set_json_loads(sealing.loads)
 
 
 def sized(what: str, value: Any, limit_bytes: int) -> str:
-    """The value's JSON; `TooLarge` when it is above the limit."""
+    """The value's JSON; `TooLarge` when it is above the limit, `TooDeep` when it is nested too deeply."""
     text = dumps(value)
+    if may_be_deeper(text, DEEPEST) and is_deeper(value):
+        raise TooDeep(what, DEEPEST)
     if len(text) > limit_bytes // 4 and (size := len(text.encode())) > limit_bytes:
         raise TooLarge(what, size, limit_bytes)
     return text

@@ -9,9 +9,10 @@ Booleans and numbers may come as text; what is JSON is read as JSON.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from orchestrator import nesting
 
 LARGEST_BYTES = 1024 * 1024
 LONGEST_NAME = 1024
@@ -67,9 +68,9 @@ def _read(key: str, value: str) -> Any:
     text = value.strip()
     if text[:1] in "{[":
         try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            raise Poison(f"field '{key}' looks like JSON and is none") from None
+            return nesting.parse(text)
+        except ValueError as error:
+            raise Poison(f"field '{key}' looks like JSON and is none: {error}") from None
     return {"true": True, "false": False, "null": None, "none": None}.get(text.lower(), value)
 
 

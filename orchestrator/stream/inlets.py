@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import threading
 import uuid
@@ -19,6 +18,7 @@ from kombu import Connection as Broker
 from kombu import Consumer, Exchange, Queue
 from kombu.exceptions import OperationalError
 
+from orchestrator import nesting
 from orchestrator.engine import intake
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.engine.runtime import Runtime
@@ -81,7 +81,7 @@ class Subscription(Inlet):
 
     def _hear(self, client: Any, channel: str, text: str) -> None:
         try:
-            said = json.loads(text) if len(text) <= LARGEST_BYTES else None
+            said = nesting.parse(text) if len(text) <= LARGEST_BYTES else None
         except ValueError:
             said = None
         if not isinstance(said, dict):
@@ -133,7 +133,7 @@ class TriggerQueue(Inlet):
     def _take(self, body: Any, message: Any) -> None:
         if isinstance(body, str):
             with contextlib.suppress(ValueError):
-                body = json.loads(body)
+                body = nesting.parse(body)
         if not isinstance(body, dict) or not isinstance(body.get("workflowId"), str) or not body["workflowId"]:
             self._reject(message, body, "names no workflow: `workflowId` is needed")
             return

@@ -148,9 +148,11 @@ def test_whatever_stands_in_an_entry_is_an_event_or_poison(fields: dict[str, str
     json.dumps(envelope)
 
 
-def test_nesting_without_end_is_poison() -> None:
-    with pytest.raises(Poison):
-        envelope_of(STREAM, "1-0", {"type": "t", "data": "[" * 100_000})
+@pytest.mark.parametrize("depth", [201, 5_000, 100_000])
+def test_nesting_without_end_is_poison(depth: int) -> None:
+    with pytest.raises(Poison, match="nested more than 200 levels deep"):
+        envelope_of(STREAM, "1-0", {"type": "t", "data": "[" * depth + "]" * depth})
+    assert envelope_of(STREAM, "1-0", {"type": "t", "data": "[" * 150 + "]" * 150})["data"]
 
 
 def test_two_consumers_by_name_share_the_events(stack: Stack) -> None:

@@ -156,3 +156,48 @@ def test_a_body_that_is_too_large_is_refused_by_its_limit_before_anything_is_don
     answer = client.post("/workflow/start/numbered", data=io.BytesIO(b" " * 1_100_000), headers={"Transfer-Encoding": "chunked"})
     assert answer.status_code in (400, 413)
     assert stack.sql("select count(*) from instances") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("{broken", "is no JSON: Expecting property name enclosed in double quotes: line 1 column 2"),
+        ("n=1", "is no JSON: Expecting value: line 1 column 1"),
+        (b"\xff\xfe\xfd", "is no JSON"),
+        ("[1]", "body: must be a JSON object"),
+        ('"n"', "body: must be a JSON object"),
+        ('{"n": NaN}', "is no JSON: NaN is no number of JSON"),
+        ('{"n": 1, "x": -Infinity}', "is no JSON: -Infinity is no number of JSON"),
+        ('{"n": 1' + "0" * 5000 + "}", "is no JSON: Exceeds the limit"),
+        ('{"n": ' + "[" * 300 + "]" * 300 + "}", "is nested more than 200 levels deep"),
+        ('{"n": ' + "[" * 100_000 + "]" * 100_000 + "}", "is nested more than 200 levels deep"),
+    ],
+    ids=range(10),
+)
+def test_a_body_that_is_none_is_told_where_it_stops_being_one(stack: Stack, client: FlaskClient, body: str | bytes, said: str) -> None:
+    for path in ("/workflow/start/numbered", "/api/workflows/numbered/trigger", "/workflow/triggers", "/api/events"):
+        answer = client.post(path, data=body, content_type="application/json")
+        assert (answer.status_code, answer.content_type) == (400, "application/problem+json"), path
+        assert said in answer.get_json()["message"], path
+    assert stack.sql("select count(*) from instances") == [(0,)]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/yaml"])
+@pytest.mark.parametrize("depth", [50, 190, 300, 900, 2_000, 20_000])
+def test_what_is_nested_deeply_is_taken_or_refused_and_breaks_nothing(stack: Stack, client: FlaskClient, depth: int, kind: str) -> None:
+    deep = '{"n": 1, "deep": ' + "[" * depth + "]" * depth + "}"
+    taken = {}
+    for path, body in {
+        "/workflow/start/numbered": f'{{"data": {deep}}}',
+        "/api/events": f'{{"eventType": "t", "payload": {deep}}}',
+        "/workflow/configs": f'{{"id": "numbered", "properties": {deep}}}',
+        "/workflow/schedules": f'{{"id": "deep", "workflow": "numbered", "cron": "0 0 * * *", "properties": {deep}}}',
+        "/workflow/triggers": f'{{"name": "deep", "on": "x", "start": "numbered", "input": {deep}}}',
+        "/default/workflows": deep,
+    }.items():
+        answer = client.post(path, data=body, content_type=kind)
+        assert answer.status_code < 500, (path, answer.text[:300])
+        taken[path] = answer.status_code < 300
+    assert taken["/workflow/start/numbered"] == taken["/workflow/schedules"] == (depth <= 190)
+    for path in ("/workflow/instances", "/api/events", "/workflow/configs", "/workflow/schedules", "/workflow/triggers", "/workflow/audit"):
+        assert client.get(path).status_code == 200, path

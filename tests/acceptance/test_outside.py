@@ -141,6 +141,7 @@ def test_the_bus_tells_and_hears(site: Stack) -> None:
         listener.publish("workflow:cms.content.updated", said)
         listener.publish("workflow:cms.content.updated", json.dumps({"payload": {"n": 3}}))
     listener.publish("workflow:cms.content.updated", "no json")
+    listener.publish("workflow:cms.content.updated", '{"payload": ' + "[" * 100_000 + "]" * 100_000 + "}")
     listener.xadd("events:bus", {"eventType": "cms.content.updated", "payload": json.dumps({"n": 4})})
     until(lambda: sorted(row[0] for row in site.sql("select what from ledger")) == ["1", "2", "3", "4"], 10)
     time.sleep(0.5)
@@ -263,13 +264,17 @@ def test_a_message_on_the_trigger_queue_starts_a_workflow_and_its_sender_is_told
         ):
             producer.publish(bad, routing_key="workflow.trigger", serializer="json")
         producer.publish("garbage", routing_key="workflow.trigger", content_type="application/json", content_encoding="utf-8")
+        for depth in (300, 100_000):
+            deep = '{"workflowId": "numbered", "data": {"n": 3, "x": ' + "[" * depth + "]" * depth + "}}"
+            producer.publish(deep, routing_key="workflow.trigger", content_type="application/json", content_encoding="utf-8")
         producer.publish({"workflowId": "numbered", "data": {"n": 2}}, routing_key="workflow.trigger", serializer="json")
         until(lambda: sorted(row[0] for row in site.sql("select what from ledger")) == ["1", "2"], 20)
         answer = answers.get(timeout=10).payload
         assert (answer["event"], answer["status"]) == ("reactory.workflow.started:shop", "started")
         assert site.state(answer["instanceId"]) == "COMPLETED"
         dead = broker.SimpleQueue("workflow.trigger.dlq", no_ack=True)
-        reasons = [dead.get(timeout=5).payload["reason"] for _ in range(5)]
+        reasons = [dead.get(timeout=5).payload["reason"] for _ in range(7)]
+        assert sum("nested more than 200 levels deep" in reason or "recursion" in reason for reason in reasons) == 2
         assert sum("names no workflow" in reason for reason in reasons) == 1
         assert any("nobody" in reason for reason in reasons)
         answers.close()

@@ -14,12 +14,13 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "orchestrator"
 
 # What each part may import of the others. Core ← means ← store ← steps ← engine ← edges.
-CORE = {"errors", "ids", "definition", "history", "state", "plan"}
+CORE = {"errors", "ids", "nesting", "definition", "history", "state", "plan"}
 MEANS = CORE | {"config", "telemetry"}
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "ids": set(),
-    "definition": {"errors", "ids", "definition"},
+    "nesting": set(),
+    "definition": {"errors", "ids", "nesting", "definition"},
     "history": {"ids", "errors"},
     "state": {"errors"},
     "plan": CORE,

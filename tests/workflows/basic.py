@@ -332,3 +332,14 @@ def notices_interruption(context: StepContext) -> None:
 
 
 stubborn_step_long = Workflow("stubborn-step-long").then(notices_interruption)
+
+
+@step
+def gives_deep(depth: int) -> dict[str, Any]:
+    value: Any = 0
+    for _ in range(depth):
+        value = [value]
+    return {"deep": value}
+
+
+deep_result = Workflow("gives-deep").then(gives_deep)

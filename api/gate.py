@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -238,7 +239,7 @@ def _enter() -> None:
         _check(needed, address)
         _look_for_attempts(address)
     if request.endpoint in STARTS:
-        _check_configuration(current, address)
+        may_start(_started(), request.args.get("version"))
     if needed in BEHIND_THE_WALL and request.endpoint not in OVER_THE_WALL and not who().sees_all_tenants:
         runner().database.act_for(who().tenant)
 
@@ -311,21 +312,30 @@ def _look_for_attempts(address: str) -> None:
             return
 
 
-def _check_configuration(current: Gate, address: str) -> None:
-    """What the workflow's own configuration asks of whoever starts it, also where nobody else is asked."""
-    workflow, runtime = _started(), runner().runtime
-    try:
-        stored = lifecycle.find_definition(runtime, workflow, request.args.get("version"), tenant())
-    except OrchestratorError:
-        return  # there is nothing to be started, which whoever starts it will say
-    asked = lifecycle.configuration_of(runtime, stored, tenant()).get("security") or {}
-    if not asked:
+def may_start(workflow: str | None, version: str | None = None) -> None:
+    """What the configuration of a workflow asks of whoever starts it, or makes what starts it later; also where nobody else is
+    asked. None: which one it is shows only then, and so whatever any of them asks."""
+    if workflow is None:
+        for config in runner().configs.all(tenant()):
+            _ask(config.spec or {}, config.workflow)
         return
-    if not current.is_on and (asked.get("requireAuth") or asked.get("allowedRoles") or asked.get("permissions")):
+    try:
+        stored = lifecycle.find_definition(runner().runtime, workflow, version, tenant())
+    except OrchestratorError:
+        # It may come later; now there is nothing to be started, which whoever starts it will say.
+        _ask(runner().configs.in_force(workflow.rpartition(".")[2], tenant()), workflow)
+    else:
+        _ask(lifecycle.configuration_of(runner().runtime, stored, tenant()), workflow)
+
+
+def _ask(config: Mapping[str, Any], workflow: str) -> None:
+    logger.debug("%s: validatePermissions of %s", workflow, who().name)
+    wanted, current, address = config.get("security") or {}, gate(), request.remote_addr or ""
+    if not current.is_on and (wanted.get("requireAuth") or wanted.get("allowedRoles") or wanted.get("permissions")):
         g.principal = _identified(current, address)
     principal = who()
-    missing = [one for one in asked.get("permissions") or () if one not in principal.scopes]
-    allowed = asked.get("allowedRoles") or ()
+    missing = [one for one in wanted.get("permissions") or () if one not in principal.scopes]
+    allowed = wanted.get("allowedRoles") or ()
     if missing or (allowed and not set(allowed) & {*principal.groups, *principal.scopes}):
         said = f"the permission {missing[0]}" if missing else f"one of the roles {', '.join(allowed)}"
         _report("authorization_failure", "medium", address, {"workflow": workflow, "needed": said})

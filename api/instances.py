@@ -7,7 +7,7 @@ from typing import Any
 import redis
 from flask import Blueprint, Response, jsonify, request
 
-from api import asked, health
+from api import asked, gate, health
 from api import metrics as prometheus
 from api.described import Bulk, Cancel, Cleanup, Rerun, SkipWait
 from api.runner import runner
@@ -134,6 +134,8 @@ def rollback(instance_id: str) -> Response:
 def rerun(instance_id: str) -> tuple[Response, int]:
     """`{step, input}`: a new instance that goes on from a step, with what was done before it."""
     body = asked.body_as(Rerun)
+    of = runner().get_workflow_status(instance_id)
+    gate.may_start(f"{of['namespace']}.{of['workflow']}", of["version"])
     made = runner().rerun_workflow(instance_id, body.step, input=body.input, actor=asked.actor())
     return jsonify({"instanceId": made, "forkedFrom": instance_id, "status": "started"}), 201
 

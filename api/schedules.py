@@ -7,13 +7,14 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from api import asked
+from api import asked, gate
 from api.runner import runner
 from orchestrator.definition.documents import parse
+from orchestrator.engine import lifecycle
 from orchestrator.engine.timetable import Timetable
-from orchestrator.errors import Fault, Invalid
+from orchestrator.errors import Fault, Invalid, NotFound
 from orchestrator.schedule import times
-from orchestrator.schedule.spec import read_schedule
+from orchestrator.schedule.spec import Spec, read_schedule
 
 blueprint = Blueprint("schedules", __name__, url_prefix="/workflow/schedules")
 
@@ -37,8 +38,10 @@ def listing() -> Response:
 @blueprint.post("")
 def create() -> tuple[Response, int]:
     """One, nested or flat: id, name, workflow or workflowId, cron or every or at, and how. 409 when its id is taken."""
-    spec = _timetable().add(_spec(), tenant=asked.tenant(), **asked.by_whom())
-    return jsonify(_timetable().status(spec.id, asked.tenant())), 201
+    given = _spec()
+    _may_start(read_schedule(given))
+    spec = _timetable().add(given, tenant=asked.tenant(), **asked.by_whom())
+    return jsonify(_kept(spec.id)), 201
 
 
 @blueprint.post("/validate")
@@ -61,8 +64,32 @@ def one(schedule: str) -> Response:
 
 @blueprint.put("/<schedule>")
 def update(schedule: str) -> Response:
-    _timetable().update(schedule, _spec(), tenant=asked.tenant(), **asked.by_whom())
-    return jsonify(_timetable().status(schedule, asked.tenant()))
+    given = _spec()
+    if isinstance(given, dict):
+        _may_start(read_schedule({"id": schedule, **given}))
+    _timetable().update(schedule, given, tenant=asked.tenant(), **asked.by_whom())
+    return jsonify(_kept(schedule))
+
+
+def _may_start(spec: Spec) -> None:
+    """Who makes a schedule starts what it starts."""
+    gate.may_start(spec.target, spec.version)
+
+
+def _may_run(schedule: str) -> None:
+    held = _timetable().find(schedule, asked.tenant())
+    gate.may_start(f"{held.namespace}.{held.workflow}", held.version or None)
+
+
+def _kept(schedule: str) -> dict[str, Any]:
+    """With what is allowed, and probably not meant: a workflow that is not there may come later."""
+    about: dict[str, Any] = _timetable().status(schedule, asked.tenant())
+    wanted = about["workflow"]
+    try:
+        lifecycle.find_definition(runner().runtime, f"{wanted['nameSpace']}.{wanted['id']}", wanted["version"], asked.tenant())
+    except (NotFound, Invalid) as error:
+        about["warnings"] = [{"place": "workflow", "message": f"each run will fail: {error}"}]
+    return about
 
 
 @blueprint.delete("/<schedule>")
@@ -80,6 +107,7 @@ def switch(schedule: str, verb: str) -> Response:
 
 @blueprint.post("/<schedule>/run")
 def run(schedule: str) -> tuple[Response, int]:
+    _may_run(schedule)
     return jsonify(_timetable().run_now(schedule, tenant=asked.tenant(), **asked.by_whom())), 202
 
 
@@ -89,6 +117,7 @@ def backfill(schedule: str) -> tuple[Response, int]:
     body = asked.body()
     if missing := [Fault(key, "is required") for key in ("from", "to") if key not in body]:
         raise Invalid(missing, "backfill")
+    _may_run(schedule)
     found = _timetable().backfill(schedule, body["from"], body["to"], tenant=asked.tenant(), **asked.by_whom())
     return jsonify({"started": found}), 202
 

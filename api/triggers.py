@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request
 
-from api import asked
+from api import asked, gate
 from api.runner import runner
 from orchestrator.definition.documents import parse
+from orchestrator.definition.triggers import read_triggers
 from orchestrator.errors import Fault, Invalid, NotFound
 
 blueprint = Blueprint("triggers", __name__, url_prefix="/workflow")
@@ -18,6 +19,9 @@ def put() -> tuple[Response, int]:
     """One or several, in YAML or JSON. Every fault at once."""
     text = request.get_data(as_text=True)
     spec = parse(text, "request.json" if request.is_json else "request.yaml")
+    for trigger in read_triggers(spec):
+        if trigger.action == "start":
+            gate.may_start(trigger.literal_target, trigger.version)
     return jsonify({"triggers": runner().put_trigger(spec, tenant=asked.tenant(), **asked.by_whom())}), 201
 
 

@@ -72,6 +72,12 @@ class Trigger:
     resource_name: Jq | None = None
     enabled: bool = True
 
+    @property
+    def literal_target(self) -> str | None:
+        """None: which one it is shows only with an event."""
+        value = self.target.value if isinstance(self.target, Template) else None
+        return value if isinstance(value, str) and embedded(value) is None else None
+
     def wants(self, event: Mapping[str, Any]) -> bool:
         """By type and source alone."""
         return _like(event.get("type"), self.types) and (not self.sources or _like(event.get("source"), self.sources))

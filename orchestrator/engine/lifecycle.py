@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,6 +33,8 @@ from orchestrator.store import admission, branches, definitions, facts, fanouts,
 from orchestrator.store.branches import Held, Published
 from orchestrator.store.connection import Connection, dumps, sized
 from orchestrator.store.instances import Locked, New
+
+logger = logging.getLogger("orchestrator.start")
 
 # Definitions found by name stay found for a moment: a burst of starts asks once.
 _FOUND_FOR_S = 1.0
@@ -99,6 +102,7 @@ def prepare(
     stored = find_definition(runtime, workflow, version, tenant)
     instance_id = options.get("instance_id") or new_instance_id()
     definition, definition_id = definition_of(runtime, stored), stored.id
+    logger.debug("%s: getConfiguration", workflow)
     config = configuration_of(runtime, stored, tenant)
     if config:
         if config.get("enabled") is False:
@@ -210,6 +214,7 @@ def prepare_child(runtime: Runtime, held: Held, need: StartChild) -> tuple[New, 
 
 def record_start(c: Connection, runtime: Runtime, new: New, definition: Definition) -> tuple[bool, list[Published]]:
     """Create the instance. Gives whether it is new, and what else is to be published when it had to ask for admission."""
+    logger.debug("%s: createInstance %s", new.workflow, new.id)
     if not new.is_blocked:
         return instances.create(c, new) is not None, []
     with c.transaction():

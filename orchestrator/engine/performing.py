@@ -107,6 +107,8 @@ def context_of(walk: Walk, need: Perform) -> StepContext:
 
 
 def judge(walk: Walk, need: Perform, verdict: perform.Verdict) -> None:
+    if isinstance(verdict, perform.Again | perform.GaveUp):
+        logger.debug("handleError: %s, %s", verdict.failure.message, type(verdict).__name__, extra=walk.labels(need.position))
     match verdict:
         case perform.Completed(output, checkpoint):
             record_completed(walk, need, output, checkpoint)

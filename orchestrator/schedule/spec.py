@@ -172,6 +172,11 @@ class _Reader:
             return {"every": 1.0}
         zone = given.get("timezone") or "UTC"
         try:
+            times.zone(zone)
+        except times.BadTime as error:
+            self.fault("schedule/timezone", str(error))
+            zone = "UTC"
+        try:
             match kinds[0]:
                 case "cron":
                     times.check_cron(given["cron"], zone)

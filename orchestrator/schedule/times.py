@@ -21,7 +21,7 @@ def zone(name: Any) -> ZoneInfo:
     try:
         return ZoneInfo(str(name))
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise BadTime(f"is in no time zone: '{name}' is not known") from None
+        raise BadTime(f"'{name}' is no time zone that is known") from None
 
 
 def check_cron(cron: Any, timezone: Any) -> None:

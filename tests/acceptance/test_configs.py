@@ -174,6 +174,47 @@ def test_a_workflow_asks_who_starts_it(stack: Stack) -> None:
     assert {row[0] for row in stack.sql("select type from security_events")} >= {"authorization_failure"}
 
 
+def test_and_who_makes_what_starts_it(stack: Stack) -> None:
+    """A schedule, a trigger or an instance to go on from is no way around."""
+    stack.runner.configs.save({"id": "numbered", "security": {"requireAuth": True, "permissions": ["data:read"]}})
+    stack.runner.configs.save({"id": "comes-later", "security": {"allowedRoles": ["king"]}})
+    of_another = stack.runner.start_workflow("numbered", input={"n": 1})
+    may = key(stack, "admin", name="may", scopes=["data:read"])
+    may_not = key(stack, "admin", name="may-not")
+    for client in (create_app(stack.runner).test_client(), guarded(stack).test_client()):
+
+        def sent(method: str, path: str, body: Any, headers: dict[str, str], c: Any = client) -> int:
+            return int(c.open(f"/workflow/{path}", method=method, json=body, headers=headers).status_code)
+
+        schedule = {"id": "s", "workflow": "numbered", "cron": "0 0 * * *", "properties": {"n": 1}}
+        harmless = {"id": "s", "workflow": "sequence", "cron": "0 0 * * *"}
+        trigger = {"name": "t", "on": "x", "start": "numbered"}
+        for body in (
+            schedule,
+            {**schedule, "workflow": {"id": "numbered", "nameSpace": "default", "version": "1"}},
+            {**schedule, "workflow": "numbered@1"},
+        ):
+            assert sent("POST", "schedules", body, may_not) == 403
+        assert sent("POST", "schedules", {**schedule, "workflow": "comes-later"}, may) == 403
+        assert sent("POST", "triggers", trigger, may_not) == 403
+        assert sent("POST", "triggers", {**trigger, "start": "${ .data.which }"}, may_not) == 403
+        assert sent("POST", "triggers", {"triggers": [{**trigger, "name": "u", "start": "sequence"}, trigger]}, may_not) == 403
+        assert sent("POST", f"instance/{of_another}/rerun", {"step": "note"}, may_not) == 403
+        assert "s" not in {one["id"] for one in stack.runner.schedules.all()}
+        assert not {"t", "u"} & {one["name"] for one in stack.runner.triggers()}
+        # Nor by changing what is harmless, or by running what somebody else may run.
+        assert sent("POST", "schedules", harmless, may_not) == 201
+        assert sent("PUT", "schedules/s", schedule, may_not) == 403
+        assert sent("PUT", "schedules/s", schedule, may) == 200
+        assert sent("POST", "schedules/s/run", {}, may_not) == 403
+        assert sent("POST", "schedules/s/backfill", {"from": "2026-01-01", "to": "2026-01-02"}, may_not) == 403
+        assert sent("POST", "schedules/s/run", {}, may) == 202
+        assert sent("DELETE", "schedules/s", None, may) == 200
+        assert sent("POST", "triggers", trigger, may) == 201
+        assert sent("DELETE", "triggers/t", None, may) == 200
+    assert create_app(stack.runner).test_client().post("/workflow/schedules", json=schedule).status_code == 401
+
+
 # ── versions and environments ───────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -433,3 +433,14 @@ def test_a_clock_that_is_set_back_doubles_nothing_and_one_that_runs_ahead_loses_
     assert steps == {1}, "each second once, without a gap"
     started = stack.sql("select count(*) filter (where outcome = 'started'), count(distinct instance_id) from fires")
     assert started[0][0] == started[0][1] == stack.sql("select count(*) from instances where workflow = 'numbered'")[0][0]
+
+
+def test_a_schedule_of_nothing_is_kept_with_a_warning(stack: Stack) -> None:
+    client = create_app(stack.runner).test_client()
+    kept = client.post("/workflow/schedules", json={"id": "early", "workflow": "not-there-yet", "cron": "0 6 * * *"})
+    assert (kept.status_code, kept.get_json()["warnings"][0]["place"]) == (201, "workflow")
+    assert "no workflow 'default.not-there-yet'" in kept.get_json()["warnings"][0]["message"]
+    changed = client.put("/workflow/schedules/early", json={"workflow": "numbered", "cron": "0 6 * * *"})
+    assert (changed.status_code, "warnings" in changed.get_json()) == (200, False)
+    both = client.post("/workflow/schedules", json={"id": "bad", "workflow": "numbered", "cron": "0 25 * * *", "timezone": "Mars/X"})
+    assert [fault["place"] for fault in both.get_json()["faults"]] == ["/schedule/timezone", "/schedule/cron"]

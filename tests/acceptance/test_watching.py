@@ -228,3 +228,15 @@ def test_alertmanagers_alerts_come_in_once(stack: Stack) -> None:
     assert client.post("/api/webhooks/alerts", json={"alerts": [{"status": "odd"}]}).status_code == 400
     assert of(scraped(client.get("/api/metrics").text), "alerts_received_total", severity="warning") == 3
     assert of(scraped(client.get("/api/metrics").text), "alerts_received_total", severity="critical") == 1
+
+
+def test_a_debug_log_shows_the_stages_of_a_start(stack: Stack, caplog: pytest.LogCaptureFixture) -> None:
+    stack.runner.configs.save({"id": "shaky", "security": {"permissions": ["data:read"]}})
+    headers = key(stack, "user", name="ann", scopes=["data:read"])
+    worker = stack.worker("--loglevel", "DEBUG")
+    caplog.set_level("DEBUG", logger="orchestrator")
+    instance_id = guarded(stack).test_client().post("/workflow/start/shaky", json={"failures": 1}, headers=headers).get_json()["instanceId"]
+    stages = [line.split(": ", 1)[1].split(" ")[0] for line in caplog.messages if line.startswith("shaky: ")]
+    assert stages == ["validatePermissions", "getConfiguration", "createInstance"]
+    stack.ended(instance_id)
+    until(lambda: "handleError: " in worker.log.read_text(), 5)

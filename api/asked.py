@@ -95,6 +95,16 @@ def cursor_after(rows: Sequence[Mapping[str, Any]], limit: int) -> str | None:
     return base64.urlsafe_b64encode(f"{rows[-1]['created_at']}|{rows[-1]['id']}".encode()).decode()
 
 
+def before() -> int | None:
+    """The same in lists of what is numbered: `?cursor=` (or `?before=`) is the number of what came last."""
+    named = next((name for name in ("cursor", "before") if name in request.args), None)
+    return None if named is None else number(named, 1, 2**62)
+
+
+def next_of(rows: Sequence[Mapping[str, Any]], limit: int, key: str = "id") -> Any:
+    return rows[-1][key] if len(rows) >= limit else None
+
+
 def moment(name: str) -> str | None:
     text = request.args.get(name)
     if text is not None:

@@ -255,11 +255,11 @@ _MOMENT = _text(format="date-time")
 _ENVIRONMENT = ("environment", _text(enum=["development", "staging", "production", "test"]))
 _EVENTS = (
     *((name, _text()) for name in ("state", "type", "source", "key", "stream", "text")), ("since", _MOMENT), ("until", _MOMENT),
-    ("before", _number(2**62)), ("limit", _number(1000)),
+    ("before", _number(2**62)), ("cursor", _number(2**62)), ("limit", _number(1000)),
 )  # fmt: skip
 _AUDIT = (
     *((name, _text()) for name in ("actor", "user", "action", "source", "workflow", "address")), ("instanceId", _text(format="uuid")),
-    ("since", _MOMENT), ("until", _MOMENT), ("page", _number(100_000)), ("limit", _number(1000)),
+    ("since", _MOMENT), ("until", _MOMENT), ("page", _number(100_000)), ("cursor", _number(2**62)), ("limit", _number(1000)),
 )  # fmt: skip
 _HISTORY = (
     ("status", _text(enum=["completed", "failed", "cancelled"])), ("workflow", _text()), ("search", _text()), ("since", _MOMENT),
@@ -294,6 +294,7 @@ DESCRIBED: dict[str, Described] = {
     "history.listing": Described(query=(*_HISTORY, ("page", _number(100_000)), ("limit", _number(1000)))),
     "history.days": Described(query=_HISTORY),
     "history.forget_many": Described(Forget, is_optional=False),
+    "instances.dead_letters": Described(query=(("cursor", _number(2**62)), ("limit", _number(1000)))),
     "instances.rerun": Described(Rerun, (201,), is_optional=False),
     "instances.add_dependency": Described(Dependency, (201,), is_optional=False),
     "instances.bulk": Described(Bulk, is_optional=False),
@@ -323,7 +324,7 @@ DESCRIBED: dict[str, Described] = {
     "schedules.switch": Described(),
     "schedules.run": Described(gives=(202,)),
     "schedules.backfill": Described(Range, (202,), is_optional=False),
-    "schedules.history": Described(query=(("before", _MOMENT), ("limit", _number(1000)))),
+    "schedules.history": Described(query=(("before", _MOMENT), ("cursor", _MOMENT), ("limit", _number(1000)))),
     "breakers.reset": Described(),
     "configs.listing": Described(
         query=(
@@ -352,7 +353,13 @@ DESCRIBED: dict[str, Described] = {
     "security.audit": Described(query=_AUDIT),
     "security.export": Described(query=_AUDIT, media="application/x-ndjson"),
     "security.security_events": Described(
-        query=(("type", _text()), ("resolved", {"type": "boolean"}), ("before", _number(2**62)), ("limit", _number(1000)))
+        query=(
+            ("type", _text()),
+            ("resolved", {"type": "boolean"}),
+            ("before", _number(2**62)),
+            ("cursor", _number(2**62)),
+            ("limit", _number(1000)),
+        )
     ),
     "security.resolve": Described(Resolution),
     "security.add_key": Described(Key, (201,), is_optional=False),

@@ -38,9 +38,10 @@ def send() -> tuple[Response, int]:
 
 @blueprint.get("")
 def listing() -> Response:
-    """Newest first. state, type (with `*`), source, key, stream, text, since, until, before (a number), limit."""
-    found = runner().events(_filter(request.args.to_dict(), limit=asked.number("limit", SHOWN, 1000)))
-    return jsonify({"events": found, "next": found[-1]["number"] if len(found) >= asked.number("limit", SHOWN, 1000) else None})
+    """Newest first. state, type (with `*`), source, key, stream, text, since, until, limit; `next` is the cursor of what follows."""
+    limit = asked.number("limit", SHOWN, 1000)
+    found = runner().events(_filter(request.args.to_dict(), limit=limit, before=asked.before()))
+    return jsonify({"events": found, "next": asked.next_of(found, limit, "number")})
 
 
 @blueprint.get("/<int:number>")
@@ -81,10 +82,12 @@ def _wanted() -> EventFilter:
     return _filter({key: str(value) for key, value in body.items()}, limit=limit)
 
 
-def _filter(given: dict[str, str], *, limit: int) -> EventFilter:
+def _filter(given: dict[str, str], *, limit: int, before: int | None = None) -> EventFilter:
     known = ("state", "type", "source", "key", "stream", "text", "since", "until")
     faults = [
-        Fault(key, f"is not known; a filter has {', '.join(known)}") for key in given if key not in (*known, "limit", "before", "tenant")
+        Fault(key, f"is not known; a filter has {', '.join(known)}")
+        for key in given
+        if key not in (*known, "limit", "before", "cursor", "tenant")
     ]
     for key in ("since", "until"):
         if key in given:
@@ -92,13 +95,10 @@ def _filter(given: dict[str, str], *, limit: int) -> EventFilter:
                 dt.datetime.fromisoformat(given[key])
             except ValueError:
                 faults.append(Fault(key, f"is '{given[key]}'; a time like 2026-01-31T12:00:00Z is needed"))
-    before = given.get("before")
-    if before is not None and not before.isdigit():
-        faults.append(Fault("before", "is no number of an event"))
     if faults:
         raise Invalid(faults, "filter")
     named: dict[str, Any] = {key: given[key] for key in known if given.get(key)}
-    return EventFilter(**named, tenant=asked.only_tenant(), before=int(before) if before else None, limit=limit)
+    return EventFilter(**named, tenant=asked.only_tenant(), before=before, limit=limit)
 
 
 # ── the bus ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -50,7 +50,7 @@ RULES: dict[str, str] = {
     "instances.bulk": "operate",
     "instances.cleanup": "admin",
     "instances.enforce": "admin",
-    "instances.dead_letters": "everything",
+    "instances.dead_letters": "read",
     "instances.workflows": "read",
     "instances.workflow": "read",
     "instances.status": "everything",

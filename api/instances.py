@@ -183,7 +183,10 @@ def enforce() -> Response:
 
 @blueprint.get("/dead-letters")
 def dead_letters() -> Response:
-    return jsonify({"deadLetters": runner().dead_letters()})
+    """Steps that were given up, the newest first; `next` is the cursor of what follows."""
+    limit = asked.number("limit", 100, 1000)
+    found = runner().dead_letters(tenant=asked.only_tenant(), before=asked.before(), limit=limit)
+    return jsonify({"deadLetters": found, "next": asked.next_of(found, limit)})
 
 
 @blueprint.get("/workflows")

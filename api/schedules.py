@@ -124,10 +124,12 @@ def backfill(schedule: str) -> tuple[Response, int]:
 
 @blueprint.get("/<schedule>/history")
 def history(schedule: str) -> Response:
-    """The newest fires first; `?before=` a moment for what came earlier."""
-    before = request.args.get("before")
+    """The newest fires first; `?cursor=` (or `?before=` a moment) for what came earlier."""
+    before = request.args.get("cursor", request.args.get("before"))
     try:
         at = None if before is None else times.moment(before, "UTC")
     except times.BadTime as error:
         raise Invalid([Fault("before", f"{before!r} {error}")], "request") from None
-    return jsonify({"fires": _timetable().history(schedule, asked.tenant(), asked.number("limit", 50, 1000), at)})
+    limit = asked.number("limit", 50, 1000)
+    found = _timetable().history(schedule, asked.tenant(), limit, at)
+    return jsonify({"fires": found, "next": asked.next_of(found, limit, "scheduledAt")})

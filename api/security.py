@@ -34,13 +34,17 @@ def whoami() -> Response:
 
 @blueprint.get("/audit")
 def audit() -> Response:
-    """The newest first. actor (or user), action, source, workflow, instanceId, address, since, until; page and limit."""
+    """The newest first. actor (or user), action, source, workflow, instanceId, address, since, until; page and limit.
+
+    `next` is the cursor of what follows, which stays the same however much is added meanwhile."""
     wanted = _filter()
     limit, page = asked.number("limit", 50, 1000), asked.number("page", 1, 100_000)
     database = runner().database
     total = database.patiently(lambda c: security.count_audited(c, wanted))
-    rows = database.patiently(lambda c: security.audited(c, wanted, limit, (page - 1) * limit))
-    return jsonify({"audit": rows, "pagination": {"page": page, "limit": limit, "total": total, "pages": -(-total // limit)}})
+    before = asked.before()
+    rows = database.patiently(lambda c: security.audited(c, wanted, limit, 0 if before else (page - 1) * limit, before))
+    pages = {"page": page, "limit": limit, "total": total, "pages": -(-total // limit)}
+    return jsonify({"audit": rows, "pagination": pages, "next": asked.next_of(rows, limit)})
 
 
 @blueprint.get("/audit/export")
@@ -75,14 +79,13 @@ def _filter() -> AuditFilter:
 
 @blueprint.get("/security/events")
 def security_events() -> Response:
-    """The newest first. type, resolved (true or false), before (an id), limit."""
+    """The newest first. type, resolved (true or false), limit; `next` is the cursor of what follows."""
     resolved = {"true": True, "false": False}.get(request.args.get("resolved", ""))
-    before = asked.number("before", 2**62, 2**62)
-    limit = asked.number("limit", 100, 1000)
+    before, limit = asked.before(), asked.number("limit", 100, 1000)
     found = runner().database.patiently(
         lambda c: security.reported(c, asked.only_tenant(), request.args.get("type"), resolved, before, limit)
     )
-    return jsonify({"events": found})
+    return jsonify({"events": found, "next": asked.next_of(found, limit)})
 
 
 @blueprint.post("/security/events/<int:number>/resolve")

@@ -169,9 +169,10 @@ def follow(instance_id: str) -> int:
 
 @click.command("dead-letters")
 @as_json
-def dead_letters(as_json: bool) -> None:
-    """What failed for good and waits for somebody to look: `retry` and `rollback` resolve it."""
-    rows = runner().dead_letters()
+@click.option("--limit", default=100, show_default=True)
+def dead_letters(as_json: bool, limit: int) -> None:
+    """What failed for good and waits for somebody to look, the newest first: `retry` and `rollback` resolve it."""
+    rows = runner().dead_letters(limit=limit)
     if as_json:
         print_json(rows)
         return

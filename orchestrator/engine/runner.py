@@ -498,8 +498,8 @@ class WorkflowRunner:
     def audit(self, instance_id: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         return self.database.patiently(lambda c: queries.audit(c, instance_id, limit))
 
-    def dead_letters(self) -> list[dict[str, Any]]:
-        return self.database.patiently(queries.dead_letters)
+    def dead_letters(self, *, tenant: str | None = None, before: int | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        return self.database.patiently(lambda c: queries.dead_letters(c, tenant, before, limit))
 
     def timers(self, limit: int = 100) -> list[dict[str, Any]]:
         return self.database.patiently(lambda c: queries.timers(c, limit))

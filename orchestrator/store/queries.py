@@ -228,13 +228,17 @@ def audit(c: Connection, instance_id: str | None, limit: int) -> list[dict[str, 
     )
 
 
-def dead_letters(c: Connection) -> list[dict[str, Any]]:
+def dead_letters(c: Connection, tenant: str | None = None, before: int | None = None, limit: int = 100) -> list[dict[str, Any]]:
+    """The newest first."""
     return _dicts(
         c,
         """
         select d.id, d.instance_id, i.workflow, d.position, d.reason, d.error, d.at
-        from dead_letters d join instances i on i.id = d.instance_id where d.resolved_at is null order by d.id
+        from dead_letters d join instances i on i.id = d.instance_id
+        where d.resolved_at is null and (%(tenant)s::text is null or i.tenant = %(tenant)s) and (%(before)s::bigint is null or d.id < %(before)s)
+        order by d.id desc limit %(limit)s
         """,
+        {"tenant": tenant, "before": before, "limit": limit},
     )
 
 

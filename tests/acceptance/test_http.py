@@ -201,3 +201,39 @@ def test_what_is_nested_deeply_is_taken_or_refused_and_breaks_nothing(stack: Sta
     assert taken["/workflow/start/numbered"] == taken["/workflow/schedules"] == (depth <= 190)
     for path in ("/workflow/instances", "/api/events", "/workflow/configs", "/workflow/schedules", "/workflow/triggers", "/workflow/audit"):
         assert client.get(path).status_code == 200, path
+
+
+def test_every_long_list_is_read_by_cursors_to_its_end(stack: Stack, client: FlaskClient) -> None:
+    for n in range(7):
+        stack.runner.send_events([{"id": str(n), "source": "s", "type": "t"}])
+        client.post("/workflow/start/numbered", json={"n": n})
+    stack.sql(
+        "insert into dead_letters (instance_id, position, reason, error)"
+        " select id, '/do/0', 'x', '{}' from instances order by created_at limit 7 returning id"
+    )
+    stack.sql(
+        "insert into security_events (type, severity, principal, tenant, address)"
+        " select 'suspicious_activity', 'low', 'p' || n, 'default', '::1' from generate_series(1, 7) n returning id"
+    )
+    client.post("/workflow/schedules", json={"id": "s", "workflow": "numbered", "cron": "0 0 * * *", "properties": {"n": 1}})
+    client.post("/workflow/schedules/s/backfill", json={"from": "2026-01-01T00:00:00Z", "to": "2026-01-07T00:00:00Z"})
+    for path, name, key in (
+        ("/workflow/instances", "instances", "id"),
+        ("/workflow/events", "events", "number"),
+        ("/workflow/dead-letters", "deadLetters", "id"),
+        ("/workflow/security/events", "events", "id"),
+        ("/workflow/audit", "audit", "id"),
+        ("/workflow/schedules/s/history", "fires", "scheduledAt"),
+    ):
+        whole = [one[key] for one in client.get(path, query_string={"limit": 500}).get_json()[name]]
+        assert len(whole) >= 7, path
+        found: list[Any] = []
+        cursor: Any = None
+        while True:
+            page = client.get(path, query_string={"limit": 3} | ({} if cursor is None else {"cursor": cursor})).get_json()
+            found += [one[key] for one in page[name]]
+            if (cursor := page["next"]) is None:
+                break
+        assert found == whole, path
+        assert found == sorted(found, reverse=True), path
+        assert client.get(path, query_string={"cursor": "é"}).status_code == 400, path

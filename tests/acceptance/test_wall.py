@@ -11,6 +11,7 @@ from api import asked, gate
 from orchestrator.security.principals import Principal
 from orchestrator.store import wall
 from orchestrator.store.connection import Database
+from tests.acceptance.test_security import routes
 from tests.guarded import guarded, key
 from tests.stack import Stack
 
@@ -132,3 +133,51 @@ def test_without_the_role_the_api_goes_on_and_says_so(stack: Stack) -> None:
         with psycopg.connect(stack.database_url, autocommit=True) as c:
             c.execute("drop owned by weak")
             c.execute("drop role weak")
+
+
+@pytest.mark.parametrize("second_wall", [True, False])
+def test_by_no_way_of_asking_does_a_tenant_read_what_is_anothers(stack: Stack, second_wall: bool) -> None:
+    """Every GET there is, asked by another tenant's administrator, for names that are there: with the second wall, and without."""
+    app = guarded(stack, rate_limit="")
+    app.extensions["runner"].database.has_wall = second_wall
+    client = app.test_client()
+    a, b = key(stack, "admin", tenant="acme"), key(stack, "admin", tenant="other", name="b")
+    secret = "needle-4711"
+    instance = client.post(
+        "/workflow/start/numbered", json={"data": {"n": 1, "x": secret}, "metadata": {"x": secret}}, headers=a
+    ).get_json()
+    stack.worker()
+    stack.ended(instance["instanceId"])
+    definition = {"name": secret, "version": 1, "steps": [{"id": secret, "type": "noop"}]}
+    for method, path, body in (
+        ("POST", "/workflow/workflows", definition),
+        ("POST", "/workflow/events", {"id": secret, "source": secret, "type": "t", "data": secret}),
+        ("POST", "/workflow/schedules", {"id": "x", "workflow": secret, "cron": "0 0 * * *", "properties": {"n": 1, "x": secret}}),
+        ("POST", "/workflow/schedules/x/run", {}),
+        ("POST", "/workflow/triggers", {"name": "x", "on": secret, "start": secret}),
+        ("POST", "/workflow/webhooks", {"name": "x", "url": f"http://{secret}", "secret": secret}),
+        ("POST", "/workflow/configs", {"id": "numbered", "properties": {"x": secret}}),
+        ("POST", "/workflow/keys", {"name": secret, "roles": ["viewer"]}),
+        ("POST", f"/workflow/instance/{instance['instanceId']}/signal", {"name": secret, "data": secret}),
+        ("GET", "/workflow/instance/nobody", None),
+    ):
+        assert client.open(path, method=method, json=body, headers=a).status_code < 500, path
+    asked = 0
+    found_by_a = 0
+    for endpoint, method, path, needed in routes(app):
+        if method != "GET" or needed == gate.PUBLIC or endpoint in ("live.events", "live.instance"):
+            continue
+        for url in {
+            path.replace("{instance}", instance["instanceId"]),
+            path.replace("{instance}", "ex_" + instance["instanceId"]),
+            path.replace("/numbered", f"/{secret}").replace("{instance}", instance["instanceId"]),
+            path.replace("/default/", "/acme/").replace("{instance}", instance["instanceId"]),
+        }:
+            shown = client.get(url, headers=b)
+            if shown.status_code < 400:  # what says that nothing is there repeats what was asked for
+                assert secret not in shown.text, f"{url}: {shown.text[:500]}"
+                assert instance["instanceId"] not in shown.text, f"{url}: {shown.text[:500]}"
+            asked += 1
+            found_by_a += secret in client.get(url, headers=a).text
+    assert asked > 80
+    assert found_by_a > 15, "the owner sees it"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from flask import Flask
 from flask_compress import Compress
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -31,6 +33,7 @@ from api import (
 )
 from orchestrator.config.settings import load
 from orchestrator.engine.runner import WorkflowRunner
+from orchestrator.telemetry import logs
 
 
 def create_app(runner: WorkflowRunner | None = None) -> Flask:
@@ -38,6 +41,8 @@ def create_app(runner: WorkflowRunner | None = None) -> Flask:
     app = Flask("orchestrator")
     app.request_class = asked.Asked
     settings = runner.runtime.settings if runner is not None else load()
+    if runner is None and not logging.getLogger().handlers:
+        logs.configure(settings.log_format, settings.log_level)
     app.config["MAX_CONTENT_LENGTH"] = settings.request_limit_bytes
     app.json = asked.Json(app)
     app.extensions["runner"] = runner

@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -24,6 +25,7 @@ from orchestrator.store.connection import Database
 from orchestrator.telemetry.categories import category, severity
 from tests.guarded import guarded, key
 from tests.stack import Stack, until
+from tests.web import web
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference"
 FUNCTIONS = {"sum", "rate", "max", "by", "le", "histogram_quantile", "topk", "deriv", "and"}
@@ -240,3 +242,15 @@ def test_a_debug_log_shows_the_stages_of_a_start(stack: Stack, caplog: pytest.Lo
     assert stages == ["validatePermissions", "getConfiguration", "createInstance"]
     stack.ended(instance_id)
     until(lambda: "handleError: " in worker.log.read_text(), 5)
+
+
+@pytest.mark.parametrize(("level", "seen"), [("debug", {"DEBUG", "WARNING"}), ("info", {"WARNING"}), ("error", set())])
+def test_the_web_process_logs_as_it_is_told(stack: Stack, level: str, seen: set[str]) -> None:
+    """Its own process, as it is served: what an app in a test would show by the test's own logging."""
+    with web(stack, LOG_FORMAT="json", LOG_LEVEL=level, SLOW_QUERY="0.000001") as (url, _):
+        assert httpx.post(f"{url}/workflow/start/numbered", json={"n": 1}, trust_env=False).status_code == 201
+    lines = [json.loads(line) for line in (stack.folder / "web.log").read_text().splitlines() if line.startswith("{")]
+    own = [line for line in lines if line["name"].startswith("orchestrator.")]
+    assert {line["level"] for line in own} - {"INFO"} == seen
+    assert any("createInstance" in line["message"] for line in own) == (level == "debug")
+    assert any("a statement took" in line["message"] for line in own) == (level != "error")

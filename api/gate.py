@@ -322,8 +322,10 @@ def may_start(workflow: str | None, version: str | None = None) -> None:
     try:
         stored = lifecycle.find_definition(runner().runtime, workflow, version, tenant())
     except OrchestratorError:
-        # It may come later; now there is nothing to be started, which whoever starts it will say.
-        _ask(runner().configs.in_force(workflow.rpartition(".")[2], tenant()), workflow)
+        # It may come later; now there is nothing to be started, which whoever starts it will say. What is before a dot may be
+        # a namespace, or a part of the name.
+        name, configs = workflow.partition("@")[0], runner().configs
+        _ask(configs.in_force(name, tenant()) or configs.in_force(name.rpartition(".")[2], tenant()), workflow)
     else:
         _ask(lifecycle.configuration_of(runner().runtime, stored, tenant()), workflow)
 

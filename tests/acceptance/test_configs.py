@@ -177,7 +177,8 @@ def test_a_workflow_asks_who_starts_it(stack: Stack) -> None:
 def test_and_who_makes_what_starts_it(stack: Stack) -> None:
     """A schedule, a trigger or an instance to go on from is no way around."""
     stack.runner.configs.save({"id": "numbered", "security": {"requireAuth": True, "permissions": ["data:read"]}})
-    stack.runner.configs.save({"id": "comes-later", "security": {"allowedRoles": ["king"]}})
+    for name in ("comes-later", "comes.later"):
+        stack.runner.configs.save({"id": name, "security": {"allowedRoles": ["king"]}})
     of_another = stack.runner.start_workflow("numbered", input={"n": 1})
     may = key(stack, "admin", name="may", scopes=["data:read"])
     may_not = key(stack, "admin", name="may-not")
@@ -195,7 +196,8 @@ def test_and_who_makes_what_starts_it(stack: Stack) -> None:
             {**schedule, "workflow": "numbered@1"},
         ):
             assert sent("POST", "schedules", body, may_not) == 403
-        assert sent("POST", "schedules", {**schedule, "workflow": "comes-later"}, may) == 403
+        for name in ("comes-later", "comes-later@2", "default.comes-later", "comes.later", "comes.later@1"):
+            assert sent("POST", "schedules", {**schedule, "workflow": name}, may) == 403, name
         assert sent("POST", "triggers", trigger, may_not) == 403
         assert sent("POST", "triggers", {**trigger, "start": "${ .data.which }"}, may_not) == 403
         assert sent("POST", "triggers", {"triggers": [{**trigger, "name": "u", "start": "sequence"}, trigger]}, may_not) == 403

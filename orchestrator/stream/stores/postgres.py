@@ -16,8 +16,8 @@ LOOK_EVERY_S = 0.25
 
 
 class PostgresStore:
-    def __init__(self, url: str) -> None:
-        self._database = Database(url, patience_s=5.0)
+    def __init__(self, url: str, *, slow_s: float = 0.0) -> None:
+        self._database = Database(url, patience_s=5.0, slow_s=slow_s)
         self._listening: Connection | None = None
 
     @contextlib.contextmanager

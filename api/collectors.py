@@ -15,7 +15,7 @@ import redis
 from flask import current_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from api.answers import database_answers, redis_answers
+from api.health import database_answers, redis_answers
 from api.hub import Hub
 from api.runner import runner
 from orchestrator.breakers import NUMBERS

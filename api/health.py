@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 import psycopg
+import redis
 from flask import Blueprint, Response, jsonify
 
-from api.answers import database_answers, redis_answers
 from api.runner import runner
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.store import queries
@@ -70,6 +70,24 @@ def overall() -> tuple[dict[str, Any], int]:
         **bridge,
     }
     return about, 200 if components["database"]["status"] == "healthy" else 503
+
+
+def database_answers(current: WorkflowRunner) -> bool:
+    try:
+        current.database.connection().execute("select 1")
+    except psycopg.Error:
+        current.database.drop()
+        return False
+    return True
+
+
+def redis_answers(current: WorkflowRunner) -> bool:
+    """Asked shortly: who asks waits for it."""
+    with redis.Redis.from_url(current.runtime.settings.redis_url, socket_timeout=1, socket_connect_timeout=1) as client:
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False
 
 
 def _registered(current: WorkflowRunner) -> int | None:

@@ -25,9 +25,9 @@ def is_deeper(value: Any, limit: int = DEEPEST) -> bool:
     return True
 
 
-def may_be_deeper(text: str, limit: int) -> bool:
-    """Whether it is worth a look: JSON with fewer brackets than that is not."""
-    return text.count("[") + text.count("{") > limit
+def is_deep(value: Any, text: str, limit: int = DEEPEST) -> bool:
+    """The same, of a value whose JSON is at hand: with fewer brackets than that it is not worth a look."""
+    return text.count("[") + text.count("{") > limit and is_deeper(value, limit)
 
 
 def parse(text: str | bytes, **options: Any) -> Any:
@@ -37,6 +37,6 @@ def parse(text: str | bytes, **options: Any) -> Any:
     except RecursionError:
         raise ValueError(f"is nested more than {DEEPEST} levels deep") from None
     shown = text if isinstance(text, str) else text.decode("latin-1")
-    if may_be_deeper(shown, DEEPEST) and is_deeper(value):
+    if is_deep(value, shown):
         raise ValueError(f"is nested more than {DEEPEST} levels deep")
     return value

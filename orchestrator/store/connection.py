@@ -19,7 +19,7 @@ import psycopg
 from psycopg.types.json import set_json_dumps, set_json_loads
 
 from orchestrator.errors import TooDeep, TooLarge
-from orchestrator.nesting import DEEPEST, DEEPEST_KEPT, is_deeper, may_be_deeper
+from orchestrator.nesting import DEEPEST, DEEPEST_KEPT, is_deep
 from orchestrator.store import sealing, wall
 from orchestrator.store.slow import TimedConnection
 
@@ -45,7 +45,7 @@ def dumps(value: Any) -> str:
         text = _encode(value)
     except RecursionError:
         raise TooDeep("what is to be kept", DEEPEST_KEPT) from None
-    if may_be_deeper(text, DEEPEST_KEPT) and is_deeper(value, DEEPEST_KEPT):
+    if is_deep(value, text, DEEPEST_KEPT):
         raise TooDeep("what is to be kept", DEEPEST_KEPT)
     return text.replace("\\u0000", "\\ufffd") if "\\u0000" in text else text
 
@@ -57,7 +57,7 @@ set_json_loads(sealing.loads)
 def sized(what: str, value: Any, limit_bytes: int) -> str:
     """The value's JSON; `TooLarge` when it is above the limit, `TooDeep` when it is nested too deeply."""
     text = dumps(value)
-    if may_be_deeper(text, DEEPEST) and is_deeper(value):
+    if is_deep(value, text):
         raise TooDeep(what, DEEPEST)
     if len(text) > limit_bytes // 4 and (size := len(text.encode())) > limit_bytes:
         raise TooLarge(what, size, limit_bytes)

@@ -2,11 +2,12 @@
 
 PYTHON ?= python3
 VENV := .venv
+UV ?= uv
 BIN := $(VENV)/bin
 export ALEMBIC_QUIET := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format bench chaos ctk coverage audit build lock clean
+.PHONY: help up test proves lint format bench chaos ctk coverage audit build lock clean
 
 help: ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -17,11 +18,14 @@ up: $(VENV)/.ready ## everything in one terminal: Postgres, Redis, web, worker, 
 test: $(VENV)/.dev ## everything CI runs: lint, types, all tests, the short form of chaos
 	@$(BIN)/python -m tests.run
 
+proves: $(VENV)/.dev ## the tests of a fault's number, against the code in which it was found and this one: `make proves N=34`
+	@$(BIN)/python -m tests.prove $(N)
+
 coverage: $(VENV)/.dev ## unit, contract and document tests with a coverage report
 	@$(BIN)/python -m pytest -q --cov=orchestrator --cov-report=term:skip-covered tests/unit tests/contracts tests/histories tests/serverless
 
 audit: $(VENV)/.dev ## bandit over our code, and pip-audit over the locked packages (asks an advisory service on the network)
-	@$(BIN)/bandit -q -c pyproject.toml -r orchestrator api workflows migrations
+	@$(BIN)/bandit -q -c pyproject.toml -r api workflows migrations orchestrator
 	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install -q pip-audit; }
 	@$(VENV)/audit/bin/pip-audit --disable-pip --require-hashes -r requirements.txt
 
@@ -44,9 +48,9 @@ ctk: $(VENV)/.dev ## the Serverless Workflow conformance kit, with real workers 
 	@$(BIN)/python -m tests.serverless
 
 lock: ## write the hash-locked requirements anew from the .in files (needs uv)
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.txt requirements.in
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-dev.txt requirements-dev.in
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-bench.txt requirements-bench.in
+	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.txt requirements.in
+	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-dev.txt requirements-dev.in
+	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-bench.txt requirements-bench.in
 
 clean: ## remove the environment and caches; data in .orchestrator/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
@@ -55,16 +59,22 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Set PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "no virtual environment could be made; on Debian: apt-get install python3-venv"; exit 1; }
 
+# A lock is whole: with --no-deps nothing beside it is looked for, whatever pip this is, and `pip check` says what would lack.
+INSTALL := $(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes --only-binary :all:
+
 $(VENV)/.ready: requirements.txt pyproject.toml | $(VENV)/bin/python
 	@echo "installing (once) …"
-	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.txt || { echo "the locked packages could not be installed; every one of them has a ready-made wheel for CPython 3.11+ on Linux and macOS"; exit 1; }
+	@$(INSTALL) -r requirements.txt || { echo "the locked packages could not be installed; every one of them has a ready-made wheel for CPython 3.11 to 3.14 on Linux (x86_64, aarch64) and macOS"; exit 1; }
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/pip check -q --disable-pip-version-check
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.ready
-	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-dev.txt
+	@$(INSTALL) -r requirements-dev.txt
+	@$(BIN)/pip check -q --disable-pip-version-check
 	@touch $@
 
 $(VENV)/.bench: requirements-bench.txt $(VENV)/.dev
-	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-bench.txt
+	@$(INSTALL) -r requirements-bench.txt
+	@$(BIN)/pip check -q --disable-pip-version-check
 	@touch $@

@@ -8,7 +8,7 @@ from flask import Flask
 from flask_compress import Compress
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from api import (
+from orchestrator.api import (
     alerts,
     asked,
     breakers,

@@ -7,9 +7,9 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
-from api import asked
-from api.described import Alert, Alerts
-from api.runner import runner
+from orchestrator.api import asked
+from orchestrator.api.described import Alert, Alerts
+from orchestrator.api.runner import runner
 
 blueprint = Blueprint("alerts", __name__, url_prefix="/api/webhooks")
 

@@ -12,9 +12,9 @@ from flask import Request, request
 from flask.json.provider import DefaultJSONProvider
 from pydantic import BaseModel, ValidationError
 
-from api.gate import named_tenant, who
-from api.gate import tenant as tenant
 from orchestrator import nesting
+from orchestrator.api.gate import named_tenant, who
+from orchestrator.api.gate import tenant as tenant
 from orchestrator.errors import Fault, Invalid
 from orchestrator.security.principals import EVERY_TENANT
 from orchestrator.store.definitions import Stored

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify
 
-from api import asked
-from api.runner import runner
+from orchestrator.api import asked
+from orchestrator.api.runner import runner
 
 blueprint = Blueprint("breakers", __name__, url_prefix="/workflow/breakers")
 

@@ -15,9 +15,9 @@ import redis
 from flask import current_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from api.health import database_answers, redis_answers
-from api.hub import Hub
-from api.runner import runner
+from orchestrator.api.health import database_answers, redis_answers
+from orchestrator.api.hub import Hub
+from orchestrator.api.runner import runner
 from orchestrator.breakers import NUMBERS
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.engine.runtime import PRIORITIES

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import psycopg
 from flask import Flask, Response, g, request
 
-from api.gate import tenant
-from api.runner import runner
+from orchestrator.api.gate import tenant
+from orchestrator.api.runner import runner
 from orchestrator.errors import ChangedMeanwhile
 from orchestrator.store import configs, locks, schedules, triggers
 from orchestrator.store.connection import Connection

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from flask import Blueprint, Response, jsonify, request
 
-from api import asked
-from api.runner import runner
+from orchestrator.api import asked
+from orchestrator.api.runner import runner
 from orchestrator.definition.documents import parse
 from orchestrator.errors import Fault, Invalid
 from orchestrator.store.configs import Config

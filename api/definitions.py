@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request
 
-from api import asked
-from api.runner import runner
+from orchestrator.api import asked
+from orchestrator.api.runner import runner
 from orchestrator.definition.documents import read_document
 from orchestrator.definition.validate import check
 from orchestrator.steps.registry import REGISTRY

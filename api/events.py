@@ -10,9 +10,9 @@ from typing import Any
 import redis
 from flask import Blueprint, Response, jsonify, request
 
-from api import asked
-from api.gate import who
-from api.runner import runner
+from orchestrator.api import asked
+from orchestrator.api.gate import who
+from orchestrator.api.runner import runner
 from orchestrator.errors import Fault, Invalid
 from orchestrator.store.events import EventFilter
 from orchestrator.stream.outlets import RECENT

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 import psycopg
 from flask import Flask, Response, current_app, g, request
 
-from api.runner import runner
+from orchestrator.api.runner import runner
 from orchestrator.engine import lifecycle
 from orchestrator.errors import NotFound, OrchestratorError
 from orchestrator.security.gate import Forbidden, Gate, TooMany, Unauthenticated

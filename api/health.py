@@ -10,7 +10,7 @@ import psycopg
 import redis
 from flask import Blueprint, Response, jsonify
 
-from api.runner import runner
+from orchestrator.api.runner import runner
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.store import queries
 from orchestrator.store.connection import dumps

@@ -8,9 +8,9 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from api import asked
-from api.described import Forget
-from api.runner import runner
+from orchestrator.api import asked
+from orchestrator.api.described import Forget
+from orchestrator.api.runner import runner
 from orchestrator.errors import Fault, Invalid, NotFound
 from orchestrator.state import TERMINAL
 from orchestrator.store import queries

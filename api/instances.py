@@ -7,11 +7,11 @@ from typing import Any
 import redis
 from flask import Blueprint, Response, jsonify, request
 
-from api import asked, gate, health
-from api import metrics as prometheus
-from api.described import Bulk, Cancel, Cleanup, Rerun, SkipWait
-from api.runner import runner
-from api.service import newest
+from orchestrator.api import asked, gate, health
+from orchestrator.api import metrics as prometheus
+from orchestrator.api.described import Bulk, Cancel, Cleanup, Rerun, SkipWait
+from orchestrator.api.runner import runner
+from orchestrator.api.service import newest
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.errors import Fault, Invalid, NotFound
 from orchestrator.store.connection import dumps

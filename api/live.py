@@ -15,9 +15,9 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, request
 
-from api import asked
-from api.hub import MOST, EventsWatch, Hub, InstanceWatch, Lent, Queued, Watch
-from api.runner import runner
+from orchestrator.api import asked
+from orchestrator.api.hub import MOST, EventsWatch, Hub, InstanceWatch, Lent, Queued, Watch
+from orchestrator.api.runner import runner
 from orchestrator.errors import Fault, Invalid, NotFound
 from orchestrator.security.gate import Allowance, TooMany
 from orchestrator.store import live

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, Response
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
-from api.collectors import Everything
+from orchestrator.api.collectors import Everything
 
 blueprint = Blueprint("metrics", __name__)
 

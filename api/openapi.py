@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from werkzeug.routing import Rule
 from werkzeug.routing.converters import AnyConverter, IntegerConverter
 
-from api.described import DESCRIBED, LINKED, Described, Problem
+from orchestrator.api.described import DESCRIBED, LINKED, Described, Problem
 from orchestrator.errors import Fault, Invalid
 
 blueprint = Blueprint("openapi", __name__)
@@ -106,7 +106,7 @@ def _fault_of(text: str, schema: dict[str, Any]) -> str | None:
 
 @functools.lru_cache(maxsize=4)
 def spec_of(app: Flask) -> dict[str, Any]:
-    from api.gate import RULES
+    from orchestrator.api.gate import RULES
 
     spec = APISpec(
         title="celery-orchestrator", version=version("celery-orchestrator"), openapi_version="3.1.0",

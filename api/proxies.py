@@ -7,9 +7,9 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
-from api import asked
-from api.runner import runner
 from orchestrator import composition
+from orchestrator.api import asked
+from orchestrator.api.runner import runner
 from orchestrator.errors import Fault, Invalid, NotFound
 from orchestrator.proxies.application import Application
 from orchestrator.store import resources

@@ -7,8 +7,8 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from api import asked, gate
-from api.runner import runner
+from orchestrator.api import asked, gate
+from orchestrator.api.runner import runner
 from orchestrator.definition.documents import parse
 from orchestrator.engine import lifecycle
 from orchestrator.engine.timetable import Timetable

@@ -8,9 +8,9 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from api import asked
-from api.gate import who
-from api.runner import runner
+from orchestrator.api import asked
+from orchestrator.api.gate import who
+from orchestrator.api.runner import runner
 from orchestrator.engine import keyring
 from orchestrator.errors import Fault, Invalid, NotFound
 from orchestrator.store import security

@@ -10,9 +10,9 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from api import asked, metrics
-from api.collectors import Service
-from api.runner import runner
+from orchestrator.api import asked, metrics
+from orchestrator.api.collectors import Service
+from orchestrator.api.runner import runner
 from orchestrator.errors import NotFound
 from orchestrator.store import definitions, queries
 from orchestrator.store.definitions import Stored

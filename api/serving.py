@@ -1,4 +1,4 @@
-"""How gunicorn serves the API (`-c python:api.serving`): a worker knows the workflows and has its connections before it is asked."""
+"""How gunicorn serves the API (`-c python:orchestrator.api.serving`): a worker knows the workflows and has its connections before it is asked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Flask
 
-from api.runner import runner
+from orchestrator.api.runner import runner
 
 logger = logging.getLogger("orchestrator.api")
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from api import asked
-from api.described import TenantAct, TenantExecute, TenantWorkflow
-from api.runner import runner
+from orchestrator.api import asked
+from orchestrator.api.described import TenantAct, TenantExecute, TenantWorkflow
+from orchestrator.api.runner import runner
 from orchestrator.definition.documents import parse, read_document
 from orchestrator.definition.validate import check
 from orchestrator.errors import Fault, Invalid, NotFound, VersionClash

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request
 
-from api import asked, gate
-from api.runner import runner
+from orchestrator.api import asked, gate
+from orchestrator.api.runner import runner
 from orchestrator.definition.documents import parse
 from orchestrator.definition.triggers import read_triggers
 from orchestrator.errors import Fault, Invalid, NotFound

@@ -473,7 +473,7 @@ def api(rig: Rig) -> Measure:
     count = rate * seconds_long
     with rig.ours(), (rig.folder / "web.log").open("wb") as log:
         web = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "-c", "python:api.serving", "api:create_app()", "--bind", f"127.0.0.1:{port}", "--workers", "2", "--threads", "8"],
+            [sys.executable, "-m", "gunicorn", "-c", "python:orchestrator.api.serving", "orchestrator.api:create_app()", "--bind", f"127.0.0.1:{port}", "--workers", "2", "--threads", "8"],
             env=rig.environment("ours", 0), stdout=log, stderr=log,
         )  # fmt: skip
         delays, errors = [0.0] * count, []
@@ -517,7 +517,7 @@ def streams(rig: Rig) -> Measure:
     """A thousand who look on, half at instances and half at events, all served by two processes; what those hold."""
     count, port = 1_000, any_free()
     web = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", "-c", "python:api.serving", "api:create_app()", "--bind", f"127.0.0.1:{port}", "--workers", "2", "--threads", "8"],
+        [sys.executable, "-m", "gunicorn", "-c", "python:orchestrator.api.serving", "orchestrator.api:create_app()", "--bind", f"127.0.0.1:{port}", "--workers", "2", "--threads", "8"],
         env=rig.environment("ours", 0), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"

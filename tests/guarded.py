@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Flask
 
-from api import create_app
+from orchestrator.api import create_app
 from orchestrator.engine import keyring
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.engine.runtime import Runtime

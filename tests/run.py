@@ -10,7 +10,7 @@ STAGES = (
     ("format", ["ruff", "format", "--check", "."]),
     ("lint", ["ruff", "check", "."]),
     ("types", ["mypy"]),
-    ("security", ["bandit", "-q", "-c", "pyproject.toml", "-r", "orchestrator", "api", "workflows", "migrations"]),
+    ("security", ["bandit", "-q", "-c", "pyproject.toml", "-r", "api", "workflows", "migrations", "orchestrator"]),
     ("tests", ["pytest", "-q", "tests"]),
 )
 

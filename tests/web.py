@@ -23,7 +23,7 @@ def web(stack: Stack, *, threads: int = 4, **variables: str) -> Iterator[tuple[s
     path = stack.folder / "web.log"
     with path.open("wb") as log:
         process = subprocess.Popen(
-            [str(PROGRAMS / "gunicorn"), "-c", "python:api.serving", "api:create_app()", "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", str(threads),
+            [str(PROGRAMS / "gunicorn"), "-c", "python:orchestrator.api.serving", "orchestrator.api:create_app()", "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", str(threads),
              "--limit-request-line", "0"],  # what is longer gunicorn answers itself
             stdout=log, stderr=log, env=stack.variables(**variables),
         )  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from orchestrator import StepContext, Terminal, Workflow, step
-from workflows.files import write
+from orchestrator.workflows.files import write
 
 TOLD = 20
 

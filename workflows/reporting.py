@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from orchestrator import StepContext, Workflow, step
 from orchestrator.app import runtime
 from orchestrator.store import queries, reports
-from workflows.files import write
+from orchestrator.workflows.files import write
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 

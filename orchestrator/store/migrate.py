@@ -8,7 +8,7 @@ import psycopg
 from alembic import command
 from alembic.config import Config
 
-import migrations
+from orchestrator import migrations
 from orchestrator.store import wall
 
 _LOCK = 0x0C_E1_E5_01

@@ -26,7 +26,7 @@ def running(postgres: Postgres, redis_server: Redis, tmp_path_factory: pytest.Te
 def site(postgres: Postgres, redis_server: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     with gateway(folder) as plane, Origin() as origin:
-        stack = Stack(fresh_database(postgres), redis_server, folder, workflows="workflows")
+        stack = Stack(fresh_database(postgres), redis_server, folder, workflows="orchestrator.workflows")
         stack.environment.update(
             plane.environment
             | own_ports()

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from api import create_app
+from orchestrator.api import create_app
 from orchestrator.breakers import Breaker, Breakers, CircuitOpen, Rules
 from orchestrator.definition.documents import read_document
 from tests.stack import Stack, until

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api import create_app
+from orchestrator.api import create_app
 from orchestrator.client import ApiError, Client, Conflict, Denied, NotFound, WorkflowFailed
 from orchestrator.engine import keyring
 from tests.stack import Stack, until

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from api import create_app
+from orchestrator.api import create_app
 from tests.stack import Stack, until
 
 CLI = [str(Path(sys.executable).parent / "orchestrator")]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from api import create_app
 from orchestrator import Workflow
+from orchestrator.api import create_app
 from orchestrator.definition import configured
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.engine.runtime import Runtime

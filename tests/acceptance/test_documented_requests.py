@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from api import create_app
+from orchestrator.api import create_app
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.engine.runtime import Runtime
 from tests.stack import Stack, until

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from api import create_app
+from orchestrator.api import create_app
 from tests.guarded import guarded, key
 from tests.stack import Stack
 

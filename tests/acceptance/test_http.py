@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from api import create_app
+from orchestrator.api import create_app
 from orchestrator.store import schedules
 from tests.stack import Stack
 

@@ -15,7 +15,7 @@ import psutil
 import psycopg
 import pytest
 
-from api import create_app, hub
+from orchestrator.api import create_app, hub
 from orchestrator.client import events_in
 from tests.guarded import guarded, key
 from tests.stack import Stack, until

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from flask import Flask
 
-from api import create_app, described, gate, openapi
+from orchestrator.api import create_app, described, gate, openapi
 from tests.guarded import key
 from tests.stack import Stack
 from tests.web import PROGRAMS, web

@@ -18,7 +18,7 @@ import pytest
 import redis as redis_client
 from kombu import Connection as Broker
 
-from api import create_app
+from orchestrator.api import create_app
 from orchestrator.definition.documents import read_document
 from orchestrator.dev.ports import any_free
 from orchestrator.store import webhooks

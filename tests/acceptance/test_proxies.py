@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api import create_app
+from orchestrator.api import create_app
 from orchestrator.dev.ports import any_free
 from orchestrator.proxies.reconcile import reconcile
 from tests.planes import Origin, https, is_open, own_ports, serial

@@ -30,7 +30,7 @@ def test_a_whole_life_over_caddy(postgres: Postgres, redis_server: Redis, tmp_pa
         pytest.skip("no caddy here, and no package of it")
     name = "caddy.example.com"
     with caddy(tmp_path) as plane, Origin() as origin, Origin("second") as second:
-        stack = Stack(fresh_database(postgres), redis_server, tmp_path, workflows="workflows")
+        stack = Stack(fresh_database(postgres), redis_server, tmp_path, workflows="orchestrator.workflows")
         stack.environment.update(
             plane.environment | own_ports() | {"CERTIFICATES_DIR": str(tmp_path / "certificates"), "PROXY_DRAIN": "2s"}
         )

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from api import create_app
+from orchestrator.api import create_app
 from orchestrator.definition.documents import read_document
 from orchestrator.engine import scheduling
 from orchestrator.errors import Invalid, NotFound, Taken

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from api import create_app
+from orchestrator.api import create_app
 from orchestrator.config import secrets
 from orchestrator.definition.documents import read_document
 from orchestrator.engine.runner import WorkflowRunner

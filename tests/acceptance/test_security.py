@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from api import create_app, gate
+from orchestrator.api import create_app, gate
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import OrchestratorError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from api import create_app
+from orchestrator.api import create_app
 from tests.guarded import guarded, key
 from tests.stack import Stack, until
 
@@ -20,7 +20,7 @@ RECORDS = [{"id": n, "Name ": f" n{n} ", "none": None} for n in range(2500)]
 
 @pytest.fixture
 def shipped(stack: Stack) -> Stack:
-    stack.workflows = "workflows"
+    stack.workflows = "orchestrator.workflows"
     stack.environment["CONFIG_DIR"] = str(ROOT / "config")
     stack.worker()
     return stack

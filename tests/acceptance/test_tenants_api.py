@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from api import create_app
+from orchestrator.api import create_app
 from tests.guarded import guarded, key
 from tests.stack import Stack, until
 

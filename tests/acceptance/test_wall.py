@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from api import asked, gate
+from orchestrator.api import asked, gate
 from orchestrator.security.principals import Principal
 from orchestrator.store import wall
 from orchestrator.store.connection import Database

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from api import create_app
+from orchestrator.api import create_app
 from orchestrator.dev.ports import any_free
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.engine.runtime import Runtime

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900 if LONG else 240)]
 @pytest.fixture
 def site(postgres: Postgres, redis_server: Redis, tmp_path: Path) -> Iterator[Site]:
     with gateway(tmp_path) as plane, Origin() as origin:
-        stack = Stack(fresh_database(postgres), redis_server, tmp_path, workflows="workflows")
+        stack = Stack(fresh_database(postgres), redis_server, tmp_path, workflows="orchestrator.workflows")
         stack.environment.update(
             plane.environment
             | own_ports()

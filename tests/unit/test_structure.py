@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,8 @@ ARROWS: dict[str, set[str]] = {
     "plan": CORE,
     "config": {"config", "errors", "definition"},
     "telemetry": {"telemetry", "errors", "history", "ids"},
-    "store": MEANS | {"store"},
+    "store": MEANS | {"store", "migrations"},
+    "migrations": {"store", "migrations"},
     "net": MEANS | {"net"},
     "steps": MEANS | {"steps", "net"},
     "compensations": MEANS | {"steps"},
@@ -104,6 +107,16 @@ def test_the_application_of_proxies_knows_nothing_of_instances() -> None:
     for path in files("proxies"):
         if path.name not in ("application.py", "reconcile.py"):
             assert "orchestrator.proxies.application" not in imports(path), path
+
+
+def test_a_module_has_one_name() -> None:
+    """`api`, `workflows` and `migrations` stand beside `orchestrator` in the repository and inside of it everywhere else."""
+    for path in [
+        path for top in ("api", "benchmarks", "migrations", "orchestrator", "tests", "workflows") for path in (ROOT / top).rglob("*.py")
+    ]:
+        assert not {name.split(".")[0] for name in imports(path)} & {"api", "workflows", "migrations"}, path
+    script = "import sys; from orchestrator.engine.catalog import discover; assert discover(['workflows']); import orchestrator.api; print(sorted({'api', 'workflows', 'migrations'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_every_module_says_what_it_owns() -> None:

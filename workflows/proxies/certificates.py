@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator import Workflow, composition, step
 from orchestrator.app import settings
 from orchestrator.proxies.registry import certificates_of
-from workflows.proxies.life_cycle import THRICE
+from orchestrator.workflows.proxies.life_cycle import THRICE
 
 
 @step(retry=THRICE, timeout="30s")

@@ -1,0 +1,22 @@
+"""Names that moved since the faults were found."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def named(*places: str) -> Any:
+    """The first of `module:name` that is there."""
+    for place in places:
+        module, _, name = place.partition(":")
+        try:
+            return getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError):
+            continue
+    raise ImportError(" or ".join(places))
+
+
+create_app = named("orchestrator.api:create_app", "api:create_app")
+SERVING = "orchestrator.api" if create_app.__module__.startswith("orchestrator.") else "api"
+SHIPPED = "orchestrator.workflows" if SERVING.startswith("orchestrator.") else "workflows"

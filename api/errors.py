@@ -69,7 +69,7 @@ def _ours(error: errors.OrchestratorError) -> Response:
     status = next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
     more: dict[str, Any] = {}
     if isinstance(error, errors.Invalid):
-        more["faults"] = [{"place": fault.place, "message": fault.message} for fault in error.faults]
+        more["faults"] = [fault.to_json() for fault in error.faults]
     if isinstance(error, errors.IllegalMove):
         more |= {"state": error.state, "allowed": list(error.allowed)}
     response = problem(status, error.code, str(error), **more)

@@ -42,13 +42,23 @@ class Refused(OrchestratorError):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong with a definition or an input, and where."""
+    """One thing wrong with a definition or an input, and where: a JSON pointer, and the line of the text it was written in."""
 
     place: str
     message: str
+    suggestion: str = ""
+    file: str = ""
+    line: int | None = None
+    column: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}" if self.place else self.message
+        where = ":".join(str(part) for part in (self.file, self.line, self.column) if part not in ("", None))
+        said = f"{self.message} {self.suggestion}" if self.suggestion else self.message
+        return ": ".join(part for part in (where, self.place, said) if part)
+
+    def to_json(self) -> dict[str, object]:
+        held = {"suggestion": self.suggestion, "file": self.file, "line": self.line, "column": self.column}
+        return {"place": self.place, "message": self.message, **{key: value for key, value in held.items() if value not in ("", None)}}
 
 
 class Invalid(Refused):

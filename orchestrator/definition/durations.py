@@ -14,21 +14,34 @@ _ISO = re.compile(
     r"P(?=.)(?:(\d+(?:\.\d+)?)Y)?(?:(\d+(?:\.\d+)?)M)?(?:(\d+(?:\.\d+)?)W)?(?:(\d+(?:\.\d+)?)D)?"
     r"(?:T(?=\d)(?:(\d+(?:\.\d+)?)H)?(?:(\d+(?:\.\d+)?)M)?(?:(\d+(?:\.\d+)?)S)?)?"
 )
+LONGEST_S = 1000 * 31536000.0
 # A year is 365 days here and a month 30: what they are in truth depends on when they begin.
 _ISO_S = (31536000.0, 2592000.0, 604800.0, 86400.0, 3600.0, 60.0, 1.0)
 
 
 class BadDuration(ValueError):
     def __init__(self, value: Any) -> None:
-        super().__init__(f"invalid duration {value!r}; write seconds (1.5), '30s', '1m30s', 'PT1M30S' or {{'minutes': 5}}")
+        try:
+            text = repr(value)
+        except ValueError:  # a number of thousands of digits
+            text = type(value).__name__
+        text = text if len(text) <= 80 else f"{text[:79]}…"
+        super().__init__(f"Invalid duration {text}: write seconds (1.5), '30s', '1m30s', 'PT1M30S' or {{'minutes': 5}}, up to 1,000 years.")
 
 
 def seconds(value: Any) -> float:
-    """The duration in seconds; `BadDuration` when it is none, or is negative."""
-    if isinstance(value, bool) or value is None:
+    """The duration in seconds; `BadDuration` when it is none, is negative, or is longer than any calendar."""
+    found = _read(value)
+    if not 0 <= found <= LONGEST_S:
+        raise BadDuration(value)
+    return float(found)
+
+
+def _read(value: Any) -> float:
+    if isinstance(value, bool):
         raise BadDuration(value)
     if isinstance(value, int | float):
-        return _number(value, value)
+        return value
     if isinstance(value, dict):
         return _fields(value)
     if isinstance(value, str):
@@ -36,18 +49,15 @@ def seconds(value: Any) -> float:
     raise BadDuration(value)
 
 
-def _number(number: float, shown: Any) -> float:
-    if not 0 <= number < 1e12:
-        raise BadDuration(shown)
-    return float(number)
-
-
 def _fields(value: dict[str, Any]) -> float:
     if not value or not set(value) <= set(FIELDS_S):
         raise BadDuration(value)
     if any(isinstance(n, bool) or not isinstance(n, int | float) or n < 0 for n in value.values()):
         raise BadDuration(value)
-    return float(sum(FIELDS_S[unit] * number for unit, number in value.items()))
+    try:
+        return float(sum(FIELDS_S[unit] * number for unit, number in value.items()))
+    except OverflowError:
+        raise BadDuration(value) from None
 
 
 def _text(text: str) -> float:
@@ -57,7 +67,7 @@ def _text(text: str) -> float:
     if iso and any(iso.groups()):
         return sum(float(part) * unit for part, unit in zip(iso.groups(), _ISO_S, strict=True) if part)
     try:
-        return _number(float(text), text)
+        return float(text)
     except ValueError:
         raise BadDuration(text) from None
 

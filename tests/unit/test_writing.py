@@ -67,7 +67,7 @@ class TestDocuments:
         [
             ({"steps": [{"id": "a", "type": "log"}]}, "workflow type is required"),
             ({"type": "t", "steps": []}, "workflow must have at least one step"),
-            (document({"id": "a", "type": "log", "timeout": "soon"}), "steps[0].timeout: invalid duration 'soon'"),
+            (document({"id": "a", "type": "log", "timeout": "soon"}), "steps[0].timeout: Invalid duration 'soon'"),
             (document({"id": "a", "type": "log", "retries": -1}), "steps[0].retries: is -1"),
             (document({"id": "a", "type": "log"}, metadata={"saga": "yes"}), "metadata.saga: is 'yes'"),
             (document({"id": "a", "type": "log", "retires": 3}), "did you mean retries or retry"),

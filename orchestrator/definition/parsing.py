@@ -143,9 +143,8 @@ def faults_of(error: pydantic.ValidationError, model: type[BaseModel], data: Any
 def _message(one: Any, model: type[BaseModel]) -> tuple[str, str]:
     kind, context, given = one["type"], one.get("ctx", {}), one["input"]
     if kind == "missing":
-        words = [
-            held.required[one["loc"][-1]] for held in _models_at(model, one["loc"][:-1]) if one["loc"][-1] in getattr(held, "required", {})
-        ]
+        name = one["loc"][-1]
+        words = [held.required[name] for held in _models_at(model, one["loc"][:-1]) if issubclass(held, Model) and name in held.required]
         return (*words, "This field is required.")[0], ""
     if kind == "extra_forbidden":
         name = str(one["loc"][-1])

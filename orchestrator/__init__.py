@@ -11,7 +11,7 @@ history a pure fold says what a branch needs next (`plan/forward.py`); mirrored,
     commit    the fact is in Postgres before anything that depends on it        store/branches.py
     park      a timer or an event, and no worker is held meanwhile              store/timers.py, store/events.py
     fan out   branches are rows; helpers take them one by one; a chord joins    engine/tasks.py
-    recover   who died is noticed; what they held is published again            engine/maintenance.py
+    recover   who died is noticed; what they held is published again            keeper/office.py, keeper/recovery.py
 
 A message holds (instance, branch position, generation) and may arrive twice, late or never. Publishing is the one way
 an instance starts, resumes, retries, recovers and rolls back.

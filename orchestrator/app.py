@@ -1,4 +1,4 @@
-"""The Celery app, put together: settings, engine, executors, maintenance. `celery -A orchestrator.app worker`.
+"""The Celery app, put together: settings, engine, executors, keeper. `celery -A orchestrator.app worker`.
 
 Nothing is read or connected on import: the configuration is computed when Celery first asks for it.
 """
@@ -20,10 +20,10 @@ from kombu import Exchange, Queue
 from orchestrator.config.settings import Settings, load
 from orchestrator.engine import interrupt, triggering
 from orchestrator.engine.catalog import discover
-from orchestrator.engine.maintenance import MaintenanceStep, QueuesStep
 from orchestrator.engine.publish import Publisher
 from orchestrator.engine.runtime import PRIORITIES, Runtime
 from orchestrator.engine.tasks import register
+from orchestrator.keeper.bootsteps import OfficeStep, QueuesStep
 from orchestrator.schedule.mirror import Mirror
 from orchestrator.steps.registry import REGISTRY
 from orchestrator.store.connection import Database
@@ -109,10 +109,10 @@ def celery_settings() -> dict[str, Any]:
 app.add_defaults(celery_settings)
 register(app, runtime)
 app.steps["worker"].add(QueuesStep)
-app.steps["worker"].add(MaintenanceStep)
-MaintenanceStep.runtime_of = staticmethod(runtime)
-MaintenanceStep.mirror_of = staticmethod(lambda: Mirror(app))
-MaintenanceStep.relay_of = staticmethod(lambda held: Relay(held.settings))
+app.steps["worker"].add(OfficeStep)
+OfficeStep.runtime_of = staticmethod(runtime)
+OfficeStep.mirror_of = staticmethod(lambda: Mirror(app))
+OfficeStep.relay_of = staticmethod(lambda held: Relay(held.settings))
 triggering.withdraw[:] = [lambda held, stream, event_id: withdraw(held.settings, stream, event_id)]
 
 
@@ -136,7 +136,7 @@ def _worker(**_: Any) -> None:
     if held.tracing:
         tracing.enable()
     REGISTRY.load()
-    discover(held.workflows)
+    runtime().left_out[:] = discover(held.workflows).left_out
     interrupt.install()
     gc.collect()
     gc.freeze()

@@ -6,6 +6,7 @@
     │   ├── NotFound               no such workflow, instance, definition …
     │   ├── IllegalMove            the life cycle does not allow it from this state
     │   ├── VersionClash           this version exists with other content and was used
+    │   ├── Twin                   two steps or workflows of one name, in two places
     │   ├── Duplicate              the idempotency key was used with another input
     │   ├── TooLarge               a value is above the payload limit
     │   └── TooDeep                a value is nested too deeply to be kept
@@ -15,6 +16,7 @@
     └── WorldError                 what the world did
         ├── Fenced                 another worker holds this branch now; stop, commit nothing
         ├── StepTimeout            a step or task outlived its deadline
+        ├── MissingCode            this process lacks a step, compensation or function; another one may have it
         ├── WorkerCrashed          this step killed three workers in a row
         ├── OutcomeUnknown         an at-most-once step began and was never heard of again
         ├── Cancelled              the instance was cancelled while the step ran
@@ -105,6 +107,12 @@ class VersionClash(Refused):
             f"{workflow}@{version} has instances and its content differs from what you register; "
             f"a used version is immutable: raise the version"
         )
+
+
+class Twin(Refused):
+    """Two of one name in two places: which one runs would be chance."""
+
+    code = "twin"
 
 
 class Duplicate(Refused):
@@ -212,6 +220,17 @@ class Fenced(WorldError):
 class StepTimeout(WorldError):
     code = "timeout"
     retryable = True
+
+
+class MissingCode(WorldError):
+    """Code that is not here is no failure: the branch waits for a worker that has it."""
+
+    code = "missing_code"
+
+    def __init__(self, kind: str, name: str) -> None:
+        self.kind = kind
+        self.name = name
+        super().__init__(f'This process has no {kind} "{name}": its module did not import here, or this is older code.')
 
 
 class WorkerCrashed(WorldError):

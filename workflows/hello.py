@@ -6,7 +6,7 @@ orchestrator start hello --input '{"name": "Ada"}'
 from orchestrator import Workflow, step
 
 
-@step
+@step(type="hello.greet")
 def greet(name: str = "world") -> dict[str, str]:
     return {"greeting": f"Hello, {name}!"}
 

@@ -27,12 +27,12 @@ def _unless_asked_to_fail(context: StepContext, data: dict[str, Any]) -> None:
         raise Terminal(f"{context.name} was asked to fail")
 
 
-@step
+@step(type="order.validate")
 def validate(order: Order) -> dict[str, Any]:
     return {"valid": True, "large": order.amount >= 100}
 
 
-@step(retries=2, timeout="30s")
+@step(type="order.reserve", retries=2, timeout="30s")
 def reserve(context: StepContext, id: int, data: dict[str, Any]) -> dict[str, str]:
     _unless_asked_to_fail(context, data)
     return {"reservation": f"R-{id}"}
@@ -43,7 +43,7 @@ def release(output: dict[str, str]) -> None:
     logger.info("released %s", output["reservation"])
 
 
-@step(retries=2, timeout="30s")
+@step(type="order.charge", retries=2, timeout="30s")
 def charge(context: StepContext, id: int, amount: float, data: dict[str, Any]) -> dict[str, str]:
     _unless_asked_to_fail(context, data)
     return {"payment": f"P-{id}", "charged": f"{amount:.2f}"}
@@ -54,18 +54,18 @@ def refund(output: dict[str, str]) -> None:
     logger.info("refunded %s", output["payment"])
 
 
-@step
+@step(type="order.check_fraud")
 def check_fraud(id: int) -> dict[str, Any]:
     return {"fraud_checked": True}
 
 
-@step
+@step(type="order.ship")
 def ship(context: StepContext, id: int, data: dict[str, Any]) -> dict[str, str]:
     _unless_asked_to_fail(context, data)
     return {"shipment": f"S-{id}"}
 
 
-@step
+@step(type="order.notify")
 def notify(id: int) -> dict[str, bool]:
     return {"notified": True}
 

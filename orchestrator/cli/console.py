@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import json
 import sys
@@ -40,7 +41,15 @@ WHOLE = (*IDS, "state", "created_at", "due_at", "time", "workflow")
 
 
 def runner() -> WorkflowRunner:
-    return WorkflowRunner.instance()
+    current = WorkflowRunner.instance()
+    _tell_left_out(current)
+    return current
+
+
+@functools.cache
+def _tell_left_out(current: WorkflowRunner) -> None:
+    for one in current.left_out:
+        click.secho(f"warning: {one}", fg="yellow", err=True)
 
 
 def actor() -> str:

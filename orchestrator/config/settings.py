@@ -75,6 +75,12 @@ class Settings:
     )
     inline_wait_s: float = _setting(1.0, "waits up to this long are slept through; longer ones park", seconds, env="INLINE_WAIT")
     crash_limit: int = _setting(3, "a step that kills so many workers in a row fails", _count)
+    missing_code_patience_s: float = _setting(
+        0.0,
+        "how long a branch waits for a worker that has the code of its next step; 0: for as long as it takes",
+        seconds,
+        env="MISSING_CODE_PATIENCE",
+    )
     fanout_helpers: int = _setting(256, "messages published at most for one fan-out; else twice the processes there are", _count)
     snapshot_every: int = _setting(100, "a parking branch writes a snapshot after so many checkpoints", _count)
     payload_limit_bytes: int = _setting(2 * 1024 * 1024, "largest input, output or signal, in bytes", _count)

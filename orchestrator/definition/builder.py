@@ -34,7 +34,8 @@ from orchestrator.definition.tree import (
 )
 
 Condition = str | Callable[[Any], Any]
-BUILT: dict[tuple[str, str], Workflow] = {}
+BUILT: dict[tuple[str, str, str, str], Workflow] = {}
+"""Every workflow that was written in this process, by its module, namespace, name and version."""
 
 
 class StepLike(Protocol):
@@ -338,7 +339,9 @@ class Workflow(Flow):
         super().__init__(name)
         self.name = name
         self.version = str(version)
-        self.module = sys._getframe(1).f_globals.get("__name__", "")
+        frame = sys._getframe(1)
+        self.module = frame.f_globals.get("__name__", "")
+        self.file, self.line = frame.f_code.co_filename, frame.f_lineno
         self._schema = input.model_json_schema() if hasattr(input, "model_json_schema") else input
         self._output = None if output is None else self._expression(output)
         self._timeout_s = None if timeout is None else seconds(timeout)
@@ -356,7 +359,11 @@ class Workflow(Flow):
             "step_events": step_events,
             "metadata": {**(metadata or {}), **({"labels": labels} if labels else {})} or None,
         }
-        BUILT[name, self.version] = self
+        self.namespace = namespace
+        self._keep()
+
+    def _keep(self) -> None:
+        BUILT[self.module, self.namespace, self.name, self.version] = self
 
     def build(self) -> Definition:
         """The definition: the tree of what was written."""
@@ -375,7 +382,11 @@ class WorkflowBase:
         super().__init_subclass__(**kwargs)
         if getattr(cls, "id", None):
             workflow = Workflow(cls.id, cls.version, **cls.options)
+            del BUILT[workflow.module, workflow.namespace, workflow.name, workflow.version]
             workflow.module = cls.__module__
+            frame = sys._getframe(1)
+            workflow.file, workflow.line = frame.f_code.co_filename, frame.f_lineno
+            workflow._keep()
             cls().build(workflow)
 
     def build(self, builder: Flow) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.definition import paths, programs
 from orchestrator.definition.codec import plain, tagged
-from orchestrator.errors import ExpressionError, OrchestratorError
+from orchestrator.errors import ExpressionError, MissingCode, OrchestratorError
 
 Scope = Mapping[str, Any]
 
@@ -253,7 +253,7 @@ def _loosely(text: str, data: Any, scope: Scope) -> Any:
 def _call(name: str, data: Any, scope: Scope) -> Any:
     body = FUNCTIONS.get(name)
     if body is None:
-        raise ExpressionError(f"no function '{name}' is registered in this worker; import its module in ORCHESTRATOR_WORKFLOWS")
+        raise MissingCode("function", name)
     try:
         return body(data, scope) if _takes_scope(body) else body(data)
     except OrchestratorError:

@@ -9,7 +9,7 @@ from orchestrator.store.connection import Connection
 
 
 def after_end(runtime: Runtime, workflow: str, instance_id: str, scopes: list[str]) -> None:
-    """Asked after the commit of the end; if this process dies first, maintenance asks instead."""
+    """Asked after the commit of the end; if this process dies first, the keeper asks instead."""
 
     def release(c: Connection) -> list[Published]:
         met = admission.meet(c, workflow, instance_id)

@@ -11,8 +11,8 @@ import math
 from typing import Any
 
 from orchestrator.engine.runtime import Runtime
-from orchestrator.store import alerts, configs, events
-from orchestrator.store.connection import Connection
+from orchestrator.store import alerts, configs, events, findings
+from orchestrator.store.connection import Connection, is_away
 from orchestrator.store.events import Arrival
 
 logger = logging.getLogger("orchestrator.alerts")
@@ -21,19 +21,36 @@ SOURCE = "orchestrator"
 WINDOW_S = 900.0
 ERROR_RATE = 0.5
 FEWEST = 5
+LASTS_S = 10.0
 
 
 def look(runtime: Runtime) -> int:
-    """Gives how many alerts were raised that were not there before."""
+    """Gives how many alerts were raised that were not there before. Each workflow's configuration is by itself."""
+    c = runtime.database.connection()
+    raised = [_finding(one) for one in findings.not_told(c, LASTS_S)]
+    for tenant, workflow, asked in configs.that_alert(c, runtime.settings.environment):
+        try:
+            raised += _of_workflow(c, tenant, workflow, asked)
+        except Exception as error:
+            if is_away(error):
+                raise
+            logger.exception("alerts of %s cannot be looked at", workflow)
+            findings.note(c, "alert", workflow, f"{type(error).__name__}: {error}", tenant=tenant)
+    return _raise(runtime, c, raised)
+
+
+def _of_workflow(c: Connection, tenant: str, workflow: str, asked: dict[str, Any]) -> list[Arrival]:
+    raised: list[Arrival] = []
+    if "execution_timeout" in asked["alerts"]:
+        raised += [_timed_out(tenant, workflow, *found) for found in alerts.timed_out(c, tenant, workflow, WINDOW_S)]
+    if "high_error_rate" in asked["alerts"]:
+        raised += _failing(c, tenant, workflow, float(asked.get("errorRate") or ERROR_RATE))
+    return raised
+
+
+def _raise(runtime: Runtime, c: Connection, raised: list[Arrival]) -> int:
     from orchestrator.engine.runner import WorkflowRunner
 
-    c = runtime.database.connection()
-    raised: list[Arrival] = []
-    for tenant, workflow, asked in configs.that_alert(c, runtime.settings.environment):
-        if "execution_timeout" in asked["alerts"]:
-            raised += [_timed_out(tenant, workflow, *found) for found in alerts.timed_out(c, tenant, workflow, WINDOW_S)]
-        if "high_error_rate" in asked["alerts"]:
-            raised += _failing(c, tenant, workflow, float(asked.get("errorRate") or ERROR_RATE))
     if not raised:
         return 0
     events.look_up(c, raised)
@@ -42,6 +59,17 @@ def look(runtime: Runtime) -> int:
         logger.warning("%s: %s", one.envelope["type"], one.envelope["data"])
         WorkflowRunner(runtime).send_events([one.envelope], tenant=one.tenant)
     return len(fresh)
+
+
+def _finding(one: dict[str, Any]) -> Arrival:
+    """What of the engine is at fault, and has been for longer than a moment."""
+    envelope = {
+        "id": f"finding/{one['kind']}/{one['subject']}/{one['since']}"[:1024],
+        "source": SOURCE,
+        "type": "orchestrator.alert.finding",
+        "data": {"alert": "finding", **one},
+    }
+    return Arrival(envelope, tenant=one["tenant"])
 
 
 def _timed_out(tenant: str, workflow: str, instance_id: str, message: str) -> Arrival:

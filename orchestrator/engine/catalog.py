@@ -1,147 +1,256 @@
-"""Finding workflows: modules and document files in the packages of ORCHESTRATOR_WORKFLOWS."""
+"""Finding workflows: modules and document files in the packages of ORCHESTRATOR_WORKFLOWS.
+
+Each module, workflow and file is by itself: one that cannot be used is left out, with its place and the reason, and the others are
+there all the same.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import logging
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from orchestrator.definition.builder import BUILT, Workflow
+from orchestrator.definition.builder import BUILT
 from orchestrator.definition.documents import parse, read_document
 from orchestrator.definition.tree import Definition
 from orchestrator.definition.triggers import entries_of, read_triggers
 from orchestrator.definition.validate import check
-from orchestrator.errors import Invalid, OrchestratorError
+from orchestrator.definition.versions import same_version
+from orchestrator.errors import Fault, Invalid, OrchestratorError
 from orchestrator.schedule.spec import read_schedules
 from orchestrator.steps.registry import REGISTRY
 
 logger = logging.getLogger("orchestrator.catalog")
 SUFFIXES = (".yaml", ".yml", ".json")
+ELSEWHERE = frozenset({"schedules", "triggers"})
+"""Folders whose files are no definitions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
     definition: Definition
     source: str | None = None
+    file: str = ""
 
 
-def discover(packages: Sequence[str], *, strict: bool = False) -> list[Discovered]:
-    """Import the modules, read the documents. What is faulty is reported and left out; `strict` raises instead."""
-    found: list[Discovered] = []
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What cannot be used, and why: a module, a workflow, a file."""
+
+    kind: str
+    name: str
+    reason: str
+    file: str = ""
+    line: int | None = None
+    workflow: str = ""
+    """The workflow that is missing for it, where that is known."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value not in ("", None)}
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{self.kind} {self.name} is left out{f' ({place})' if place else ''}: {self.reason}"
+
+
+@dataclass(slots=True)
+class Catalog:
+    """What was found, and what was left out of it."""
+
+    workflows: list[Discovered]
+    left_out: list[LeftOut]
+
+    def leave_out(self, one: LeftOut) -> None:
+        self.left_out.append(one)
+
+
+def tell(left_out: Sequence[LeftOut]) -> None:
+    """In the log: what is missing here, and why."""
+    for one in left_out:
+        logger.error("%s", one)
+
+
+def discover(packages: Sequence[str]) -> Catalog:
+    """Import the modules, read the documents."""
+    catalog = Catalog([], [])
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     for name in map(own_name, packages):
-        try:
-            found += _package(name, strict=strict)
-        except ModuleNotFoundError as error:
-            if error.name != name.split(".")[0] and error.name != name:
-                raise
-            logger.warning("no module '%s' (ORCHESTRATOR_WORKFLOWS): nothing found there", name)
-    return found
+        _import_all(name, catalog)
+    names = tuple(map(own_name, packages))
+    for workflow in list(BUILT.values()):
+        if any(workflow.module == name or workflow.module.startswith(f"{name}.") for name in names):
+            about = LeftOut("workflow", f"{workflow.name}@{workflow.version}", "", workflow.file, workflow.line, workflow.name)
+            _add(catalog, lambda w=workflow: Discovered(w.build(), None, f"{w.file}:{w.line}"), about)  # type: ignore[misc]
+    for name in names:
+        for folder in folders(name):
+            for file in files_in(folder):
+                if not ELSEWHERE & set(file.relative_to(folder).parts):
+                    _add(catalog, lambda f=file: _document(f), LeftOut("document", file.name, "", str(file)))  # type: ignore[misc]
+    return catalog
+
+
+def _import_all(name: str, catalog: Catalog) -> None:
+    """A module and, of a package, all that is in it. Below a package that does not import nothing can be imported."""
+    module = _import(name, catalog)
+    for inner in pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}."):
+        _import_all(inner.name, catalog)
+
+
+def _import(name: str, catalog: Catalog) -> ModuleType | None:
+    if name in sys.modules:
+        return sys.modules[name]
+    before = set(BUILT)
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # a module may do anything while it is imported
+        if isinstance(error, ModuleNotFoundError) and error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            catalog.leave_out(LeftOut("module", name, f"There is no module {name!r} (ORCHESTRATOR_WORKFLOWS)."))
+        else:
+            file, line = place_of(error, name)
+            catalog.leave_out(LeftOut("module", name, f"{type(error).__name__}: {error}", file, line))
+        # What it wrote before it failed may lack what comes after.
+        for key in set(BUILT) - before:
+            if BUILT[key].module == name:
+                del BUILT[key]
+        return None
+
+
+def place_of(error: BaseException, name: str) -> tuple[str, int | None]:
+    """Where in the module (or in what it imports) it happened."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return error.filename, error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith("<frozen ") and "importlib" not in frame.filename]
+    if len(own) < 2:
+        spec = _spec(name)
+        return (spec.origin or "" if spec else "", None)
+    return own[-1].filename, own[-1].lineno
+
+
+def _add(catalog: Catalog, read: Callable[[], Discovered], about: LeftOut) -> None:
+    try:
+        found = read()
+        check(found.definition, REGISTRY.knows)
+        _refuse_twins(catalog, found)
+        catalog.workflows.append(found)
+    except (OrchestratorError, OSError, UnicodeDecodeError) as error:
+        catalog.leave_out(LeftOut(about.kind, about.name, str(error), about.file, about.line, about.workflow))
+    except Exception as error:
+        logger.exception("%s cannot be read", about.name)
+        catalog.leave_out(LeftOut(about.kind, about.name, f"{type(error).__name__}: {error}", about.file, about.line, about.workflow))
+
+
+def _refuse_twins(catalog: Catalog, found: Discovered) -> None:
+    """One version of a workflow is written in one place, or which one runs would depend on the order of files."""
+    one = found.definition
+    for other in catalog.workflows:
+        twin = other.definition
+        if (twin.namespace, twin.name) == (one.namespace, one.name) and same_version(twin.version, one.version):
+            raise Invalid(
+                [
+                    Fault(
+                        "",
+                        f"{one.ref} is written in two places: {other.file} and {found.file}.",
+                        "Give one of them another name or version.",
+                    )
+                ]
+            )
+
+
+def _document(file: Path) -> Discovered:
+    text = file.read_text(encoding="utf-8")
+    return Discovered(read_document(text, str(file)), text, str(file))
+
+
+# ── where things lie ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def own_name(name: str) -> str:
     """In a checkout of this project `workflows` is `orchestrator.workflows`: a module has one name, or its steps exist twice."""
     own = f"orchestrator.{name}"
-    return own if _origin(name) is not None and _origin(name) == _origin(own) else name
+    here = _spec(name)
+    if here is None or here.origin is None:
+        return name
+    there = _spec(own)
+    return own if there is not None and there.origin and Path(there.origin).resolve() == Path(here.origin).resolve() else name
 
 
-def _origin(name: str) -> Path | None:
+def _spec(name: str) -> Any:
     try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
         return None
-    return Path(spec.origin).resolve() if spec is not None and spec.origin else None
+    except Exception:  # noqa: BLE001  # a parent package that fails on import: its folder is not known
+        return None
 
 
-def _package(name: str, *, strict: bool) -> Iterator[Discovered]:
-    module = importlib.import_module(name)
-    for path in getattr(module, "__path__", ()):
-        for inner in pkgutil.walk_packages([path], f"{name}."):
-            importlib.import_module(inner.name)
-    for workflow in list(BUILT.values()):
-        if workflow.module == name or workflow.module.startswith(f"{name}."):
-            yield from _checked(workflow, strict=strict)
-    for path in getattr(module, "__path__", ()):
-        for file in sorted(Path(path).rglob("*")):
-            if file.suffix in SUFFIXES and file.is_file() and not {"schedules", "triggers"} & set(file.parts):
-                yield from _document(file, strict=strict)
+def folders(name: str) -> list[Path]:
+    """Where a package lies, whether or not it can be imported."""
+    spec = _spec(own_name(name))
+    return [Path(path) for path in (spec.submodule_search_locations or ())] if spec is not None else []
 
 
-def discover_triggers(packages: Sequence[str]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The files in `triggers/` folders, each with its entries. A faulty file is reported and left out whole."""
-    return [(file, entries_of(data)) for file, data in _files(packages, "triggers", read_triggers)]
-
-
-def discover_schedules(packages: Sequence[str]) -> list[tuple[str, Any]]:
-    """The files in `schedules/` folders. One that is faulty is reported, and what it held before stays."""
-    return list(_files(packages, "schedules", read_schedules))
-
-
-def _files(packages: Sequence[str], folder: str, read: Callable[[Any, str], Any]) -> Iterator[tuple[str, Any]]:
-    for name in map(own_name, packages):
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError:
-            continue
-        for path in getattr(module, "__path__", ()):
-            for file, data in _read_all(Path(path), folder, read):
-                yield f"{name}/{file.relative_to(path)}", data
+def files_in(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.rglob("*")) if file.suffix in SUFFIXES and file.is_file()]
 
 
 def folders_of(packages: Sequence[str], folder: str) -> list[Path]:
     """The folders of that name inside packages."""
-    found: list[Path] = []
-    for name in map(own_name, packages):
-        with contextlib.suppress(ModuleNotFoundError):
-            module = importlib.import_module(name)
-            found += [place for path in getattr(module, "__path__", ()) for place in Path(path).rglob(folder) if place.is_dir()]
+    return [place for name in packages for base in folders(name) for place in base.rglob(folder) if place.is_dir()]
+
+
+# ── files of triggers and schedules ─────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files of a kind: what each holds, and which cannot be read. What such a file held before stays."""
+
+    read: dict[str, Any]
+    faulty: dict[str, str]
+
+
+def discover_triggers(packages: Sequence[str]) -> Files:
+    """The files in `triggers/` folders, each with its entries."""
+    found = _files(packages, "triggers", read_triggers)
+    return Files({name: entries_of(data) for name, data in found.read.items()}, found.faulty)
+
+
+def discover_schedules(packages: Sequence[str], *more: Path) -> Files:
+    """The files in `schedules/` folders of packages, and in folders that are no packages."""
+    found = _files(packages, "schedules", read_schedules)
+    for folder in more:
+        _read_all(folder, folder.parent, folder.name, read_schedules, "", found)
     return found
 
 
-def schedules_in(folder: Path) -> list[tuple[str, Any]]:
-    """The files of a folder that is no package."""
-    return [(f"{folder.name}/{file.relative_to(folder)}", data) for file, data in _read_all(folder, folder.name, read_schedules)]
+def _files(packages: Sequence[str], folder: str, read: Callable[[Any, str], Any]) -> Files:
+    found = Files({}, {})
+    for name in packages:
+        for base in folders(name):
+            _read_all(base, base, folder, read, f"{name}/", found)
+    return found
 
 
-def _read_all(base: Path, folder: str, read: Callable[[Any, str], Any]) -> Iterator[tuple[Path, Any]]:
-    for file in sorted(base.rglob("*")):
-        if file.suffix not in SUFFIXES or not file.is_file() or folder not in file.parts:
+def _read_all(base: Path, root: Path, folder: str, read: Callable[[Any, str], Any], prefix: str, found: Files) -> None:
+    for file in files_in(base):
+        if folder not in file.relative_to(root).parts[:-1]:
             continue
+        name = f"{prefix}{file.relative_to(root)}"
         try:
-            data = parse(file.read_text(encoding="utf-8"), file.name)
+            text = file.read_text(encoding="utf-8")
+            data = parse(text, file.name)
             read(data, file.name)
-        except (OrchestratorError, OSError, UnicodeDecodeError) as error:
-            logger.error("%s is left out: %s", file, error)
+        except (OrchestratorError, OSError, UnicodeDecodeError, ValueError) as error:
+            found.faulty[name] = str(error)
             continue
-        yield file, data
-
-
-def _checked(workflow: Workflow, *, strict: bool) -> Iterator[Discovered]:
-    try:
-        definition = workflow.build()
-        check(definition, REGISTRY.knows)
-        yield Discovered(definition)
-    except Invalid as error:
-        if strict:
-            raise
-        logger.error("workflow '%s' is left out: %s", workflow.name, error)
-
-
-def _document(file: Path, *, strict: bool) -> Iterator[Discovered]:
-    try:
-        text = file.read_text(encoding="utf-8")
-        definition = read_document(text, str(file.name))
-        check(definition, REGISTRY.knows)
-        yield Discovered(definition, text)
-    except (OrchestratorError, OSError, UnicodeDecodeError) as error:
-        if strict:
-            raise
-        logger.error("%s is left out: %s", file, error)
+        found.read[name] = data

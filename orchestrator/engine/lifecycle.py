@@ -21,7 +21,7 @@ from orchestrator.engine.configuring import Configurations
 from orchestrator.engine.forking import fork_history
 from orchestrator.engine.runtime import Runtime, priority_number, queue_of
 from orchestrator.engine.undoing import undo_tree
-from orchestrator.errors import Disabled, ExpressionError, Fault, IllegalMove, Invalid, NotFound, Refused
+from orchestrator.errors import Disabled, ExpressionError, Fault, IllegalMove, Invalid, MissingCode, NotFound, Refused
 from orchestrator.history import Fact, Kind, is_failing, numbered
 from orchestrator.ids import is_instance_id, new_instance_id
 from orchestrator.plan import remaining
@@ -393,7 +393,7 @@ def rollback(runtime: Runtime, instance_id: str, actor: str, source: str) -> Non
             # What an earlier way back could not undo is tried again; what it did undo is not.
             branches.shelve_undo(c, instance_id)
             definition = runtime.definition(instance.definition_id)
-            if undo_tree(c, instance_id, definition, runtime.registry) is None:
+            if not _has_way_back(c, runtime, instance_id, definition):
                 nothing = Fault(instance_id, "no completed step has a compensation: there is nothing to roll back")
                 raise Invalid([nothing], "roll back")
             ending = "FAILED" if instance.state == "FAILED" else "CANCELLED"
@@ -403,6 +403,13 @@ def rollback(runtime: Runtime, instance_id: str, actor: str, source: str) -> Non
             return instances.open_undo(c, instance_id, queue_of(instance.priority))
 
     runtime.publisher.branches(runtime.database.patiently(act))
+
+
+def _has_way_back(c: Connection, runtime: Runtime, instance_id: str, definition: Definition) -> bool:
+    try:
+        return undo_tree(c, instance_id, definition, runtime.registry) is not None
+    except MissingCode:
+        return True  # a worker that has the steps will see
 
 
 def rerun(runtime: Runtime, instance_id: str, position: str, actor: str, source: str, input: Any = None) -> str:

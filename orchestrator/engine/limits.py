@@ -10,7 +10,7 @@ import logging
 
 from orchestrator.engine import lifecycle
 from orchestrator.engine.runtime import Runtime
-from orchestrator.errors import IllegalMove
+from orchestrator.errors import IllegalMove, NotFound, OrchestratorError
 from orchestrator.state import State
 from orchestrator.store import usage, workers
 
@@ -40,8 +40,11 @@ def _stop(runtime: Runtime, stopped: dict[str, str], instance_id: str, ending: S
         return
     try:
         owners = lifecycle.stop(runtime, instance_id, ending, {"code": code, "message": reason}, actor="engine", source="engine")
-    except IllegalMove:
-        return  # it ended, or turned round, in the meantime
+    except (IllegalMove, NotFound):
+        return  # it ended, turned round or was deleted in the meantime
+    except OrchestratorError as error:
+        logger.error("an instance above its limits cannot be stopped: %s", error, extra={"instance": instance_id})
+        return
     stopped[instance_id] = reason
     logger.warning("stopped: %s", reason, extra={"instance": instance_id})
     if owners:

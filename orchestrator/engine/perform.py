@@ -15,7 +15,7 @@ import pydantic
 from orchestrator.definition.retry import NO_RETRY, RetryPolicy
 from orchestrator.definition.tree import Step, Undo
 from orchestrator.engine import interrupt
-from orchestrator.errors import Cancelled, OrchestratorError, Retryable, StepTimeout, Terminal
+from orchestrator.errors import Cancelled, MissingCode, OrchestratorError, Retryable, StepTimeout
 from orchestrator.history import Failure, error_names
 from orchestrator.plan.needs import Perform
 from orchestrator.steps.functions import jsonable
@@ -97,8 +97,17 @@ def _execute(need: Perform, context: StepContext, registry: Registry) -> Any:
         return registry.executor(step.type).execute(context)
     handler = registry.handler(step.compensation.type)
     if handler is None:
-        raise Terminal(f"no compensation handler found for step type: {step.compensation.type}")
+        raise MissingCode("compensation", step.compensation.type)
     return handler.compensate(context)
+
+
+def require_code(need: Perform, registry: Registry) -> None:
+    """Raises `MissingCode` before anything of an attempt is recorded."""
+    step = need.step
+    if isinstance(step, Step):
+        registry.executor(step.type)
+    elif registry.handler(step.compensation.type) is None:
+        raise MissingCode("compensation", step.compensation.type)
 
 
 def _judged(given: Any, timeout_s: float | None) -> Verdict:

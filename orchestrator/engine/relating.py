@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.engine import intake, waiting
 from orchestrator.engine.lifecycle import prepare_child
 from orchestrator.engine.stopped import Stopped
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import MissingCode, OrchestratorError
 from orchestrator.history import Fact, Failure, Kind
 from orchestrator.plan.events import envelope_of
 from orchestrator.plan.needs import AwaitChild, Publish, StartChild
@@ -22,6 +22,8 @@ def emit(walk: Walk, need: Publish) -> None:
     held = walk.held
     try:
         given = need.compute()
+    except MissingCode:
+        raise
     except OrchestratorError as error:
         failure = Failure(error.code, str(error), need.position, type(error).__name__)
         walk.record(Fact(need.position, Kind.STEP_FAILED, {"error": failure.to_json()}))
@@ -43,6 +45,8 @@ def start_child(walk: Walk, need: StartChild) -> None:
     held = walk.held
     try:
         new, plan, address = prepare_child(walk.runtime, held, need)
+    except MissingCode:
+        raise
     except OrchestratorError as error:
         failure = Failure(error.code, str(error), need.position, type(error).__name__)
         walk.record(Fact(need.position, Kind.STEP_FAILED, {"error": failure.to_json()}))

@@ -17,7 +17,7 @@ import psycopg
 from orchestrator.definition.tree import Definition
 from orchestrator.engine import admission as admissions
 from orchestrator.engine import intake, lifecycle, limits, scheduling, triggering, view
-from orchestrator.engine.catalog import discover, discover_schedules, discover_triggers, folders_of, schedules_in
+from orchestrator.engine.catalog import Catalog, Discovered, LeftOut, discover, discover_schedules, discover_triggers, folders_of, tell
 from orchestrator.engine.configuring import Configurations, fingerprint
 from orchestrator.engine.runtime import Runtime
 from orchestrator.engine.timetable import Timetable
@@ -73,16 +73,43 @@ class WorkflowRunner:
             return cls._own
 
     def initialize(self) -> None:
-        """Discover the workflows and register those the database does not know. A second call does nothing."""
+        """Discover the workflows and register those the database does not know. A second call does nothing.
+
+        What cannot be used is left out and told, with its place and the reason; everything else is there all the same.
+        """
         if self._initialized:
             return
         self._initialized = True
-        for found in discover(self.runtime.settings.workflows):
-            self.register_workflow(found.definition, found.source)
-        for file, entries in discover_triggers((BUILTIN, *self.runtime.settings.workflows)):
-            triggering.put_file(self.runtime, file, entries)
+        catalog = discover(self.runtime.settings.workflows)
+        for found in catalog.workflows:
+            self._register_found(catalog, found)
+        self._read_triggers(catalog)
         self.configs.load_files(forget=False)
         self.load_schedules()
+        self.runtime.left_out[:] = catalog.left_out
+        tell(catalog.left_out)
+
+    def _register_found(self, catalog: Catalog, found: Discovered) -> None:
+        definition = found.definition
+        try:
+            self.register_workflow(definition, found.source)
+        except OrchestratorError as error:
+            catalog.leave_out(LeftOut("workflow", definition.ref, str(error), found.file, workflow=definition.name))
+
+    def _read_triggers(self, catalog: Catalog) -> None:
+        files = discover_triggers((BUILTIN, *self.runtime.settings.workflows))
+        for file, reason in files.faulty.items():
+            catalog.leave_out(LeftOut("triggers", file, reason, file))
+        for file, entries in files.read.items():
+            try:
+                triggering.put_file(self.runtime, file, entries)
+            except OrchestratorError as error:
+                catalog.leave_out(LeftOut("triggers", file, str(error), file))
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """What of the workflows' packages cannot be used in this process, and why."""
+        return self.runtime.left_out
 
     # ── definitions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -136,11 +163,14 @@ class WorkflowRunner:
     def schedules(self) -> Timetable:
         return Timetable(self.runtime)
 
-    def load_schedules(self) -> list[str]:
-        """Read the files in `schedules/` folders; gives the ids of what they hold, and of what they hold no more."""
+    def load_schedules(self, *, forget: bool = False) -> list[str]:
+        """Read the files in `schedules/` folders; gives the ids of what they hold, and of what they hold no more.
+
+        `forget`: whether what stood in files that are gone is taken back, which is for whoever watches the folders to say.
+        """
         settings = self.runtime.settings
-        found = [*discover_schedules(settings.workflows), *schedules_in(Path(settings.config_dir) / "schedules")]
-        return [one for file, data in found for one in self.schedules.put_file(file, data)]
+        files = discover_schedules(settings.workflows, Path(settings.config_dir) / "schedules")
+        return self.schedules.put_files(files.read, files.faulty, forget=forget)
 
     def reset_breaker(self, name: str, *, actor: str = "anonymous", source: str = "api") -> None:
         """Close a circuit breaker by hand."""
@@ -157,7 +187,7 @@ class WorkflowRunner:
         now = fingerprint(Path(settings.config_dir), *folders_of(settings.workflows, "schedules"))
         if now != seen:
             told = self.configs.load_files()
-            logger.info("files were read: configurations %s, schedules %s", told, self.load_schedules())
+            logger.info("files were read: configurations %s, schedules %s", told, self.load_schedules(forget=True))
         return now
 
     # ── starting ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,6 +17,7 @@ from orchestrator.definition.codec import from_json
 from orchestrator.definition.tree import Definition
 from orchestrator.definition.triggers import Trigger
 from orchestrator.engine import warden
+from orchestrator.engine.catalog import LeftOut
 from orchestrator.engine.publish import Publisher
 from orchestrator.errors import NotFound
 from orchestrator.ids import Position
@@ -56,6 +57,8 @@ class Runtime:
     """Definitions that were found by name, and until when they hold."""
     configs: dict[tuple[str, str], tuple[float, dict[str, Any]]] = field(default_factory=dict)
     """Configurations by tenant and workflow, and until when they hold."""
+    left_out: list[LeftOut] = field(default_factory=list)
+    """What of the workflows' packages cannot be used here, and why."""
     variants: dict[tuple[int, str], int] = field(default_factory=dict)
     """Definitions under configurations: by the definition's id and the configuration."""
     breakers: Breakers = field(init=False)

@@ -7,11 +7,15 @@ there is no beat.
 
 from __future__ import annotations
 
+import functools
 import logging
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+import psycopg
 
 from orchestrator.definition.durations import seconds
 from orchestrator.definition.expressions import Names
@@ -24,14 +28,18 @@ from orchestrator.plan import listening as listeners
 from orchestrator.schedule import times
 from orchestrator.schedule.spec import Spec
 from orchestrator.state import State
-from orchestrator.store import schedules
+from orchestrator.store import findings, schedules
 from orchestrator.store.branches import Published
-from orchestrator.store.connection import Connection
+from orchestrator.store.connection import Connection, is_away
 from orchestrator.store.schedules import Fire, Moved, Schedule
 
 logger = logging.getLogger("orchestrator.scheduling")
+T = TypeVar("T")
 
 BATCH = 500
+LONGEST_PAUSE_S = 300.0
+LISTENS_FOR_S = 0.5
+FINDING = "schedule"
 # With `catchup: none`, what is later than this is missed.
 LATE_S = 60.0
 MOST_AT_ONCE = 1000
@@ -83,14 +91,68 @@ class Turn:
 
 
 def fire_due(runtime: Runtime, *, grace_s: float = 0.0, only: int | None = None, by: str = "keeper") -> int:
-    """Start what is due (for longer than `grace_s`: others shall come first); gives how many instances."""
+    """Start what is due (for longer than `grace_s`: others shall come first); gives how many instances.
+
+    Each schedule is by itself: one that fails is put aside for a while, and holds up no other.
+    """
     started = 0
     while True:
-        runtime.database.patiently(schedules.plan_after)
+        _plan_after(runtime)
         found = runtime.database.patiently(lambda c: schedules.due(c, BATCH, grace_s, only))
-        started += _fire(runtime, [_turn(schedule) for schedule in found], by)
+        turns = [turn for schedule in found if (turn := _apart(runtime, schedule, functools.partial(_turn, schedule))) is not None]
+        started += _fire(runtime, turns, by)
         if len(found) < BATCH:
             return started
+
+
+def _plan_after(runtime: Runtime) -> None:
+    try:
+        runtime.database.patiently(schedules.plan_after)
+    except psycopg.DataError:
+        # One of them holds a span that no calendar has: the others are planned without it.
+        for schedule in runtime.database.patiently(schedules.to_plan_after):
+            _apart(
+                runtime, schedule, functools.partial(runtime.database.patiently, functools.partial(schedules.plan_after, only=schedule.id))
+            )
+
+
+def _apart(runtime: Runtime, schedule: Schedule, act: Callable[[], T]) -> T | None:
+    """What concerns one schedule alone: when it fails, that schedule is put aside, and None is given."""
+    try:
+        return act()
+    except Exception as error:
+        if is_away(error):
+            raise
+        put_aside(runtime, schedule, error)
+        return None
+
+
+def put_aside(runtime: Runtime, schedule: Schedule, error: Exception) -> None:
+    """A schedule that fails is tried again after a second, two, four …, and is a finding as long as that lasts."""
+    pause_s = min(2.0 ** min(schedule.failures, 20), LONGEST_PAUSE_S)
+    reason = str(error) if isinstance(error, OrchestratorError) else f"{type(error).__name__}: {error}"
+    logger.error(
+        "schedule %s of tenant %s failed, retrying in %g s: %s", schedule.name, schedule.tenant, pause_s, reason.split("\n", 1)[0],
+        exc_info=None if isinstance(error, OrchestratorError) or schedule.failures else error,
+    )  # fmt: skip
+
+    def note(c: Connection) -> None:
+        with c.transaction():
+            schedules.put_aside(c, schedule.id, pause_s)
+            findings.note(c, FINDING, schedule.name, reason, tenant=schedule.tenant)
+
+    runtime.database.patiently(note)
+
+
+def _well_again(runtime: Runtime, found: Sequence[Schedule]) -> None:
+    for schedule in found:
+        if schedule.failures:
+            runtime.database.patiently(lambda c, s=schedule: _clear(c, s))  # type: ignore[misc]
+
+
+def _clear(c: Connection, schedule: Schedule) -> None:
+    schedules.well_again(c, schedule.id)
+    findings.clear(c, FINDING, schedule.name, tenant=schedule.tenant)
 
 
 def spec_of(schedule: Schedule) -> Spec:
@@ -130,13 +192,32 @@ def _fire(runtime: Runtime, turns: Sequence[Turn], by: str) -> int:
         for moment in turn.moments:
             try:
                 turn.starts[moment] = start_of(runtime, turn.schedule, turn.spec, moment)
-            except OrchestratorError as error:
-                logger.error("schedule '%s' cannot start '%s': %s", turn.schedule.name, turn.spec.target, error)
-                turn.refused[moment] = str(error)
-    begun, admitted, ended = runtime.database.patiently(lambda c: _commit(c, runtime, turns, by))
+            except Exception as error:
+                if is_away(error):
+                    raise
+                known = isinstance(error, OrchestratorError)
+                logger.error(
+                    "schedule %s cannot start %s: %s", turn.schedule.name, turn.spec.target, error, exc_info=None if known else error
+                )
+                turn.refused[moment] = str(error) if known else f"{type(error).__name__}: {error}"
+    return _fire_all(runtime, turns, by)
+
+
+def _fire_all(runtime: Runtime, turns: Sequence[Turn], by: str) -> int:
+    """All in one transaction; when that fails, each in one of its own."""
+    try:
+        begun, admitted, ended = runtime.database.patiently(lambda c: _commit(c, runtime, turns, by))
+    except Exception as error:
+        if is_away(error):
+            raise
+        if len(turns) > 1:
+            return sum(_fire_all(runtime, [turn], by) for turn in turns)
+        put_aside(runtime, turns[0].schedule, error)
+        return 0
     publish(runtime, begun, admitted)
     for instance_id in ended:
         cancel_running(runtime, instance_id)
+    _well_again(runtime, [turn.schedule for turn in turns])
     return len(begun)
 
 
@@ -256,28 +337,36 @@ def cancel_running(runtime: Runtime, instance_id: str) -> None:
 
 def tend(runtime: Runtime) -> int:
     """Runs that failed are tried again as their schedules say, those that take too long are stopped; gives how many."""
-    from orchestrator.engine.runner import WorkflowRunner
-
     tended = 0
     for fire in runtime.database.patiently(lambda c: schedules.open_fires(c, BATCH)):
-        spec = Spec.of_json(fire.about) if fire.about else None
-        if fire.outcome is None:
-            _stop(runtime, fire.instance_id, spec.timeout_s if spec else None)
-        elif fire.state == "FAILED" and spec is not None and fire.retries < spec.retry_attempts:
-            if fire.ended_s_ago < spec.retry_delay_s:
-                continue
-            if runtime.database.patiently(
-                lambda c, f=fire, s=spec: schedules.retried(c, f.schedule_id, f.instance_id, f.retries, s.timeout_s)  # type: ignore[misc]
-            ):
-                try:
-                    WorkflowRunner(runtime).retry_workflow(fire.instance_id, actor="schedule:retry", source="schedule")
-                except OrchestratorError as error:
-                    logger.info("instance %s is not tried again: %s", fire.instance_id, error)
-        else:
-            failed = fire.outcome == "FAILED"
-            runtime.database.patiently(lambda c, f=fire, bad=failed: schedules.close(c, f.schedule_id, f.instance_id, failed=bad))  # type: ignore[misc]
-        tended += 1
+        try:
+            tended += _tend(runtime, fire)
+        except Exception as error:
+            if is_away(error):
+                raise
+            logger.exception("the run %s of schedule %d is looked after no more", fire.instance_id, fire.schedule_id)
+            runtime.database.patiently(lambda c, f=fire: schedules.close(c, f.schedule_id, f.instance_id, failed=True))  # type: ignore[misc]
     return tended
+
+
+def _tend(runtime: Runtime, fire: schedules.Open) -> int:
+    from orchestrator.engine.runner import WorkflowRunner
+
+    spec = Spec.of_json(fire.about) if fire.about else None
+    if fire.outcome is None:
+        _stop(runtime, fire.instance_id, spec.timeout_s if spec else None)
+    elif fire.state == "FAILED" and spec is not None and fire.retries < spec.retry_attempts:
+        if fire.ended_s_ago < spec.retry_delay_s:
+            return 0
+        if runtime.database.patiently(lambda c: schedules.retried(c, fire.schedule_id, fire.instance_id, fire.retries, spec.timeout_s)):
+            try:
+                WorkflowRunner(runtime).retry_workflow(fire.instance_id, actor="schedule:retry", source="schedule")
+            except OrchestratorError as error:
+                logger.info("instance %s is not tried again: %s", fire.instance_id, error)
+    else:
+        failed = fire.outcome == "FAILED"
+        runtime.database.patiently(lambda c: schedules.close(c, fire.schedule_id, fire.instance_id, failed=failed))
+    return 1
 
 
 def _stop(runtime: Runtime, instance_id: str, timeout_s: float | None) -> None:
@@ -315,14 +404,17 @@ def _start(runtime: Runtime, schedule: Schedule, key: str, input: Any) -> str | 
 
 
 def hear(runtime: Runtime) -> int:
-    """Start what events ask for; gives how many instances."""
-    return sum(_hear(runtime, schedule) for schedule in runtime.database.patiently(schedules.listening))
+    """Start what events ask for; gives how many instances. Each listener is by itself."""
+    found = runtime.database.patiently(schedules.listening)
+    return sum(_apart(runtime, one, functools.partial(_hear, runtime, one)) or 0 for one in found)
 
 
 def _hear(runtime: Runtime, schedule: Schedule) -> int:
+    """A listener has half a second at a time: what it has not heard by then it hears in its next turn."""
     trigger = runtime_trigger(runtime, schedule)
     if trigger is None:
         return 0
+    until = time.monotonic() + LISTENS_FOR_S
     started, seen = 0, schedule.seen_event
     note: dict[str, Any] = (schedule.note or {}).get("note", {})
     taken: list[int] = (schedule.note or {}).get("taken", [])
@@ -330,18 +422,33 @@ def _hear(runtime: Runtime, schedule: Schedule) -> int:
     for number, event in runtime.database.patiently(lambda c: schedules.events_since(c, schedule.seen_event)):
         if number in taken or (number <= schedule.seen_event and _is_old(number, taken)):
             continue
+        if time.monotonic() > until:
+            break
         seen, changed = max(seen, number), True
         taken.append(number)
-        match = listeners.matching(trigger, note, event, Names())
-        if match is None:
+        try:
+            match = listeners.matching(trigger, note, event, Names())
+            if match is None:
+                continue
+            note = listeners.received(trigger, note, {"id": number, "event": event, **match}, Names())
+        except OrchestratorError as error:
+            # It would fail the same way again: this event is not for this listener, and the next one may be.
+            _cannot_hear(runtime, schedule, number, error)
             continue
-        note = listeners.received(trigger, note, {"id": number, "event": event, **match}, Names())
         if note["complete"]:
             _start(runtime, schedule, f"schedule:{schedule.id}:{event.get('source')}:{event.get('id')}", note["outputs"])
             note, started = {}, started + 1
     if changed:
         runtime.database.patiently(lambda c: schedules.heard(c, schedule, seen, {"note": note, "taken": taken[-1000:]}))
+    if started:
+        _well_again(runtime, [schedule])
     return started
+
+
+def _cannot_hear(runtime: Runtime, schedule: Schedule, number: int, error: OrchestratorError) -> None:
+    logger.warning("the listener of %s.%s leaves event %d out: %s", schedule.namespace, schedule.workflow, number, error)
+    said = f"Event {number} was left out: {error}"
+    runtime.database.patiently(lambda c: findings.note(c, FINDING, schedule.name, said, {"event": number}, tenant=schedule.tenant))
 
 
 def _is_old(number: int, taken: list[int]) -> bool:

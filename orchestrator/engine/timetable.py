@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from orchestrator.engine import scheduling
+from orchestrator.engine.catalog import discover_schedules, folders
 from orchestrator.engine.runtime import Runtime
-from orchestrator.errors import Fault, Invalid, NotFound, Taken
+from orchestrator.errors import Fault, Invalid, NotFound, OrchestratorError, Taken
 from orchestrator.schedule import times
 from orchestrator.schedule.spec import Spec, changed, read_schedule, read_schedules
-from orchestrator.store import instances, locks, queries, schedules
+from orchestrator.store import findings, instances, locks, queries, schedules
 from orchestrator.store.connection import Connection
 from orchestrator.store.schedules import Row, Schedule
 
+logger = logging.getLogger("orchestrator.scheduling")
+
 MOST_BACKFILLED = 1000
+FILE = "schedule-file"
 
 
 class Timetable:
@@ -49,15 +55,62 @@ class Timetable:
             self._own(tenant, spec.id)
         self._put(spec, tenant, actor, source, "api")
 
-    def put_file(self, file: str, data: Any) -> list[str]:
-        """The schedules of a file are these and no others."""
+    def put_files(self, read: Mapping[str, Any], faulty: Mapping[str, str], *, forget: bool) -> list[str]:
+        """The schedules of these files hold; what a faulty file held before stays. Gives the ids that were seen.
+
+        Each file is by itself. `forget`: what stood in files that are gone is taken back.
+        """
+        wrong = dict(faulty)
+        present = {*read, *faulty}
+        found: list[str] = []
+        for file, data in read.items():
+            try:
+                found += self.put_file(file, data, present)
+            except OrchestratorError as error:
+                wrong[file] = str(error)
+        for file, reason in wrong.items():
+            logger.error("schedules of %s are not read, those it held before stay: %s", file, reason)
+        self.database.patiently(lambda c: self._note_files(c, wrong))
+        return [*found, *(self._forget_gone(present) if forget else ())]
+
+    def _roots(self) -> list[str]:
+        """Where files may stand, as far as this process sees these places: of one that is not here nothing is known."""
+        settings = self.runtime.settings
+        here = [f"file:{name}/" for name in settings.workflows if folders(name)]
+        own = Path(settings.config_dir) / "schedules"
+        return [*here, *([f"file:{own.name}/"] if own.is_dir() else [])]
+
+    def _note_files(self, c: Connection, wrong: Mapping[str, str]) -> None:
+        for file, reason in wrong.items():
+            findings.note(c, FILE, file, reason)
+        findings.clear_others(c, FILE, list(wrong))
+
+    def _forget_gone(self, present: Collection[str]) -> list[str]:
+        def act(c: Connection) -> list[str]:
+            with c.transaction():
+                gone = schedules.forget_gone(c, self._roots(), [f"file:{file}" for file in present])
+                for name, origin in gone:
+                    about = {"schedule": name, "tenant": "default", "file": origin.removeprefix("file:")}
+                    instances.audit(c, "file", "delete-schedule", "file", None, None, about)
+                return [name for name, _ in gone]
+
+        return self.database.patiently(act)
+
+    def put_file(self, file: str, data: Any, present: Collection[str] = ()) -> list[str]:
+        """The schedules of a file are these and no others. One whose own file is not among those present moves to this one."""
         specs = read_schedules(data, file)
         origin = f"file:{file}"
         for spec in specs:
             held = self.database.patiently(lambda c, s=spec: schedules.find(c, "default", s.id))  # type: ignore[misc]
             if held is None:
                 self._put(spec, "default", "file", "file", origin)
-            elif held.origin == origin and held.about != spec.as_json():
+                continue
+            elsewhere = held.origin.removeprefix("file:") if held.origin.startswith("file:") and held.origin != origin else None
+            if elsewhere is not None and elsewhere in present:
+                raise Invalid(
+                    [Fault("/id", f'The schedule "{spec.id}" stands in {elsewhere}, too.', "Give one of them another id.")], "schedule"
+                )
+            if (held.origin == origin and held.about != spec.as_json()) or elsewhere is not None:
                 # Who paused it by hand meant it; who writes `enabled` anew, too.
                 enabled = held.enabled if held.about["enabled"] == spec.enabled else spec.enabled
                 self._put(spec, "default", "file", "file", origin, enabled=enabled)
@@ -89,9 +142,16 @@ class Timetable:
 
     def delete(self, name: str, *, tenant: str = "default", actor: str = "anonymous", source: str = "api") -> None:
         held = self._own(tenant, name)
-        if held.origin.startswith("file:"):
+        if held.origin.startswith("file:") and self._stands_in_a_file(held.origin.removeprefix("file:")):
             raise Invalid(
-                [Fault("id", f"'{name}' stands in {held.origin[5:]}, and would come back: delete it there, or pause it")], "schedule"
+                [
+                    Fault(
+                        "/id",
+                        f'The schedule "{name}" is written in {held.origin[5:]} and would come back.',
+                        "Delete it there, or pause it.",
+                    )
+                ],
+                "schedule",
             )
 
         def act(c: Connection) -> None:
@@ -229,6 +289,11 @@ class Timetable:
             "isRunning": bool(running),
             "running": list(running),
         }
+
+    def _stands_in_a_file(self, file: str) -> bool:
+        settings = self.runtime.settings
+        files = discover_schedules(settings.workflows, Path(settings.config_dir) / "schedules")
+        return file in files.read or file in files.faulty
 
     def _own(self, tenant: str, name: str) -> Schedule:
         held = self.find(name, tenant)

@@ -41,4 +41,12 @@ def completed_steps(c: Connection, instance_id: str, definition: Definition) -> 
 
 
 def undo_tree(c: Connection, instance_id: str, definition: Definition, registry: Registry) -> AnyTask | None:
-    return backward(definition.do, completed_steps(c, instance_id, definition), registry.has_handler)
+    """Raises `MissingCode` where this process cannot say whether a step has a compensation: it does not have the step."""
+
+    def has_handler(type: str) -> bool:
+        if registry.has_handler(type):
+            return True
+        registry.executor(type)
+        return False
+
+    return backward(definition.do, completed_steps(c, instance_id, definition), has_handler)

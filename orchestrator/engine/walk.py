@@ -22,12 +22,12 @@ from typing import Any, Never, TypeVar
 import psycopg
 
 from orchestrator.definition.tree import AnyTask, Definition, Step, Undo
-from orchestrator.engine import branching, ending, heartbeat, performing, relating, waiting
+from orchestrator.engine import branching, ending, heartbeat, missing, performing, relating, waiting
 from orchestrator.engine.rebuild import forward_of
 from orchestrator.engine.runtime import Runtime, is_undo, queue_of
 from orchestrator.engine.stopped import Stopped
 from orchestrator.engine.undoing import undo_tree
-from orchestrator.errors import BrokenHistory, Fenced, OrchestratorError, TooDeep
+from orchestrator.errors import BrokenHistory, Fenced, MissingCode, OrchestratorError, TooDeep
 from orchestrator.history import Fact, Failure, Kind
 from orchestrator.ids import unescaped
 from orchestrator.nesting import DEEPEST_KEPT
@@ -97,11 +97,11 @@ class Walk:
         try:
             if self.held.stopping:
                 branching.close(self, Closing("cancelled"))
-            self.rebuild()
+            self.with_code(self.rebuild)
             self.check_dependencies()
             performing.check_poison(self)
             while True:
-                self.meet(self.forward.need)
+                self.with_code(lambda: self.meet(self.forward.need))
         except BrokenHistory as error:
             failure = Failure(error.code, str(error), self.held.position, "BrokenHistory")
         except (TooDeep, RecursionError):
@@ -111,6 +111,13 @@ class Walk:
         self.keep_what_can_be()
         ending.end_failed(self, failure)
         raise AssertionError("what has failed has ended")
+
+    def with_code(self, act: Callable[[], None]) -> None:
+        """What this worker does not have is no failure: the branch waits for one that has it."""
+        try:
+            act()
+        except MissingCode as error:
+            missing.wait_for_code(self, error)
 
     def keep_what_can_be(self) -> None:
         """Of what is pending, what comes before the first fact that cannot be written."""
@@ -157,10 +164,10 @@ class Walk:
 
     def rebuild(self) -> None:
         held = self.held
+        self.forward = Forward(Undo(), held.position)
         root = self.root = self.read_root()
         if root is None:
             # Nothing is to be undone.
-            self.forward = Forward(Undo(), held.position)
             ending.end_undone(self)
             return
         before = self.database.patiently(lambda c: fanouts.by_ids(c, held.after or [])) if held.after else []
@@ -288,6 +295,8 @@ class Walk:
     def decide(self, need: Decide) -> None:
         try:
             data = {"slot": need.slot, "value": need.compute()}
+        except MissingCode:
+            raise
         except OrchestratorError as error:
             data = {"slot": need.slot, "error": Failure(error.code, str(error), need.position, type(error).__name__).to_json()}
         self.record(Fact(need.position, Kind.DECIDED, data))

@@ -222,6 +222,7 @@ class StepFunction:
 class FunctionCompensation:
     def __init__(self, type: str, body: Body) -> None:
         self.type = type
+        self.body = body
         self._binding = Binding(body, extras=("input", "output", "checkpoint", "parameters"))
 
     def compensate(self, context: StepContext) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeVar
 
-from orchestrator.errors import Terminal
+from orchestrator.errors import MissingCode, Twin
 
 logger = logging.getLogger("orchestrator.steps")
 
@@ -82,6 +83,27 @@ class CompensationHandler(Protocol):
 E = TypeVar("E")
 
 
+def _refuse_twin(what: str, name: str, held: Any, fresh: Any) -> None:
+    """Two of one name: which one ran would depend on the order of imports. The same one again (a reload) takes its place."""
+    if held is None or _identity(held) == _identity(fresh) or "<locals>" in _identity(fresh)[1]:
+        return
+    places = f"{_place(held)} and {_place(fresh)}"
+    raise Twin(f'The {what} "{name}" is defined in two places: {places}. Give one of them another name (@step(type="...")).')
+
+
+def _identity(one: Any) -> tuple[str, str]:
+    body = getattr(one, "body", None) or type(one)
+    return body.__module__, body.__qualname__
+
+
+def _place(one: Any) -> str:
+    body = getattr(one, "body", None) or type(one)
+    try:
+        return f"{inspect.getsourcefile(body)}:{inspect.getsourcelines(body)[1]}"
+    except (OSError, TypeError):
+        return f"{body.__module__}.{body.__qualname__}"
+
+
 class Registry:
     def __init__(self) -> None:
         self.executors: dict[str, Executor] = {}
@@ -89,16 +111,19 @@ class Registry:
         self._loaded = False
 
     def add(self, executor: Executor) -> None:
+        _refuse_twin("step type", executor.type, self.executors.get(executor.type), executor)
         self.executors[executor.type] = executor
 
     def add_handler(self, handler: CompensationHandler) -> None:
+        _refuse_twin("compensation of step type", handler.type, self.handlers.get(handler.type), handler)
         self.handlers[handler.type] = handler
 
     def executor(self, type: str) -> Executor:
+        """Raises `MissingCode` when this process does not have it: another one may."""
         self.load()
         found = self.executors.get(type)
         if found is None:
-            raise Terminal(f"no executor found for step type: {type}")
+            raise MissingCode("step", type)
         return found
 
     def handler(self, type: str) -> CompensationHandler | None:

@@ -185,7 +185,7 @@ FREE = "owner = null, lease_until = null, doing = null"
 
 def park(c: Connection, branch_id: int, snapshot: str | None, due: float | None) -> None:
     c.execute(
-        f"update branches set state = 'parked', {FREE}, snapshot = coalesce(%s::jsonb, snapshot) where id = %s",
+        f"update branches set state = 'parked', {FREE}, lacks = null, lacking_since = null, snapshot = coalesce(%s::jsonb, snapshot) where id = %s",
         (None if snapshot is None else sealed(snapshot), branch_id),
     )
     if due is not None:
@@ -194,7 +194,7 @@ def park(c: Connection, branch_id: int, snapshot: str | None, due: float | None)
 
 _PARK = f"""
 with parked as (
-    update branches set state = 'parked', {FREE}, snapshot = coalesce(%s::jsonb, snapshot)
+    update branches set state = 'parked', {FREE}, lacks = null, lacking_since = null, snapshot = coalesce(%s::jsonb, snapshot)
     where id = %s and generation = %s and owner = %s and state || '' = 'running' returning id
 ), written as (
     insert into checkpoints (branch_id, seq, position, kind, attempt, data)

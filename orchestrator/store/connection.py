@@ -36,6 +36,27 @@ OPTIONS = "-c enable_seqscan=off -c jit=off -c idle_in_transaction_session_timeo
 BROKEN = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
+def is_away(error: BaseException) -> bool:
+    """Whether an error says that the server does not answer, and nothing of what it was asked: a statement that is stopped, a full
+    disk, a deadlock are errors of operation, too, and no server is away for them."""
+    if isinstance(error, psycopg.InterfaceError):
+        return True
+    if not isinstance(error, psycopg.OperationalError):
+        return False
+    state = error.sqlstate
+    return state is None or state[:2] == "08" or state in ("57P01", "57P02", "57P03", "53300")
+
+
+def still_answers(c: Connection) -> bool:
+    """Whether the server of a connection that broke takes another one."""
+    try:
+        with psycopg.connect(c.info.dsn, password=c.info.password, connect_timeout=2, autocommit=True) as other:
+            other.execute("select 1")
+    except psycopg.Error:
+        return False
+    return True
+
+
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 

@@ -37,13 +37,14 @@ class Schedule:
     errors: int
     last: float | None
     last_instance: str | None
+    failures: int
     now: float
 
 
 _COLUMNS = (
     "id, tenant, name, origin, enabled, namespace, workflow, version, kind, spec, about, extract(epoch from planned_at)::float8,"
     " extract(epoch from next_at)::float8, seen_event, note, fires, starts, skips, errors, extract(epoch from last_at)::float8,"
-    " last_instance::text, extract(epoch from clock_timestamp())::float8"
+    " last_instance::text, failures, extract(epoch from clock_timestamp())::float8"
 )
 
 
@@ -154,6 +155,16 @@ def forget_files(c: Connection, origin: str, names: Sequence[str]) -> list[str]:
     return [row[0] for row in rows if delete(c, "default", row[0])]
 
 
+def forget_gone(c: Connection, roots: Sequence[str], origins: Sequence[str]) -> list[tuple[str, str]]:
+    """What stood below these roots, in files that are not among these, is deleted; gives the names and where they stood."""
+    rows = c.execute(
+        "select name, origin from schedules where exists (select 1 from unnest(%s::text[]) root where starts_with(origin, root))"
+        " and origin <> all (%s) and tenant = 'default'",
+        (list(roots), list(origins)),
+    ).fetchall()
+    return [(name, origin) for name, origin in rows if delete(c, "default", name)]
+
+
 def find(c: Connection, tenant: str, name: str, *, lock: bool = False) -> Schedule | None:
     row = c.execute(
         f"select {_COLUMNS} from schedules where tenant = %s and name = %s and origin <> 'deleted'" + (" for update" if lock else ""),
@@ -178,7 +189,7 @@ def due(c: Connection, limit: int, grace_s: float = 0.0, only: int | None = None
     """Those whose time has come."""
     rows = c.execute(
         f"select {_COLUMNS} from schedules where enabled and next_at <= now() - make_interval(secs => %(grace)s)"
-        " and (%(only)s::bigint is null or id = %(only)s) order by next_at limit %(limit)s",
+        " and (retry_at is null or retry_at <= now()) and (%(only)s::bigint is null or id = %(only)s) order by next_at limit %(limit)s",
         {"grace": grace_s, "only": only, "limit": limit},
     ).fetchall()
     return [Schedule(*row) for row in rows]
@@ -255,7 +266,7 @@ def move_on(c: Connection, moved: Sequence[Moved]) -> None:
         """
         update schedules s set fires = s.fires + 1, starts = s.starts + g.starts, skips = s.skips + g.skips, errors = s.errors + g.errors,
             planned_at = to_timestamp(g.planned), next_at = to_timestamp(g.next),
-            last_at = case when g.starts > 0 then now() else s.last_at end, last_instance = coalesce(g.instance_id::uuid, s.last_instance)
+            failures = 0, retry_at = null, last_at = case when g.starts > 0 then now() else s.last_at end, last_instance = coalesce(g.instance_id::uuid, s.last_instance)
         from unnest(%b::bigint[], %b::float8[], %b::float8[], %b::bigint[], %b::bigint[], %b::bigint[], %b::text[])
             as g (id, planned, next, starts, skips, errors, instance_id) where s.id = g.id
         """,
@@ -273,15 +284,36 @@ def note_start(c: Connection, schedule_id: int, instance_id: str) -> None:
     )
 
 
-def plan_after(c: Connection) -> int:
+def put_aside(c: Connection, schedule_id: int, pause_s: float) -> None:
+    """It failed: it is left alone for so long, and is looked at by itself after that."""
+    c.execute(
+        "update schedules set failures = failures + 1, retry_at = now() + make_interval(secs => %s) where id = %s", (pause_s, schedule_id)
+    )
+
+
+def well_again(c: Connection, schedule_id: int) -> None:
+    c.execute("update schedules set failures = 0, retry_at = null where id = %s and failures > 0", (schedule_id,))
+
+
+def to_plan_after(c: Connection) -> list[Schedule]:
+    """`after` schedules whose next time may be known by now."""
+    rows = c.execute(
+        f"select {_COLUMNS} from schedules where kind = 'after' and enabled and next_at is null and (retry_at is null or retry_at <= now())"
+    ).fetchall()
+    return [Schedule(*row) for row in rows]
+
+
+def plan_after(c: Connection, only: int | None = None) -> int:
     """`after`: when the last instance has ended, the next one's time is known."""
     rows = c.execute(
         """
         update schedules s set planned_at = i.ended_at + make_interval(secs => (s.spec ->> 'seconds')::float8),
             next_at = i.ended_at + make_interval(secs => (s.spec ->> 'seconds')::float8)
         from instances i where s.kind = 'after' and s.enabled and s.next_at is null and i.id = s.last_instance and i.ended_at is not null
+          and (s.retry_at is null or s.retry_at <= now()) and (%(only)s::bigint is null or s.id = %(only)s)
         returning s.id
-        """
+        """,
+        {"only": only},
     ).fetchall()
     return len(rows)
 
@@ -384,7 +416,9 @@ def unmirror_all(c: Connection) -> None:
 
 def listening(c: Connection) -> list[Schedule]:
     """Those that wait for events."""
-    rows = c.execute(f"select {_COLUMNS} from schedules where kind = 'on' and enabled").fetchall()
+    rows = c.execute(
+        f"select {_COLUMNS} from schedules where kind = 'on' and enabled and (retry_at is null or retry_at <= now())"
+    ).fetchall()
     return [Schedule(*row) for row in rows]
 
 

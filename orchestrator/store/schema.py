@@ -110,6 +110,8 @@ branches = Table(
     Column("error", JSONB),
     Column("snapshot", JSONB),
     Column("usage", JSONB),
+    Column("lacks", Text),
+    _at("lacking_since"),
 )
 
 checkpoints = Table(
@@ -427,6 +429,22 @@ schedules = Table(
     Column("errors", BigInteger, nullable=False),
     _at("mirrored_at"),
     _at("changed_at", nullable=False),
+    Column("failures", Integer, nullable=False),
+    _at("retry_at"),
+)
+
+findings = Table(
+    "findings",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("tenant", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("message", Text, nullable=False),
+    Column("detail", JSONB),
+    Column("times", BigInteger, nullable=False),
+    _at("since", nullable=False),
+    _at("seen_at", nullable=False),
+    _at("told_at"),
 )
 
 fires = Table(
@@ -470,4 +488,6 @@ workers = Table(
     Column("queues", ARRAY(Text), nullable=False),
     _at("started_at", nullable=False),
     _at("seen_at", nullable=False),
+    Column("left_out", JSONB),
+    Column("code", ARRAY(Text)),
 )

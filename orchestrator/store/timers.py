@@ -90,6 +90,7 @@ class Probe:
 
     now: float
     next_timer: float | None
+    next_schedule: float | None
     has_outbox: bool
     has_expired: bool
     has_overdue: bool
@@ -108,13 +109,16 @@ def probe(c: Connection, queue_grace_s: float, beats_grace_s: float = 0.0) -> Pr
     row = c.execute(
         """
         select extract(epoch from clock_timestamp())::float8,
-            (select extract(epoch from least((select min(due_at) from timers), (select min(next_at) + make_interval(secs => %(beat)s)
-                from schedules where enabled and next_at > now() - make_interval(secs => %(beat)s))))::float8),
+            extract(epoch from (select min(due_at) from timers))::float8,
+            extract(epoch from (select min(next_at) + make_interval(secs => %(beat)s) from schedules
+                where enabled and next_at > now() - make_interval(secs => %(beat)s)))::float8,
             exists (select 1 from outbox),
             exists (select 1 from branches where state = 'running' and lease_until < now()),
             exists (select 1 from branches where state = 'queued' and queued_at < now() - make_interval(secs => %(grace)s)),
             exists (select 1 from branches where state in ('joining', 'blocked') and queued_at < now() - make_interval(secs => %(grace)s)),
-            exists (select 1 from schedules where (enabled and next_at <= now() - make_interval(secs => %(beat)s)) or (enabled and kind = 'after' and next_at is null)),
+            exists (select 1 from schedules where enabled and retry_at is null
+                and (next_at <= now() - make_interval(secs => %(beat)s) or (kind = 'after' and next_at is null))
+                or enabled and retry_at <= now()),
             exists (select 1 from schedules where kind = 'on'),
             exists (select 1 from schedules where mirrored_at is distinct from next_at),
             exists (select 1 from fires where is_open),
@@ -126,3 +130,23 @@ def probe(c: Connection, queue_grace_s: float, beats_grace_s: float = 0.0) -> Pr
     ).fetchone()
     assert row is not None
     return Probe(*row)
+
+
+def next_due(c: Connection) -> tuple[float | None, float]:
+    """When the next timer is due, and what time it is."""
+    row = c.execute(
+        "select extract(epoch from (select min(due_at) from timers))::float8, extract(epoch from clock_timestamp())::float8"
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def next_schedule(c: Connection, grace_s: float) -> tuple[float | None, float]:
+    """The same of schedules, so much later than their own time."""
+    row = c.execute(
+        "select extract(epoch from (select min(next_at) + make_interval(secs => %(grace)s) from schedules"
+        " where enabled and next_at > now() - make_interval(secs => %(grace)s)))::float8, extract(epoch from clock_timestamp())::float8",
+        {"grace": grace_s},
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]

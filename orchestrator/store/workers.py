@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from orchestrator.store.connection import Connection, dumps
 
 
-def sign(c: Connection, worker_id: str, hostname: str, pid: int, concurrency: int, queues: list[str]) -> None:
-    """A sign of life; silent ones are forgotten after a while."""
-    c.execute(
+def sign(
+    c: Connection,
+    worker_id: str,
+    hostname: str,
+    pid: int,
+    concurrency: int,
+    queues: list[str],
+    *,
+    code: Sequence[str] = (),
+    left_out: Sequence[dict[str, object]] = (),
+) -> bool:
+    """A sign of life, with what code this worker has and what it could not load; silent ones are forgotten after a while.
+
+    True: it was not known before.
+    """
+    row = c.execute(
         """
         with gone as (delete from workers where seen_at < now() - interval '10 minutes')
-        insert into workers (id, hostname, pid, concurrency, queues) values (%s, %s, %s, %s, %s)
-        on conflict (id) do update set seen_at = now()
+        insert into workers (id, hostname, pid, concurrency, queues, code, left_out) values (%s, %s, %s, %s, %s, %s, %s::jsonb)
+        on conflict (id) do update set seen_at = now(), left_out = excluded.left_out, code = excluded.code
+        returning started_at = now()
         """,
-        (worker_id, hostname, pid, concurrency, queues),
-    )
+        (worker_id, hostname, pid, concurrency, queues, list(code), dumps(list(left_out)) if left_out else None),
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def processes(c: Connection) -> int:
@@ -25,16 +40,16 @@ def processes(c: Connection) -> int:
     return int(row[0]) if row else 0
 
 
-def lead(c: Connection, worker_id: str, seconds: float) -> bool:
-    """Take or renew the keeper's office; False while another holds it."""
+def lead(c: Connection, role: str, worker_id: str, seconds: float) -> bool:
+    """Take or renew a post; False while another holds it."""
     row = c.execute(
         """
-        insert into leadership (role, owner, until) values ('keeper', %(me)s, now() + make_interval(secs => %(s)s))
+        insert into leadership (role, owner, until) values (%(role)s, %(me)s, now() + make_interval(secs => %(s)s))
         on conflict (role) do update set owner = excluded.owner, until = excluded.until
         where leadership.owner = %(me)s or leadership.until < now()
         returning owner
         """,
-        {"me": worker_id, "s": seconds},
+        {"role": role, "me": worker_id, "s": seconds},
     ).fetchone()
     return row is not None
 

@@ -56,6 +56,11 @@ def enable() -> None:
         old_subscription=Counter("workflow_subscription_errors", "Reads of streams that failed"),
         old_dlq=Counter("workflow_event_dlq", "Events put aside"),
         relayed=Counter("orchestrator_events_relayed_total", "Events sent to the stream"),
+        chore_failures=Counter("orchestrator_chore_failures_total", "Chores of the keeper that failed", ["chore"]),
+        chore_failing=Gauge(
+            "orchestrator_chore_failing", "1 while a chore of the keeper fails", ["chore"], multiprocess_mode="livemostrecent"
+        ),
+        chore_seconds=Histogram("orchestrator_chore_seconds", "Time a chore of the keeper took", ["chore"], buckets=BUCKETS_S),
         slow=Counter("orchestrator_slow_statements_total", "Statements that took SLOW_QUERY or longer"),
     )
     _enabled[0] = True
@@ -154,3 +159,16 @@ def relayed(number: int) -> None:
 
 def slow_statement() -> None:
     _count("slow")
+
+
+def chore_failed(name: str, *, failing: bool) -> None:
+    """A chore began to fail, failed again, or is well again."""
+    if _enabled[0]:
+        if failing:
+            _of("chore_failures", name).inc()
+        _of("chore_failing", name).set(int(failing))
+
+
+def chore_took(name: str, took_s: float) -> None:
+    if _enabled[0]:
+        _of("chore_seconds", name).observe(took_s)

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import redis.asyncio
 
-from orchestrator.dev.servers import redis_program
 from tests.planes import serial
 from tests.site import Site
 from tests.stack import Stack, until
 
 
 def redis_cli(stack: Stack, *arguments: str) -> str:
-    program = shutil.which("redis-cli") or str(Path(redis_program()).with_name("redis-cli"))
-    command = [program, "-p", str(stack.redis_server.port), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    """What `redis-cli` prints into a pipe: each value of the answer on a line of its own. The program itself is not everywhere."""
+
+    def lines(answer: Any) -> list[str]:
+        return [line for one in answer for line in lines(one)] if isinstance(answer, list) else ["" if answer is None else str(answer)]
+
+    client = redis.Redis.from_url(stack.redis_url, decode_responses=True)
+    client.response_callbacks.clear()
+    with client:
+        return "\n".join(lines(client.execute_command(*arguments))) + "\n"
 
 
 def test_the_publishers_of_the_document_as_they_are_written(site: Site) -> None:

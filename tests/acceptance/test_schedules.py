@@ -366,7 +366,7 @@ def test_files_in_schedules_folders_are_read(stack: Stack, tmp_path: Path, monke
     client = create_app(stack.runner).test_client()
     shown = client.get("/workflow/schedules/from-file").get_json()
     assert (shown["name"], shown["source"], shown["properties"]) == ("F", "file:timed_package/schedules/reports.yml", {"n": 5})
-    assert "delete it there" in client.delete("/workflow/schedules/from-file").get_json()["message"]
+    assert "Delete it there" in client.delete("/workflow/schedules/from-file").get_json()["message"]
     file.write_text("id: [broken")
     assert client.post("/workflow/schedules/reload").status_code == 200
     assert client.get("/workflow/schedules/from-file").status_code == 200

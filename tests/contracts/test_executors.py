@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import Retryable, StepError, Terminal
+from orchestrator.errors import MissingCode, Retryable, StepError, Terminal
 from orchestrator.steps.registry import REGISTRY, After, Result, StepContext
 
 REGISTRY.load()
@@ -59,7 +59,7 @@ def test_a_compensation_is_found_by_its_type(type: str) -> None:
 
 
 def test_an_unknown_type_is_named() -> None:
-    with pytest.raises(Terminal, match="no executor found for step type: warp"):
+    with pytest.raises(MissingCode, match='has no step "warp"'):
         REGISTRY.executor("warp")
 
 

@@ -10,7 +10,7 @@ from orchestrator.proxies.registry import certificates_of
 from orchestrator.workflows.proxies.life_cycle import THRICE
 
 
-@step(retry=THRICE, timeout="30s")
+@step(type="certificates.announce_each", retry=THRICE, timeout="30s")
 def announce_each(domains: list[str], cert_name: str, is_renewal: Any = False) -> dict[str, int]:
     """One event for each hostname, so that each keeps its own order."""
     application = composition.application(settings())
@@ -19,7 +19,7 @@ def announce_each(domains: list[str], cert_name: str, is_renewal: Any = False) -
     return {"announced": len(domains)}
 
 
-@step(retry=THRICE, timeout="30s")
+@step(type="certificates.renew", retry=THRICE, timeout="30s")
 def renew(cert_name: str | None = None, hostname: str | None = None) -> dict[str, Any]:
     """Issue the successor; announce it to every hostname it is for."""
     made = certificates_of(settings()).renew(str(cert_name or hostname))

@@ -43,17 +43,17 @@ def host(data: dict[str, Any]) -> str:
 # ── steps ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@step(retry=THRICE, timeout="30s")
+@step(type="proxies.begin_creating", retry=THRICE, timeout="30s")
 def begin_creating(context: StepContext, data: dict[str, Any]) -> dict[str, Any]:
     return proxies().begin_creating(context.instance_id, host(data), data)
 
 
-@step(retry=THRICE, timeout="30s")
+@step(type="proxies.begin_changing", retry=THRICE, timeout="30s")
 def begin_changing(context: StepContext, data: dict[str, Any]) -> dict[str, Any]:
     return proxies().begin_changing(context.instance_id, host(data), data)
 
 
-@step(retry=THRICE, timeout="30s")
+@step(type="proxies.begin_deleting", retry=THRICE, timeout="30s")
 def begin_deleting(context: StepContext, data: dict[str, Any]) -> dict[str, Any]:
     return proxies().begin_deleting(context.instance_id, host(data))
 
@@ -66,32 +66,32 @@ def give_up(context: StepContext) -> None:
         proxies().give_up(context.instance_id, host(context.input))
 
 
-@step(retry=THRICE, timeout="30s")
+@step(type="proxies.allocate_ports", retry=THRICE, timeout="30s")
 def allocate_ports(data: dict[str, Any]) -> dict[str, Any]:
     return {"ports": proxies().allocate_ports(host(data))}
 
 
-@step(retry=THRICE, timeout="60s")
+@step(type="proxies.serve_http", retry=THRICE, timeout="60s")
 def serve_http(data: dict[str, Any]) -> dict[str, Any]:
     return proxies().serve(host(data), https=False)
 
 
-@step(retry=THRICE, timeout="60s")
+@step(type="proxies.serve_https", retry=THRICE, timeout="60s")
 def serve_https(data: dict[str, Any]) -> dict[str, Any]:
     return proxies().serve(host(data), https=True)
 
 
-@step(retry=THRICE, timeout="30s")
+@step(type="proxies.finish", retry=THRICE, timeout="30s")
 def finish(context: StepContext, data: dict[str, Any]) -> dict[str, Any]:
     return proxies().finish(context.instance_id, host(data), str(data.get("mode")))
 
 
-@step(retry=THRICE, timeout="65m")  # as long as PROXY_DRAIN may be, and a little
+@step(type="proxies.drain", retry=THRICE, timeout="65m")  # as long as PROXY_DRAIN may be, and a little
 def drain(data: dict[str, Any]) -> None:
     proxies().clear(host(data))
 
 
-@step(retry=THRICE, timeout="30s")
+@step(type="proxies.finish_deleting", retry=THRICE, timeout="30s")
 def finish_deleting(context: StepContext, data: dict[str, Any]) -> None:
     proxies().finish_deleting(context.instance_id, host(data))
 

@@ -7,7 +7,7 @@ import getpass
 import json
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 import click
 from rich.console import Console
@@ -59,7 +59,12 @@ def actor() -> str:
         return "unknown"
 
 
-def by_me() -> dict[str, str]:
+class By(TypedDict):
+    actor: str
+    source: str
+
+
+def by_me() -> By:
     return {"actor": actor(), "source": "cli"}
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from orchestrator.definition.expressions import Jq, Merge, Template
+from orchestrator.definition.expressions import Expression, Jq, Merge, Template
 from orchestrator.definition.tree import Around, Case, Do, EventFilter, Listen, Raise, Set, Switch
 
 
-def approval(name: str, timeout_s: float | None = None) -> Do:
+def approval(name: str, timeout_s: float | None = None, condition: Expression | None = None) -> Do:
     """Gives `{approved, by, data}` under the step's name. Answer with `orchestrator approve ID NAME`."""
     decision = Listen(
         name="decision",
@@ -29,7 +29,11 @@ def approval(name: str, timeout_s: float | None = None) -> Do:
         ),
     )
     approved = Set(name="approved", value=Jq(f"{{{_quoted(name)}: .}}"))
-    return Do(name=name, tasks=(decision, judged, refused, approved), around=Around(timeout_s=timeout_s, output_as=Merge(name)))
+    return Do(
+        name=name,
+        tasks=(decision, judged, refused, approved),
+        around=Around(timeout_s=timeout_s, condition=condition, output_as=Merge(name)),
+    )
 
 
 def _quoted(name: str) -> str:

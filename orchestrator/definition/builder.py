@@ -7,14 +7,20 @@ Conditions and items are jq expressions (strings) or Python functions of the dat
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import FrameType
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypedDict, Unpack
+
+from pydantic import Field
 
 from orchestrator.definition.approval import approval
-from orchestrator.definition.durations import seconds
+from orchestrator.definition.dependencies import Dependency
+from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.expressions import FUNCTIONS, Bind, Expression, Function, Jq, Merge, Template
 from orchestrator.definition.external import external
-from orchestrator.definition.retry import RetryPolicy
+from orchestrator.definition.parsing import JsonObject, Many, Model, Name, SomeSeconds, read_as, shown
+from orchestrator.definition.retry import MOST_ATTEMPTS, RetryPolicy
 from orchestrator.definition.tree import (
     AnyTask,
     Around,
@@ -32,8 +38,11 @@ from orchestrator.definition.tree import (
     Step,
     Wait,
 )
+from orchestrator.definition.versions import Version
+from orchestrator.errors import Fault, Invalid
 
 Condition = str | Callable[[Any], Any]
+Items = Condition | Sequence[Any]
 BUILT: dict[tuple[str, str, str, str], Workflow] = {}
 """Every workflow that was written in this process, by its module, namespace, name and version."""
 
@@ -51,74 +60,144 @@ class StepLike(Protocol):
     compensation: Compensation | None
 
 
-Doable = "str | StepLike | AnyTask | Callable[..., Any]"
+class CeleryTask(Protocol):
+    """A Celery task that exists already."""
+
+    name: str
+
+    def apply_async(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
-def _step(
-    what: Any,
-    name: str | None,
-    parameters: Any,
-    *,
-    retries: int | None = None,
-    retry: RetryPolicy | None = None,
-    timeout: Any = None,
-    queue: str | None = None,
-    isolate: bool = False,
-    once: bool = False,
-    breaker: str | None = None,
-    compensation: Compensation | None = None,
-    condition: Expression | None = None,
-) -> AnyTask:
+Doable = str | StepLike | CeleryTask | AnyTask
+"""What a step may be: a step type's name, a function with `@step`, a Celery task, or a task of the tree."""
+
+
+class StepOptions(TypedDict, total=False):
+    """How a step is run; what is not said is as its `@step` says."""
+
+    retries: int | None
+    retry: RetryPolicy | None
+    timeout: Any
+    queue: str | None
+    isolate: bool
+    once: bool
+    breaker: str | None
+    compensation: Compensation | None
+
+
+class Options(Model):
+    """The same, read: `@step` and every verb that takes a step go through it."""
+
+    retries: Annotated[int, Field(ge=0, le=MOST_ATTEMPTS - 1)] | None = None
+    retry: RetryPolicy | None = None
+    timeout: SomeSeconds | None = None
+    queue: Name | None = None
+    isolate: bool = False
+    once: bool = False
+    breaker: Name | None = None
+    compensation: Compensation | None = None
+
+    def policy(self) -> RetryPolicy | None:
+        return RetryPolicy(max_attempts=self.retries + 1) if self.retries is not None else self.retry
+
+
+NO_OPTIONS = Options()
+
+
+def step_of(what: Any, name: str | None, parameters: Any, options: Options) -> AnyTask:
+    """The task that a verb was given. Raises `TypeError` when it is none."""
     if isinstance(what, AnyTask):
         return what
     if callable(what) and not hasattr(what, "compensation") and hasattr(what, "apply_async"):
         # A Celery task that exists already: called by its name, in the worker that walks.
         parameters = {"task": what.name, **({"kwargs": parameters} if parameters is not None else {})}
         what, name = "celery", name or str(what.name).rsplit(".", 1)[-1]
-    if isinstance(what, str):
+    if isinstance(what, str) and what:
         known: Any = None
         type = what
-    elif hasattr(what, "type"):
+    elif isinstance(getattr(what, "type", None), str):
         known, type = what, what.type
     else:
-        raise TypeError(f"{what!r} is no step: decorate the function with @step, or name a step type")
-    own = RetryPolicy(max_attempts=retries + 1) if retries is not None else retry
+        raise TypeError(f"Expected a step (a function with @step, the name of a step type, a Celery task), got {shown(what)}.")
     name = name or type.rsplit(".", 1)[-1]
     return Step(
         name=name,
         type=type,
         parameters=None if parameters is None else Template(parameters),
-        retry=own or (known.retry if known else None),
-        timeout_s=seconds(timeout) if timeout is not None else (known.timeout_s if known else None),
-        queue=queue or (known.queue if known else None),
-        isolate=isolate or bool(known and known.isolate),
-        once=once or bool(known and known.once),
-        breaker=breaker or (known.breaker if known else None),
-        compensation=compensation or (known.compensation if known else None),
-        around=Around(output_as=Merge(name), condition=condition),
+        retry=options.policy() or (known.retry if known else None),
+        timeout_s=options.timeout or (known.timeout_s if known else None),
+        queue=options.queue or (known.queue if known else None),
+        isolate=options.isolate or bool(known and known.isolate),
+        once=options.once or bool(known and known.once),
+        breaker=options.breaker or (known.breaker if known else None),
+        compensation=options.compensation or (known.compensation if known else None),
+        around=Around(output_as=Merge(name)),
     )
+
+
+class Place(NamedTuple):
+    """Where in an author's program something was written."""
+
+    file: str
+    line: int
+
+    def fault(self, message: str, suggestion: str = "", pointer: str = "") -> Fault:
+        return Fault(pointer, message, suggestion, self.file, self.line)
+
+
+def here() -> Place:
+    """The line of the program that called into this module."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return Place(frame.f_code.co_filename, frame.f_lineno) if frame is not None else Place("", 0)
+
+
+class Draft:
+    """What a workflow's flows share while it is written: the faults so far, and what is still open."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.open: dict[int, tuple[Place, str, str]] = {}
+
+    def fault(self, message: str, suggestion: str = "", pointer: str = "") -> None:
+        self.faults.append(here().fault(message, suggestion, pointer))
+
+    def opened(self, what: object, said: str, remedy: str) -> None:
+        """Something that adds nothing to the workflow until it is closed."""
+        self.open[id(what)] = (here(), said, remedy)
+
+    def closed(self, what: object) -> None:
+        self.open.pop(id(what), None)
+
+    def check(self, name: str) -> None:
+        """Raises `Invalid` with everything that is wrong with what was written."""
+        left = [place.fault(said, remedy) for place, said, remedy in self.open.values()]
+        if self.faults or left:
+            raise Invalid([*self.faults, *left], f"workflow {name!r}")
 
 
 class Flow:
     """A sequence being written. Every verb gives the flow back, so that they can be chained."""
 
-    def __init__(self, scope: str) -> None:
+    def __init__(self, scope: str, draft: Draft) -> None:
         self._scope = scope
+        self._draft = draft
         self._tasks: list[AnyTask] = []
         self._names: dict[str, int] = {}
 
     # steps
 
-    def start_with(self, what: Any, name: str | None = None, **options: Any) -> Flow:
+    def start_with(self, what: Doable, name: str | None = None, *, parameters: Any = None, **options: Unpack[StepOptions]) -> Flow:
         """The first step. The same as `then`; it reads better at the beginning."""
-        return self.then(what, name, **options)
+        return self.then(what, name, parameters=parameters, **options)
 
-    def then(self, what: Any, name: str | None = None, *, parameters: Any = None, **options: Any) -> Flow:
+    def then(self, what: Doable, name: str | None = None, *, parameters: Any = None, **options: Unpack[StepOptions]) -> Flow:
         """A step: a function with @step, a step type's name, a Celery task, or a task of the tree.
 
         Options: parameters (may hold `${ jq }`), retries or retry, timeout, queue, isolate, once, breaker, compensation.
         """
-        return self._add(_step(what, name, parameters, **options))
+        return self._add(self._step(what, name, parameters, options))
 
     def set(self, value: Any, name: str = "set") -> Flow:
         """Replace the data by a value, which may hold `${ jq }`."""
@@ -126,16 +205,16 @@ class Flow:
 
     def wait(self, duration: Any, name: str = "wait") -> Flow:
         """Wait so long, without holding a worker."""
-        return self._add(Wait(name=name, duration=seconds(duration)))
+        return self._add(Wait(name=name, duration=self._seconds(duration) or 0.0))
 
     def approval(self, name: str, *, timeout: Any = None) -> Flow:
         """Wait until somebody approves; a refusal fails the workflow."""
-        return self._add(approval(name, None if timeout is None else seconds(timeout)))
+        return self._add(approval(self._text(name, "name"), self._seconds(timeout)))
 
     def external(self, name: str, type: str, *, input: Any = None, timeout: Any = None, config: Any = None) -> Flow:
         """A task that an executor outside does, told and answered by events; gives what it gave."""
         given = None if input is None else self._value(input)
-        return self._add(external(name, type, given, None if timeout is None else seconds(timeout), config))
+        return self._add(external(self._text(name, "name"), self._text(type, "type"), given, self._seconds(timeout), config))
 
     def emit(self, type: str, data: Any = "${ . }", name: str | None = None) -> Flow:
         """Send an event to whoever listens."""
@@ -144,6 +223,7 @@ class Flow:
     def run(self, workflow: str, *, version: str | None = None, input: Any = None, awaited: bool = True, name: str | None = None) -> Flow:
         """Run another workflow as a child."""
         given: Expression = Jq(".") if input is None else self._value(input)
+        workflow = self._text(workflow, "workflow")
         name = name or workflow.split("@")[0].rsplit(".", 1)[-1]
         around = Around(output_as=Merge(name))
         return self._add(Run(name=name, workflow=workflow, version=version, input=given, awaited=awaited, around=around))
@@ -161,7 +241,7 @@ class Flow:
 
     def foreach(
         self,
-        items: Condition,
+        items: Items,
         *,
         each: str = "item",
         at: str = "index",
@@ -206,7 +286,7 @@ class Flow:
 
     def _add(self, task: AnyTask) -> Flow:
         name = self._free(task.name)
-        self._tasks.append(task if task.name == name else _renamed(task, name))
+        self._tasks.append(task if task.name == name else replace(task, name=name))
         return self
 
     def _free(self, name: str) -> str:
@@ -214,15 +294,44 @@ class Flow:
         return name if count == 1 else f"{name}-{count}"
 
     def _inner(self, write: Callable[[Flow], Any], part: str) -> tuple[AnyTask, ...]:
-        inner = Flow(f"{self._scope}/{part}")
+        inner = Flow(f"{self._scope}/{part}", self._draft)
         write(inner)
+        if not inner._tasks:
+            self._draft.fault("Nothing was written here: no step, and so nothing to run.")
         return tuple(inner._tasks)
 
-    def _expression(self, given: Condition) -> Expression:
+    def _step(self, what: Any, name: Any, parameters: Any, options: Mapping[str, Any]) -> AnyTask:
+        """A step with its options, read; what is wrong with them is kept for the end."""
+        read, faults = read_as(Options, dict(options), from_code=True) if options else (NO_OPTIONS, [])
+        for fault in faults:
+            self._draft.fault(fault.message, fault.suggestion, fault.place)
+        try:
+            return step_of(what, None if name is None else self._text(name, "name"), parameters, read or NO_OPTIONS)
+        except TypeError as error:
+            self._draft.fault(str(error))
+            return Step(name="unknown")
+
+    def _text(self, given: Any, what: str) -> str:
+        if not isinstance(given, str) or not given:
+            self._draft.fault(f"Expected text as the {what}, got {shown(given)}.")
+            return "unknown"
+        return given
+
+    def _seconds(self, given: Any) -> float | None:
+        try:
+            return None if given is None else seconds(given)
+        except BadDuration as error:
+            self._draft.fault(str(error))
+            return None
+
+    def _expression(self, given: Items) -> Expression:
         if isinstance(given, str):
             return Jq(given)
         if isinstance(given, list | tuple):
             return Template(list(given))
+        if not callable(given):
+            self._draft.fault(f"Expected a jq expression or a function, got {shown(given)}.")
+            return Template(None)
         name = f"{self._scope}/{getattr(given, '__name__', 'function').strip('<>')}-{len(self._tasks)}"
         FUNCTIONS[name] = given
         return Function(name)
@@ -231,24 +340,24 @@ class Flow:
         return self._expression(given) if callable(given) else Template(given)
 
 
-def _renamed(task: AnyTask, name: str) -> AnyTask:
-    import dataclasses
-
-    return dataclasses.replace(task, name=name)
-
-
 class Body:
     """Waits for `.do(…)`, which writes what belongs inside."""
 
     def __init__(self, flow: Flow, make: Callable[[tuple[AnyTask, ...]], AnyTask]) -> None:
         self._flow = flow
         self._make = make
+        flow._draft.opened(self, "A condition or loop without a body adds nothing to the workflow.", "Write .do(…) after it.")
 
-    def do(self, write: Callable[[Flow], Any] | Any) -> Flow:
+    def do(self, write: Writer) -> Flow:
         flow = self._flow
+        flow._draft.closed(self)
         inner = flow._inner(_writer(write), str(len(flow._tasks)))
         flow._tasks.append(self._make(inner))
         return flow
+
+
+Writer = Callable[["Flow"], Any] | Doable
+"""What stands in a body or a branch: a function that writes into a flow, or simply a step."""
 
 
 def _writer(write: Any) -> Callable[[Flow], Any]:
@@ -266,8 +375,13 @@ class Parallel:
         self._compete = compete
         self._name = name
         self._branches: list[AnyTask] = []
+        flow._draft.opened(
+            self,
+            "Parallel branches that are not joined add nothing to the workflow.",
+            "End them with .join(), .join_with(step) or .then(step).",
+        )
 
-    def do(self, write: Callable[[Flow], Any] | Any, name: str | None = None) -> Parallel:
+    def do(self, write: Writer, name: str | None = None) -> Parallel:
         number = len(self._branches) + 1
         tasks = self._flow._inner(_writer(write), f"{len(self._flow._tasks)}.{number}")
         self._branches.append(Do(name=name or f"branch{number}", tasks=tasks))
@@ -275,16 +389,17 @@ class Parallel:
 
     def join(self) -> Flow:
         gather: Literal["list", "merge"] = "list" if self._compete else "merge"
+        self._flow._draft.closed(self)
         own = self._flow._free(self._name)
         self._flow._tasks.append(Fork(name=own, branches=tuple(self._branches), compete=self._compete, gather=gather))
         return self._flow
 
-    def join_with(self, what: Any, name: str | None = None, **options: Any) -> Flow:
+    def join_with(self, what: Doable, name: str | None = None, *, parameters: Any = None, **options: Unpack[StepOptions]) -> Flow:
         """The step that runs when all branches are done; it sees what all of them gave."""
-        return self.join().then(what, name, **options)
+        return self.join().then(what, name, parameters=parameters, **options)
 
-    def then(self, what: Any, name: str | None = None, **options: Any) -> Flow:
-        return self.join().then(what, name, **options)
+    def then(self, what: Doable, name: str | None = None, *, parameters: Any = None, **options: Unpack[StepOptions]) -> Flow:
+        return self.join().then(what, name, parameters=parameters, **options)
 
 
 class GraphFlow:
@@ -294,18 +409,42 @@ class GraphFlow:
         self._flow = flow
         self._name = name
         self._nodes: list[Node] = []
+        flow._draft.opened(self, "A graph that is not done adds nothing to the workflow.", "End it with .done() or .then(step).")
 
-    def step(self, name: str, what: Any, *, after: str | Iterable[str] = (), parameters: Any = None, **options: Any) -> GraphFlow:
-        names = (after,) if isinstance(after, str) else tuple(after)
-        self._nodes.append(Node(task=_step(what, name, parameters, **options), after=names))
+    def step(
+        self, name: str, what: Doable, *, after: str | Iterable[str] = (), parameters: Any = None, **options: Unpack[StepOptions]
+    ) -> GraphFlow:
+        names = (after,) if isinstance(after, str) else tuple(self._flow._text(one, "name of a step") for one in after)
+        self._nodes.append(Node(task=self._flow._step(what, name, parameters, options), after=names))
         return self
 
     def done(self) -> Flow:
+        self._flow._draft.closed(self)
         self._flow._tasks.append(Graph(name=self._flow._free(self._name), nodes=tuple(self._nodes)))
         return self._flow
 
-    def then(self, what: Any, name: str | None = None, **options: Any) -> Flow:
-        return self.done().then(what, name, **options)
+    def then(self, what: Doable, name: str | None = None, *, parameters: Any = None, **options: Unpack[StepOptions]) -> Flow:
+        return self.done().then(what, name, parameters=parameters, **options)
+
+
+class About(Model):
+    """What `Workflow(…)` takes beside its steps."""
+
+    name: Name
+    version: Version = "1"
+    namespace: Name = "default"
+    title: str = ""
+    saga: bool = False
+    compensate_on_cancel: bool = False
+    retry: RetryPolicy | None = None
+    timeout: SomeSeconds | None = None
+    priority: Literal["low", "normal", "high", "critical"] | None = None
+    limits: Limits | None = None
+    dependencies: Annotated[tuple[str | Dependency, ...], Many] = ()
+    dependency_timeout: SomeSeconds | None = None
+    step_events: bool = False
+    metadata: JsonObject | None = None
+    labels: JsonObject | None = None
 
 
 class Workflow(Flow):
@@ -336,39 +475,56 @@ class Workflow(Flow):
         metadata: dict[str, Any] | None = None,
         labels: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(name)
-        self.name = name
-        self.version = str(version)
+        draft = Draft()
+        super().__init__(str(name), draft)
         frame = sys._getframe(1)
         self.module = frame.f_globals.get("__name__", "")
         self.file, self.line = frame.f_code.co_filename, frame.f_lineno
-        self._schema = input.model_json_schema() if hasattr(input, "model_json_schema") else input
+        given = {
+            "name": name, "version": version, "namespace": namespace, "title": title, "saga": saga, "compensate_on_cancel": compensate_on_cancel,
+            "retry": retry, "timeout": timeout, "priority": priority, "limits": limits, "dependencies": dependencies,
+            "dependency_timeout": dependency_timeout, "step_events": step_events, "metadata": metadata, "labels": labels,
+        }  # fmt: skip
+        about, faults = read_as(About, given, from_code=True)
+        for fault in faults:
+            draft.fault(fault.message, fault.suggestion, fault.place)
+        self._about = about or About(name="unknown")
+        self.name, self.version, self.namespace = str(name), self._about.version if about else str(version), str(namespace)
+        self._schema = self._schema_of(input)
         self._output = None if output is None else self._expression(output)
-        self._timeout_s = None if timeout is None else seconds(timeout)
-        self._graph: Graph | None = None
-        self._options: dict[str, Any] = {
-            "namespace": namespace,
-            "title": title,
-            "saga": saga,
-            "compensate_on_cancel": compensate_on_cancel,
-            "retry": retry,
-            "priority": priority,
-            "limits": limits,
-            "dependencies": tuple(dependencies),
-            "dependency_timeout_s": None if dependency_timeout is None else seconds(dependency_timeout),
-            "step_events": step_events,
-            "metadata": {**(metadata or {}), **({"labels": labels} if labels else {})} or None,
-        }
-        self.namespace = namespace
         self._keep()
+
+    def _schema_of(self, given: Any) -> Any:
+        if hasattr(given, "model_json_schema"):
+            return given.model_json_schema()
+        if given is not None and not isinstance(given, dict | bool):
+            self._draft.fault(f"Expected a pydantic model or a JSON Schema, got {shown(given)}.", pointer="/input")
+            return None
+        return given
 
     def _keep(self) -> None:
         BUILT[self.module, self.namespace, self.name, self.version] = self
 
     def build(self) -> Definition:
-        """The definition: the tree of what was written."""
-        around = Around(input_schema=self._schema, output_as=self._output, timeout_s=self._timeout_s)
-        return Definition(name=self.name, version=self.version, do=Do(tasks=tuple(self._tasks), around=around), **self._options)
+        """The definition: the tree of what was written. Raises `Invalid` with everything that is wrong with it."""
+        self._draft.check(self.name)
+        about = self._about
+        return Definition(
+            name=about.name,
+            version=about.version,
+            namespace=about.namespace,
+            title=about.title,
+            do=Do(tasks=tuple(self._tasks), around=Around(input_schema=self._schema, output_as=self._output, timeout_s=about.timeout)),
+            saga=about.saga,
+            compensate_on_cancel=about.compensate_on_cancel,
+            retry=about.retry,
+            priority=about.priority,
+            step_events=about.step_events,
+            limits=about.limits,
+            dependencies=tuple(one if isinstance(one, str) else one.to_json() for one in about.dependencies),
+            dependency_timeout_s=about.dependency_timeout,
+            metadata={**(about.metadata or {}), **({"labels": about.labels} if about.labels else {})} or None,
+        )
 
 
 class WorkflowBase:

@@ -68,11 +68,14 @@ def parse_as(model: type[M], data: Any, *, what: str, place: str = "", source: S
     return found
 
 
-def read_as(model: type[M], data: Any, *, place: str = "") -> tuple[M | None, list[Fault]]:
-    """The same, for callers who collect the faults of several things: the value, or why there is none."""
+def read_as(model: type[M], data: Any, *, place: str = "", from_code: bool = False) -> tuple[M | None, list[Fault]]:
+    """The same, for callers who collect the faults of several things: the value, or why there is none.
+
+    `from_code`: the data is values of a program and need not all be JSON.
+    """
     if not isinstance(data, dict):
         return None, [Fault(place, f"Expected a mapping, got {shown(data)}.")]
-    faults = list(json_faults(data, place))
+    faults = [] if from_code else list(json_faults(data, place))
     if faults:
         return None, faults
     try:
@@ -142,10 +145,10 @@ def faults_of(error: pydantic.ValidationError, model: type[BaseModel], data: Any
 
 def _message(one: Any, model: type[BaseModel]) -> tuple[str, str]:
     kind, context, given = one["type"], one.get("ctx", {}), one["input"]
-    if kind == "missing":
+    if kind == "missing" or (kind == "string_too_short" and context["min_length"] == 1):
         name = one["loc"][-1]
         words = [held.required[name] for held in _models_at(model, one["loc"][:-1]) if issubclass(held, Model) and name in held.required]
-        return (*words, "This field is required.")[0], ""
+        return (*words, "This field is required." if kind == "missing" else "Expected text, got nothing.")[0], ""
     if kind == "extra_forbidden":
         name = str(one["loc"][-1])
         known = sorted({known for held in _models_at(model, one["loc"][:-1]) for known in names_of(held)})
@@ -319,7 +322,14 @@ def _some(given: float) -> float:
 
 
 def _as_tuple(given: Any) -> Any:
-    return tuple(given) if isinstance(given, list) else given
+    return tuple(given) if isinstance(given, list | set | frozenset) else given
+
+
+def _json(given: dict[str, Any]) -> dict[str, Any]:
+    wrong = next(json_faults(given), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong.place}: {wrong.message}")
+    return given
 
 
 Seconds = Annotated[float, Strict(False), BeforeValidator(_duration)]
@@ -330,3 +340,5 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 """What is called by name: short, and not empty."""
 Many = BeforeValidator(_as_tuple)
 """Beside a `tuple[…, …]`: it is written as a list."""
+JsonObject = Annotated[dict[str, Any], pydantic.AfterValidator(_json)]
+"""A mapping of JSON, where the rest need not be JSON."""

@@ -7,6 +7,9 @@ from typing import Literal
 
 from orchestrator.definition.codec import tagged
 
+MOST_ATTEMPTS = 10_000
+"""More than anybody waits for; attempts are counted in 16 bits."""
+
 Backoff = Literal["exponential", "linear", "constant"]
 
 

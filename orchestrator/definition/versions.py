@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 _VERSION = re.compile(r"(\d{1,9})(?:\.(\d{1,9}))?(?:\.(\d{1,9}))?([-+][0-9A-Za-z.+-]{1,64})?")
 
 
 class BadVersion(ValueError):
     def __init__(self, value: object) -> None:
-        super().__init__(f"invalid version {value!r}; write 1, 1.0 or 1.0.0")
+        super().__init__(f"Invalid version {str(value)[:80]!r}: expected 1, 1.2 or 1.2.3.")
 
 
 def parse_version(version: object) -> tuple[int, int, int]:
@@ -32,3 +35,14 @@ def same_version(one: object, other: object) -> bool:
 
 def is_version(version: object) -> bool:
     return _VERSION.fullmatch(str(version).strip()) is not None
+
+
+def _read(given: Any) -> str:
+    """A version as documents write it: 1, 1.2 or "1.2.3"."""
+    if isinstance(given, bool) or not isinstance(given, str | int | float) or not is_version(given):
+        raise BadVersion(given)
+    return str(given).strip()
+
+
+Version = Annotated[str, BeforeValidator(_read)]
+"""The type of a field that holds a version."""

@@ -6,24 +6,27 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.definition import configured
 from orchestrator.definition.codec import from_json
+from orchestrator.definition.dependencies import Dependency
 from orchestrator.definition.documents import inline
 from orchestrator.definition.expressions import evaluate
+from orchestrator.definition.parsing import json_faults, parse_as, scalar_fault, shown
 from orchestrator.definition.schemas import violations
 from orchestrator.definition.tree import Definition
 from orchestrator.definition.versions import is_version
 from orchestrator.engine import admission as admissions
 from orchestrator.engine.configuring import Configurations
 from orchestrator.engine.forking import fork_history
+from orchestrator.engine.options import Starting, options_of
 from orchestrator.engine.runtime import Runtime, priority_number, queue_of
 from orchestrator.engine.undoing import undo_tree
 from orchestrator.errors import Disabled, ExpressionError, Fault, IllegalMove, Invalid, MissingCode, NotFound, Refused
 from orchestrator.history import Fact, Kind, is_failing, numbered
-from orchestrator.ids import is_instance_id, new_instance_id
+from orchestrator.ids import InstanceId, is_instance_id, new_instance_id
 from orchestrator.plan import remaining
 from orchestrator.plan.canvas import Address
 from orchestrator.plan.needs import StartChild
@@ -42,10 +45,12 @@ _FOUND_FOR_S = 1.0
 
 def find_definition(runtime: Runtime, workflow: str, version: str | None, tenant: str = "default") -> definitions.Stored:
     """By name, by `namespace.name`, by `name@version`; registered in the database or found in code."""
+    if not isinstance(workflow, str) or scalar_fault(workflow):
+        raise Invalid([Fault("workflow", f"Expected the name of a workflow, got {shown(workflow)}.")], "start")
     name, _, suffix = workflow.partition("@")
     version = version or suffix or None
-    if version is not None and version != "latest" and not is_version(version):
-        raise Invalid([Fault("version", f"'{version[:80]}' is no version like 1, 1.2 or 1.2.3")], "start")
+    if version is not None and version != "latest" and not (isinstance(version, str) and is_version(version)):
+        raise Invalid([Fault("version", f"Invalid version {shown(version)}: expected 1, 1.2 or 1.2.3.")], "start")
     key = (name, version, tenant)
     held = runtime.found.get(key)
     if held is not None and held[0] > time.monotonic():
@@ -95,12 +100,12 @@ def under(runtime: Runtime, stored: definitions.Stored, config: dict[str, Any]) 
 
 
 def prepare(
-    runtime: Runtime, workflow: str, version: str | None, input: Any, options: Mapping[str, Any]
+    runtime: Runtime, workflow: str, version: str | None, input: Any, options: Starting
 ) -> tuple[New, Planned, Address, Definition]:
     """Everything a start needs, decided before its transaction."""
-    tenant = options.get("tenant") or "default"
+    tenant = options.tenant
     stored = find_definition(runtime, workflow, version, tenant)
-    instance_id = options.get("instance_id") or new_instance_id()
+    instance_id = InstanceId(options.instance_id) if options.instance_id else new_instance_id()
     definition, definition_id = definition_of(runtime, stored), stored.id
     logger.debug("%s: getConfiguration", workflow)
     config = configuration_of(runtime, stored, tenant)
@@ -108,22 +113,19 @@ def prepare(
         if config.get("enabled") is False:
             raise Disabled(stored.name)
         if version is None and "@" not in workflow:
-            luck = int(hashlib.sha256(str(options.get("idempotency_key") or instance_id).encode()).hexdigest()[:8], 16) / 2**32
+            luck = int(hashlib.sha256((options.idempotency_key or instance_id).encode()).hexdigest()[:8], 16) / 2**32
             if (drawn := configured.chosen(config, luck)) is not None:
                 stored = find_definition(runtime, workflow, drawn, tenant)
         definition, definition_id = under(runtime, stored, config)
         input = configured.with_properties(config, input)
+    if faults := list(json_faults(input)):
+        raise Invalid(faults, "input")
     schema = definition.do.around.input_schema
-    if schema is not None:
-        faults = [Fault("input", text) for text in violations(schema, input)]
-        if faults:
-            raise Invalid(faults, "input")
-    metadata = {**(definition.metadata or {}), **(options.get("metadata") or {})}
-    try:
-        priority = priority_number(options.get("priority") or definition.priority)
-    except ValueError as error:
-        raise Invalid([Fault("priority", str(error))], "start") from None
-    labels = {**metadata.get("labels", {}), **(options.get("labels") or {})}
+    if schema is not None and (wrong := violations(schema, input)):
+        raise Invalid([Fault("input", text) for text in wrong], "input")
+    metadata = {**(definition.metadata or {}), **(options.metadata or {})}
+    priority = priority_number(definition.priority) if options.priority is None else options.priority
+    labels = {**metadata.get("labels", {}), **(options.labels or {})}
     limit = runtime.settings.payload_limit_bytes
     new = New(
         id=instance_id,
@@ -137,20 +139,16 @@ def prepare(
         metadata=sized("metadata", metadata, limit) if metadata else None,
         priority=priority,
         queue=queue_of(priority),
-        idempotency_key=options.get("idempotency_key"),
-        parent_id=options.get("parent_id"),
-        parent_branch=options.get("parent_branch"),
-        forked_from=options.get("forked_from"),
-        trace_id=options.get("trace_id"),
-        source=options.get("source") or "api",
-        actor=options.get("actor") or "anonymous",
+        idempotency_key=options.idempotency_key,
+        parent_id=options.parent_id,
+        parent_branch=options.parent_branch,
+        forked_from=options.forked_from,
+        trace_id=options.trace_id,
+        source=options.source,
+        actor=options.actor,
         step_events=definition.step_events,
-        slots=[
-            *([(options["order"], 1)] if options.get("order") else []),
-            *(options.get("slots") or ()),
-            *_slots(runtime, definition, input),
-        ],
-        dependencies=_dependencies([*definition.dependencies, *(options.get("dependencies") or ())]),
+        slots=[*([(options.order, 1)] if options.order else []), *options.slots, *_slots(runtime, definition, input)],
+        dependencies=[*_dependencies(definition.dependencies), *_dependencies(options.dependencies)],
     )
     address = Address(new.id, "", 1, new.queue, definition.name)
     return new, remaining.of_task(definition.do), address, definition
@@ -175,34 +173,22 @@ def _slots(runtime: Runtime, definition: Definition, input: Any) -> list[tuple[s
 
 
 def _dependencies(given: Sequence[Any]) -> list[dict[str, Any]]:
-    found, faults = [], []
-    for number, item in enumerate(given):
-        entry = {"workflow": item} if isinstance(item, str) else dict(item)
-        workflow = entry.get("workflow") or entry.get("workflowId")
-        instance = entry.get("instance") or entry.get("instanceId")
-        condition = entry.get("condition", "completed")
-        if not workflow and not instance:
-            faults.append(Fault(f"dependencies[{number}]", "names neither a workflow nor an instance"))
-        if condition not in ("completed", "failed", "any"):
-            faults.append(Fault(f"dependencies[{number}].condition", f"is {condition!r}; write completed, failed or any"))
-        if instance and not is_instance_id(str(instance)):
-            faults.append(Fault(f"dependencies[{number}].instance", "is no instance id"))
-        found.append({"workflow": workflow, "instance": instance, "condition": condition})
-    if faults:
-        raise Invalid(faults, "start")
-    return found
+    """What starts, definitions and configurations wait for, in one form."""
+    return [
+        parse_as(Dependency, one, what="dependency").to_json() if isinstance(one, dict) else Dependency.of(one).to_json() for one in given
+    ]
 
 
 def prepare_child(runtime: Runtime, held: Held, need: StartChild) -> tuple[New, Planned, Address]:
-    options = {
-        "parent_id": held.instance_id,
-        "parent_branch": held.id if need.awaited else None,
-        "priority": held.priority,
-        "tenant": held.tenant,
-        "trace_id": held.trace_id,
-        "source": "workflow",
-        "actor": f"instance:{held.instance_id}",
-    }
+    options = options_of(
+        parent_id=held.instance_id,
+        parent_branch=held.id if need.awaited else None,
+        priority=held.priority,
+        tenant=held.tenant,
+        trace_id=held.trace_id,
+        source="workflow",
+        actor=f"instance:{held.instance_id}",
+    )
     workflow, version = need.workflow, need.version
     if need.document is not None:
         definition = inline(need.document())

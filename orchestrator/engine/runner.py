@@ -8,17 +8,20 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from orchestrator.definition.dependencies import Dependency
+from orchestrator.definition.parsing import parse_as
 from orchestrator.definition.tree import Definition
 from orchestrator.engine import admission as admissions
 from orchestrator.engine import intake, lifecycle, limits, scheduling, triggering, view
 from orchestrator.engine.catalog import Catalog, Discovered, LeftOut, discover, discover_schedules, discover_triggers, folders_of, tell
 from orchestrator.engine.configuring import Configurations, fingerprint
+from orchestrator.engine.options import options_of
 from orchestrator.engine.runtime import Runtime
 from orchestrator.engine.timetable import Timetable
 from orchestrator.engine.waiting import SKIPPED
@@ -192,13 +195,31 @@ class WorkflowRunner:
 
     # ── starting ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def start_workflow(self, workflow: str, version: str | None = None, input: Any = None, **options: Any) -> str:
+    def start_workflow(
+        self,
+        workflow: str,
+        version: str | None = None,
+        input: Any = None,
+        *,
+        priority: str | int | None = None,
+        labels: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        tenant: str | None = None,
+        idempotency_key: str | None = None,
+        dependencies: Sequence[Any] | None = None,
+        trace_id: str | None = None,
+        actor: str | None = None,
+        source: str | None = None,
+    ) -> str:
         """Start an instance and give its id; with an `idempotency_key`, the same id for the same request.
 
-        Options: priority, labels, metadata, tenant, idempotency_key, dependencies, trace_id, actor, source.
-        The instance is in Postgres when this returns, whether or not the broker could be reached.
+        The instance is in Postgres when this returns, whether or not the broker could be reached. Raises `Invalid` with everything
+        that is wrong with the options.
         """
-        options["trace_id"] = options.get("trace_id") or tracing.current_trace_id() or uuid.uuid4().hex
+        options = options_of(
+            priority=priority, labels=labels, metadata=metadata, tenant=tenant, idempotency_key=idempotency_key, dependencies=dependencies,
+            trace_id=trace_id or tracing.current_trace_id() or uuid.uuid4().hex, actor=actor, source=source,
+        )  # fmt: skip
         new, plan, address, definition = lifecycle.prepare(self.runtime, workflow, version, input, options)
         # The id is chosen here, so a repeated attempt after a broken line finds its own row instead of making another.
         try:
@@ -482,7 +503,7 @@ class WorkflowRunner:
                 instance = lifecycle.locked(c, instance_id)
                 if instance.state != "PENDING":
                     raise IllegalMove("add a dependency to", instance.state)
-                [entry] = lifecycle._dependencies([dependency])  # the same checks as at a start
+                entry = parse_as(Dependency, dependency, what="dependency").to_json()
                 on = entry["instance"]
                 if on == instance_id or (on and instance_id in admission.dependency_edges(c, on)):
                     raise Invalid([Fault("dependency", f"makes a cycle: {instance_id} → {on} → {instance_id}")], "dependency")

@@ -21,6 +21,7 @@ from orchestrator.definition.durations import seconds
 from orchestrator.definition.expressions import Names
 from orchestrator.definition.tree import Definition
 from orchestrator.engine import lifecycle
+from orchestrator.engine.options import options_of
 from orchestrator.engine.runtime import Runtime
 from orchestrator.engine.starts import Start, create, publish
 from orchestrator.errors import Fault, IllegalMove, Invalid, OrchestratorError
@@ -225,17 +226,17 @@ def start_of(runtime: Runtime, schedule: Schedule, spec: Spec, planned: float) -
     slots = []
     if spec.overlap == "queue":
         slots.append((f"schedule/{schedule.id}", spec.max_concurrent or 1))
-    options: dict[str, Any] = {
-        "tenant": schedule.tenant,
-        "source": "schedule",
-        "actor": f"schedule:{schedule.name}",
-        "trace_id": uuid.uuid4().hex,
-        "priority": spec.priority,
-        "labels": spec.labels,
-        "metadata": {"schedule": {"scheduleId": schedule.name, "scheduledAt": times.iso(planned), "runCount": schedule.starts + 1}},
-        "idempotency_key": f"schedule:{schedule.id}:{planned:.3f}",
-        "slots": slots,
-    }
+    options = options_of(
+        tenant=schedule.tenant,
+        source="schedule",
+        actor=f"schedule:{schedule.name}",
+        trace_id=uuid.uuid4().hex,
+        priority=spec.priority,
+        labels=spec.labels,
+        metadata={"schedule": {"scheduleId": schedule.name, "scheduledAt": times.iso(planned), "runCount": schedule.starts + 1}},
+        idempotency_key=f"schedule:{schedule.id}:{planned:.3f}",
+        slots=slots,
+    )
     new, plan, address, definition = lifecycle.prepare(runtime, spec.target, spec.version, spec.input, options)
     return Start(None, new, plan, address, definition)
 

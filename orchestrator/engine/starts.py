@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from orchestrator.definition.expressions import evaluate
 from orchestrator.definition.tree import Definition
 from orchestrator.definition.triggers import Trigger, read_triggers
 from orchestrator.engine import lifecycle
+from orchestrator.engine.options import options_of
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import Invalid
 from orchestrator.plan.canvas import Address
@@ -72,24 +73,29 @@ def start_of(
     """Raises what is wrong with it: no such workflow, an input that its schema refuses, a key that is none."""
     order = trigger.order_of(envelope)
     key = trigger.idempotency_of(envelope)
-    options: dict[str, Any] = {
-        "tenant": tenant,
-        "source": "trigger",
-        "actor": f"trigger:{trigger.name}",
-        "trace_id": envelope.get("traceid") or uuid.uuid4().hex,
-        "priority": trigger.priority,
-        "labels": None if trigger.labels is None else evaluate(trigger.labels, envelope, {}),
-        "metadata": {"event": {name: envelope.get(name) for name in ("id", "type", "source", "time") if envelope.get(name)}},
-        "idempotency_key": None if key is None else f"trigger:{trigger.name}:{key}",
-        "order": None if order is None else f"order/{tenant}/{trigger.scope}/{order}",
-        "instance_id": trigger.instance_of(envelope, tenant) or instance_id,
-    }
+    options = options_of(
+        tenant=tenant,
+        source="trigger",
+        actor=f"trigger:{trigger.name}",
+        trace_id=_trace_id(envelope),
+        priority=trigger.priority,
+        labels=None if trigger.labels is None else evaluate(trigger.labels, envelope, {}),
+        metadata={"event": {name: envelope.get(name) for name in ("id", "type", "source", "time") if envelope.get(name)}},
+        idempotency_key=None if key is None else f"trigger:{trigger.name}:{key}",
+        order=None if order is None else f"order/{tenant}/{trigger.scope}/{order}",
+        instance_id=trigger.instance_of(envelope, tenant) or instance_id,
+    )
     workflow = evaluate(trigger.target, envelope, {})
     if not isinstance(workflow, str) or not workflow:
         raise Invalid([], f"trigger '{trigger.name}' names no workflow for this event, and so")
     given = evaluate(trigger.input, envelope, {}) if input is None else input
     new, plan, address, definition = lifecycle.prepare(runtime, workflow, trigger.version, given, options)
     return Start(trigger, new, plan, address, definition, trigger.resource_of(envelope))
+
+
+def _trace_id(envelope: Mapping[str, Any]) -> str:
+    given = envelope.get("traceid")
+    return given if isinstance(given, str) and 0 < len(given) <= 200 else uuid.uuid4().hex
 
 
 def create(c: Connection, runtime: Runtime, starts: Sequence[Start]) -> tuple[set[str], list[Published]]:

@@ -7,7 +7,9 @@ from typing import Any
 
 from celery import Celery, Task
 
+from orchestrator.definition.parsing import parse_as
 from orchestrator.engine import scheduling
+from orchestrator.engine.options import StartOptions
 from orchestrator.engine.runtime import Runtime
 from orchestrator.engine.walk import Walk
 from orchestrator.plan.canvas import HELP, WALK, Address
@@ -55,6 +57,7 @@ def register(app: Celery, runtime_of: Any) -> None:
         """`celery -A orchestrator.app call orchestrator.start --args '["order", {"id": 7}]'`"""
         from orchestrator.engine.runner import WorkflowRunner
 
+        parse_as(StartOptions, options, what="start")  # a name that is not known is refused with a suggestion
         return WorkflowRunner.instance().start_workflow(workflow, version, input, **{"source": "celery", **options})
 
     @app.task(name=FIRE, ignore_result=True)

@@ -39,7 +39,7 @@ def test_what_fits_is_read() -> None:
 
 def test_every_fault_is_told_at_once_with_its_place_and_a_suggestion() -> None:
     assert faults({"name": "", "evry": 3, "is_on": "yes", "tags": "x", "handler": {"type": "log", "tires": 4}, "wait": True}) == [
-        "/name: Expected at least 1 characters.",
+        "/name: Expected text, got nothing.",
         "/wait: Invalid duration True: write seconds (1.5), '30s', '1m30s', 'PT1M30S' or {'minutes': 5}, up to 1,000 years.",
         '/handler/tires: Unknown field "tires". Did you mean "tries"?',
         '/tags: Expected a list, got "x".',

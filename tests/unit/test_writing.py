@@ -67,13 +67,13 @@ class TestDocuments:
         [
             ({"steps": [{"id": "a", "type": "log"}]}, "workflow type is required"),
             ({"type": "t", "steps": []}, "workflow must have at least one step"),
-            (document({"id": "a", "type": "log", "timeout": "soon"}), "steps[0].timeout: Invalid duration 'soon'"),
-            (document({"id": "a", "type": "log", "retries": -1}), "steps[0].retries: is -1"),
-            (document({"id": "a", "type": "log"}, metadata={"saga": "yes"}), "metadata.saga: is 'yes'"),
-            (document({"id": "a", "type": "log", "retires": 3}), "did you mean retries or retry"),
-            (document({"id": "a", "type": "log"}, metadata={"priority": "urgent"}), "write low, normal, high or critical"),
+            (document({"id": "a", "type": "log", "timeout": "soon"}), "/steps/0/timeout: Invalid duration 'soon'"),
+            (document({"id": "a", "type": "log", "retries": -1}), "/steps/0/retries: Expected a number at least 0, got -1."),
+            (document({"id": "a", "type": "log"}, metadata={"saga": "yes"}), '/metadata/saga: Expected true or false, got "yes".'),
+            (document({"id": "a", "type": "log", "retires": 3}), 'Did you mean "retries"?'),
+            (document({"id": "a", "type": "log"}, metadata={"priority": "urgent"}), "Expected low, normal, high or critical"),
             (document({"id": "a", "type": "log", "parameters": {"message": "${ .a | }"}}), "jq:"),
-            ("just text", "is a mapping"),
+            ("just text", "Expected a mapping"),
         ],
     )
     def test_each_fault_is_named(self, given: object, said: str) -> None:
@@ -306,7 +306,7 @@ class TestBuilder:
         with pytest.raises(Invalid) as caught:
             check(Definition(name="x", version="one", do=tree), KNOWS)
         said = str(caught.value)
-        for part in ("invalid version 'one'", "unreachable target 'nowhere'", "duplicate task name: 'a'", "more than one default case"):
+        for part in ("Invalid version 'one'", "unreachable target 'nowhere'", "duplicate task name: 'a'", "more than one default case"):
             assert part in said
 
     def test_limits_and_loops_without_end_condition_are_checked(self) -> None:

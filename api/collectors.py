@@ -92,6 +92,17 @@ def _runner(current: WorkflowRunner, c: Connection) -> Families:
     yield branches
     for name, meaning, value in figures.backlogs(c):
         yield GaugeMetricFamily(f"orchestrator_{name}", meaning, value=value)
+    at_fault = GaugeMetricFamily("orchestrator_findings", "What is at fault right now, by kind", labels=["kind"])
+    for kind, count in figures.findings(c).items():
+        at_fault.add_metric([kind], count)
+    yield at_fault
+    missing = GaugeMetricFamily("orchestrator_missing_code_branches", "Branches that wait for a worker that has the code", labels=["code"])
+    waiting = GaugeMetricFamily("orchestrator_missing_code_seconds", "For how long they have waited", labels=["code"])
+    for code, count, seconds in figures.lacking(c):
+        missing.add_metric([code], count)
+        waiting.add_metric([code], seconds)
+    yield missing
+    yield waiting
     connections, longest_s = figures.at_work_in_postgres(c)
     yield GaugeMetricFamily("orchestrator_database_connections", "Connections to the database, but for this one", value=connections)
     yield GaugeMetricFamily("orchestrator_longest_statement_seconds", "How long the oldest statement at work has run", value=longest_s)

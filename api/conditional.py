@@ -13,6 +13,7 @@ from flask import Flask, Response, g, request
 
 from orchestrator.api.gate import tenant
 from orchestrator.api.runner import runner
+from orchestrator.definition.configured import key
 from orchestrator.errors import ChangedMeanwhile
 from orchestrator.store import configs, locks, schedules, triggers
 from orchestrator.store.connection import Connection
@@ -44,7 +45,10 @@ def _named() -> tuple[str, ...]:
     argument, _ = KINDS[kind]
     name = str((request.view_args or {})[argument])
     if kind == "configs":
-        return tenant(), request.args.get("environment") or runner().configs.environment, name
+        configs = runner().configs
+        environment = request.args.get("environment")
+        about = key(name, request.args.get("nameSpace"), request.args.get("version"))
+        return tenant(), environment or configs.environment, configs.key_of(about, tenant(), environment)
     return tenant(), name
 
 

@@ -10,6 +10,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from orchestrator.api import asked
 from orchestrator.api.runner import runner
+from orchestrator.definition import configured
 from orchestrator.definition.documents import parse
 from orchestrator.errors import Fault, Invalid
 from orchestrator.store.configs import Config
@@ -25,6 +26,11 @@ def _body() -> Any:
 
 def _environment() -> str | None:
     return request.args.get("environment")
+
+
+def _key(config: str) -> str:
+    """`?nameSpace=` and `?version=`, of a configuration that is for these alone."""
+    return configured.key(config, request.args.get("nameSpace"), request.args.get("version"))
 
 
 def _shown(one: Config) -> dict[str, Any]:
@@ -91,14 +97,14 @@ def migrate() -> Response:
 
 @blueprint.get("/<config>")
 def one(config: str) -> Response:
-    return jsonify(_shown(runner().configs.load(config, asked.tenant(), _environment())))
+    return jsonify(_shown(runner().configs.load(_key(config), asked.tenant(), _environment())))
 
 
 @blueprint.put("/<config>")
 def update(config: str) -> Response:
     given = _body()
     if isinstance(given, dict) and given.get("id", config) != config:
-        raise Invalid([Fault("id", f"is '{given['id']}'; the configuration is '{config}'")], "configuration")
+        raise Invalid([Fault("/id", f'Expected "{config}", the id of this configuration, got {given["id"]!r}.')], "configuration")
     saved = runner().configs.save(
         {**given, "id": config} if isinstance(given, dict) else given, tenant=asked.tenant(), environment=_environment(), **asked.by_whom()
     )
@@ -107,20 +113,20 @@ def update(config: str) -> Response:
 
 @blueprint.delete("/<config>")
 def delete(config: str) -> Response:
-    runner().configs.delete(config, tenant=asked.tenant(), environment=_environment(), **asked.by_whom())
+    runner().configs.delete(_key(config), tenant=asked.tenant(), environment=_environment(), **asked.by_whom())
     return jsonify({"id": config, "deleted": True})
 
 
 @blueprint.get("/<config>/versions")
 def versions(config: str) -> Response:
-    return jsonify({"versions": [_shown(one) for one in runner().configs.versions(config, asked.tenant(), _environment())]})
+    return jsonify({"versions": [_shown(one) for one in runner().configs.versions(_key(config), asked.tenant(), _environment())]})
 
 
 @blueprint.get("/<config>/diff")
 def diff(config: str) -> Response:
     """`?from=1&to=2`: what was added, removed and modified."""
     older, newer = asked.number("from", 1, 10**9), asked.number("to", 1, 10**9)
-    return jsonify({"changes": runner().configs.difference(config, older, newer, tenant=asked.tenant(), environment=_environment())})
+    return jsonify({"changes": runner().configs.difference(_key(config), older, newer, tenant=asked.tenant(), environment=_environment())})
 
 
 @blueprint.post("/<config>/rollback")
@@ -129,4 +135,6 @@ def rollback(config: str) -> Response:
     to = asked.body().get("to")
     if not isinstance(to, int) or isinstance(to, bool) or not 0 < to < 2**31:
         raise Invalid([Fault("to", "the number of a version is needed")], "rollback")
-    return jsonify(_shown(runner().configs.roll_back(config, to, tenant=asked.tenant(), environment=_environment(), **asked.by_whom())))
+    return jsonify(
+        _shown(runner().configs.roll_back(_key(config), to, tenant=asked.tenant(), environment=_environment(), **asked.by_whom()))
+    )

@@ -324,8 +324,10 @@ def may_start(workflow: str | None, version: str | None = None) -> None:
     except OrchestratorError:
         # It may come later; now there is nothing to be started, which whoever starts it will say. What is before a dot may be
         # a namespace, or a part of the name.
-        name, configs = workflow.partition("@")[0], runner().configs
-        _ask(configs.in_force(name, tenant()) or configs.in_force(name.rpartition(".")[2], tenant()), workflow)
+        name = workflow.partition("@")[0]
+        for one in dict.fromkeys((name, name.rpartition(".")[2])):
+            for spec in runner().configs.named(one, tenant()):
+                _ask(spec, workflow)
     else:
         _ask(lifecycle.configuration_of(runner().runtime, stored, tenant()), workflow)
 

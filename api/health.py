@@ -12,7 +12,7 @@ from flask import Blueprint, Response, jsonify
 
 from orchestrator.api.runner import runner
 from orchestrator.engine.runner import WorkflowRunner
-from orchestrator.store import queries
+from orchestrator.store import findings, queries, workers
 from orchestrator.store.connection import dumps
 from orchestrator.stream.bridge import standing
 from orchestrator.stream.state import StateKeys
@@ -49,10 +49,14 @@ def overall() -> tuple[dict[str, Any], int]:
     current = runner()
     components: dict[str, Any] = {}
     try:
-        workers = queries.workers(current.database.connection())
-        alive = [worker for worker in workers if worker["silent_s"] < 3 * current.runtime.settings.heartbeat_s]
+        alive = [
+            worker
+            for worker in queries.workers(current.database.connection())
+            if worker["silent_s"] < 3 * current.runtime.settings.heartbeat_s
+        ]
         components["database"] = {"status": "healthy"}
-        components["workers"] = {"status": "healthy" if alive else "unhealthy", "count": len(alive)}
+        components["workers"] = {"status": "healthy" if alive else "unhealthy", "count": len(alive), **_left_out(alive)}
+        components["keeper"] = _keeper(current)
     except psycopg.Error:
         current.database.drop()
         components["database"] = {"status": "unhealthy"}
@@ -70,6 +74,24 @@ def overall() -> tuple[dict[str, Any], int]:
         **bridge,
     }
     return about, 200 if components["database"]["status"] == "healthy" else 503
+
+
+def _left_out(alive: list[dict[str, Any]]) -> dict[str, Any]:
+    """What workers could not load: names and places; the reasons are in their logs and in `orchestrator doctor`."""
+    found = {(one["kind"], one["name"]): one for worker in alive for one in worker["left_out"] or ()}
+    shown = [{key: one[key] for key in ("kind", "name", "file", "line") if key in one} for one in found.values()]
+    return {"status": "degraded", "left_out": shown} if shown else {}
+
+
+def _keeper(current: WorkflowRunner) -> dict[str, Any]:
+    """Who does what is done for all, and which chores fail since when."""
+    c = current.database.connection()
+    posts = workers.posts(c)
+    failing = [
+        {"chore": one["subject"], "since": one["since"], "times": one["times"]} for one in findings.listing(c) if one["kind"] == "chore"
+    ]
+    status = "unhealthy" if not posts else "degraded" if failing else "healthy"
+    return {"status": status, "posts": posts, "failing": failing}
 
 
 def database_answers(current: WorkflowRunner) -> bool:

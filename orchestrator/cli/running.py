@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -15,7 +16,9 @@ from rich.markup import escape
 from orchestrator.cli.console import as_json, out, print_json
 from orchestrator.config.settings import Settings, load
 from orchestrator.config.stack import running_stack
-from orchestrator.store import figures, queries, wall
+from orchestrator.definition.durations import shown
+from orchestrator.definition.parsing import printable
+from orchestrator.store import figures, findings, lacking, queries, wall
 from orchestrator.store import migrate as migrations
 
 
@@ -127,6 +130,7 @@ def _checks(stuck_after: float) -> Any:
                     "timers and recovery are kept" if keeper else "nobody keeps timers",
                     "it is taken over within seconds; look again",
                 )
+            yield from _at_fault(c, alive)
             stuck = queries.without_progress(c, stuck_after)
             detail = f"{len(stuck)} branches without progress for {stuck_after:g} s" + "".join(
                 f"\n    {s['workflow']} {s['id']} {s['position'] or '/'} {s['state']} {s['doing'] or ''}" for s in stuck[:5]
@@ -165,6 +169,45 @@ def _checks(stuck_after: float) -> Any:
         yield "redis", False, str(error), "start it (`make up`), or set REDIS_URL; starts are accepted meanwhile"
     free = shutil.disk_usage(".").free // 2**20
     yield "disk", free > 500, f"{free:,} MiB free", "make room"
+
+
+def _at_fault(c: Any, alive: list[dict[str, Any]]) -> Any:
+    """What did not load, what code is missing, and what fails since when."""
+    left_out = {(one["kind"], one["name"]): one for worker in alive for one in worker["left_out"] or ()}
+    yield (
+        "workflows",
+        not left_out,
+        "all of them loaded" if not left_out else _lines(f"{_place(one)}: {one['reason']}" for one in left_out.values()),
+        "mend the file; workers load it when they start",
+    )
+    missing = lacking.listing(c)
+    yield (
+        "code",
+        not missing,
+        "no branch waits for code" if not missing else _lines(
+            f"{one['branches']} branches wait for {one['code']} since {shown(one['for_s'])} ({one['workflow']} {one['instance']})"
+            for one in missing
+        ),
+        "start a worker that has it: `orchestrator workflows` and the workers' logs say what did not import",
+    )  # fmt: skip
+    found = findings.listing(c)
+    yield (
+        "findings",
+        not found,
+        "none" if not found else _lines(
+            f"{one['kind']} {one['subject']} since {one['since']} ({one['times']} times): {one['message']}" for one in found
+        ),
+        "each goes by itself when what it is about is well again",
+    )  # fmt: skip
+
+
+def _place(one: dict[str, Any]) -> str:
+    place = one.get("file", "")
+    return f"{one['kind']} {one['name']}" + (f" ({place}:{one['line']})" if one.get("line") else f" ({place})" if place else "")
+
+
+def _lines(texts: Iterable[str]) -> str:
+    return "".join(f"\n    {printable(text, 400)}" for text in texts)
 
 
 LONG_STATEMENT_S = 10.0

@@ -13,6 +13,7 @@ from rich.markup import escape
 from orchestrator.cli.console import as_json, by_me, out, print_json, print_table, runner
 from orchestrator.cli.eventful import tenant
 from orchestrator.definition.documents import parse
+from orchestrator.definition.parsing import Source
 from orchestrator.schedule import times
 from orchestrator.schedule.spec import read_schedules
 
@@ -107,7 +108,7 @@ def put_schedules(files: tuple[Path, ...], tenant: str) -> None:
     timetable = runner().schedules
     for file in files:
         given = parse(file.read_text(encoding="utf-8"), file.name)
-        specs = read_schedules(given, file.name)
+        specs = read_schedules(given, Source(str(file), file.read_text(encoding="utf-8")))
         for spec in specs:
             timetable.put(spec, tenant=tenant, **by_me())
         click.echo(f"put {', '.join(spec.id for spec in specs)}")
@@ -118,7 +119,8 @@ def put_schedules(files: tuple[Path, ...], tenant: str) -> None:
 def validate_schedules(files: tuple[Path, ...]) -> None:
     """Every fault of files, or the next times of what they hold; nothing is kept."""
     for file in files:
-        for spec in read_schedules(parse(file.read_text(encoding="utf-8"), file.name), file.name):
+        text = file.read_text(encoding="utf-8")
+        for spec in read_schedules(parse(text, str(file)), Source(str(file), text)):
             upcoming = ", ".join(times.iso(at) for at in times.preview(spec.when, time.time(), 3))
             click.echo(f"{spec.id}: {upcoming or 'never again'}")
 

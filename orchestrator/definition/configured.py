@@ -17,24 +17,22 @@ monitoring: {enabled: true, metrics: [execution_time, error_rate], alerts: [high
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import AfterValidator, AliasChoices, Field, StrictFloat, StrictInt
+
+from orchestrator.definition.dependencies import Dependency
+from orchestrator.definition.parsing import NOWHERE, Many, Model, Name, Source, parse_as, read_as, shown, suggestion_for
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.tree import Definition, Limits
-from orchestrator.errors import Fault, Invalid
+from orchestrator.definition.versions import Version, parse_version
+from orchestrator.errors import Fault
 
 ENVIRONMENTS = ("development", "staging", "production", "test")
 LARGEST_BYTES = 1024 * 1024
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-_PRIORITIES = ("low", "normal", "high", "critical")
-_METRICS = ("execution_time", "error_rate")
-_ALERTS = ("execution_timeout", "high_error_rate")
-_KEYS = (
-    "id", "nameSpace", "name", "description", "version", "enabled", "maxRetries", "timeout", "priority", "concurrency", "dependencies",
-    "properties", "variants", "security", "monitoring",
-)  # fmt: skip
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,38 +45,66 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def faults_of(config: Any) -> list[Fault]:
-    """All of them, by the names of their keys."""
-    if not isinstance(config, dict):
-        return [Fault("", "a configuration is a mapping")]
-    reader = _Reader(config)
-    reader.read()
-    return reader.faults
+    """All of them, by the pointers of their fields."""
+    return read_as(ConfigForm, config)[1]
 
 
-def checked(config: Any) -> dict[str, Any]:
-    if faults := faults_of(config):
-        raise Invalid(faults, "configuration")
+def checked(config: Any, source: Source = NOWHERE) -> dict[str, Any]:
+    parse_as(ConfigForm, config, what="configuration", source=source)
     return dict(config)
 
 
-def warnings_of(config: Mapping[str, Any], known: Sequence[str]) -> list[Fault]:
+def key(workflow: str, namespace: str | None = None, version: object = None) -> str:
+    """What a configuration is about, as it is kept: `etl/data-processing@2.0`, or `data-processing` for all of that name."""
+    return f"{f'{namespace}/' if namespace else ''}{workflow}{f'@{version}' if version not in (None, '') else ''}"
+
+
+def key_of(config: Mapping[str, Any]) -> str:
+    return key(str(config["id"]), config.get("nameSpace") or config.get("namespace"), config.get("version"))
+
+
+def keys_for(namespace: str, workflow: str, version: str) -> list[str]:
+    """Of what the configuration of a version of a workflow may be kept under; the most general first."""
+    parts = parse_version(version)
+    written = [version, *(".".join(str(part) for part in parts[:count]) for count in (1, 2, 3))]
+    versions = [None, *dict.fromkeys(sorted(written, key=len))]
+    return [key(workflow, where, one) for where in (None, namespace) for one in versions]
+
+
+def misplaced(config: Mapping[str, Any], known: Collection[tuple[str, str]]) -> list[Fault]:
+    """A namespace in which the workflow is not, while another has it: what it forbids would be forbidden to nobody."""
+    namespace, workflow = config.get("nameSpace") or config.get("namespace"), config.get("id")
+    elsewhere = sorted(where for where, name in known if name == workflow)
+    if namespace is None or not elsewhere or namespace in elsewhere:
+        return []
+    place = "/nameSpace" if config.get("nameSpace") else "/namespace"
+    return [
+        Fault(
+            place,
+            f'The workflow "{workflow}" is not in namespace "{namespace}".',
+            suggestion_for(str(namespace), elsewhere) or f"It is in {', '.join(elsewhere)}.",
+        )
+    ]
+
+
+def warnings_of(config: Mapping[str, Any], known: Collection[str]) -> list[Fault]:
     """What is allowed, and probably not meant."""
     found: list[Fault] = []
     security = config.get("security") or {}
     if security.get("requireAuth") and not security.get("permissions") and not security.get("allowedRoles"):
-        found.append(Fault("security", "requireAuth without permissions or allowedRoles: everybody who is known may start it"))
+        found.append(Fault("/security", "requireAuth without permissions or allowedRoles lets everybody who is authenticated start it."))
     return found + unknown_of(config, known)
 
 
-def unknown_of(config: Mapping[str, Any], known: Sequence[str]) -> list[Fault]:
+def unknown_of(config: Mapping[str, Any], known: Collection[str]) -> list[Fault]:
     """Workflows that it names and that are not there."""
     found: list[Fault] = []
     for name in config.get("dependencies") or ():
         workflow = name if isinstance(name, str) else name.get("workflow") or name.get("workflowId")
         if workflow and workflow not in known:
-            found.append(Fault("dependencies", f"'{workflow}' is no workflow that is known"))
+            found.append(Fault("/dependencies", f'Unknown workflow "{workflow}".', suggestion_for(str(workflow), known, listed=False)))
     if config.get("id") not in known:
-        found.append(Fault("id", f"'{config.get('id')}' is no workflow that is known"))
+        found.append(Fault("/id", f'Unknown workflow "{config.get("id")}".', suggestion_for(str(config.get("id")), known, listed=False)))
     return found
 
 
@@ -135,96 +161,57 @@ def differences(before: Any, after: Any, place: str = "") -> list[dict[str, Any]
     return [] if before == after else [{"change": "modified", "place": place or "/", "before": before, "after": after}]
 
 
-class _Reader:
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.config = config
-        self.faults: list[Fault] = []
+# ── as people write it ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def fault(self, place: str, message: str) -> None:
-        self.faults.append(Fault(place, message))
 
-    def read(self) -> None:
-        config = self.config
-        self._known(config, _KEYS, "")
-        if not isinstance(config.get("id"), str) or not _ID.fullmatch(config["id"]):
-            self.fault("id", "names the workflow: letters, digits and ._- are needed")
-        for key in ("nameSpace", "name", "description"):
-            self._is(config, key, str, "a text")
-        if config.get("version") is not None and not isinstance(config["version"], str | int | float):
-            self.fault("version", "is no version")
-        self._is(config, "enabled", bool, "true or false")
-        self._number("maxRetries", 0, 10)
-        self._number("timeout", 1000, 3_600_000)
-        self._number("concurrency", 1, 100)
-        if config.get("priority") is not None and config["priority"] not in _PRIORITIES:
-            self.fault("priority", f"is {config['priority']!r}; one of {', '.join(_PRIORITIES)} is needed")
-        dependencies = config.get("dependencies")
-        if dependencies is not None and not (isinstance(dependencies, list) and all(isinstance(one, str | dict) for one in dependencies)):
-            self.fault("dependencies", "a list of workflows is needed")
-        self._is(config, "properties", dict, "a mapping")
-        self._variants(config.get("variants"))
-        self._security(config.get("security"))
-        self._monitoring(config.get("monitoring"))
+def _identity(given: str) -> str:
+    if not _ID.fullmatch(given):
+        raise ValueError(f"Expected up to 200 letters, digits and . _ -, beginning with a letter or digit, got {shown(given)}.")
+    return given
 
-    def _variants(self, given: Any) -> None:
-        if given is None:
-            return
-        if not isinstance(given, list) or not given:
-            self.fault("variants", "a list of {version, weight} is needed")
-            return
-        for number, one in enumerate(given):
-            is_one = isinstance(one, dict) and isinstance(one.get("version"), str | int | float) and set(one) <= {"version", "weight"}
-            weight = one.get("weight") if is_one else None
-            if not is_one or isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
-                self.fault(f"variants/{number}", "{version, weight} is needed, and a weight that is not negative")
-                return
-        if not sum(one["weight"] for one in given):
-            self.fault("variants", "one of them needs a weight")
 
-    def _security(self, given: Any) -> None:
-        if given is None:
-            return
-        if not isinstance(given, dict):
-            self.fault("security", "a mapping is needed")
-            return
-        self._known(given, ("permissions", "requireAuth", "allowedRoles"), "security/")
-        self._is(given, "requireAuth", bool, "true or false", "security/")
-        for key in ("permissions", "allowedRoles"):
-            self._texts(given.get(key), f"security/{key}")
+class Variant(Model):
+    version: Version
+    weight: StrictInt | StrictFloat = Field(ge=0, le=1_000_000)
 
-    def _monitoring(self, given: Any) -> None:
-        if given is None:
-            return
-        if not isinstance(given, dict):
-            self.fault("monitoring", "a mapping is needed")
-            return
-        self._known(given, ("enabled", "metrics", "alerts", "sla", "errorRate"), "monitoring/")
-        sla, rate = given.get("sla"), given.get("errorRate")
-        if sla is not None and (isinstance(sla, bool) or not isinstance(sla, int) or not 1 <= sla <= 86_400_000):
-            self.fault("monitoring/sla", f"is {sla!r}; milliseconds from 1 to 86,400,000 are needed")
-        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1):
-            self.fault("monitoring/errorRate", f"is {rate!r}; a share above 0, up to 1, is needed")
-        self._is(given, "enabled", bool, "true or false", "monitoring/")
-        for key, allowed in (("metrics", _METRICS), ("alerts", _ALERTS)):
-            if self._texts(given.get(key), f"monitoring/{key}"):
-                for one in set(given.get(key) or ()) - set(allowed):
-                    self.fault(f"monitoring/{key}", f"'{one}' is none of {', '.join(allowed)}")
 
-    def _known(self, given: dict[str, Any], keys: Sequence[str], place: str) -> None:
-        for key in sorted(set(given) - set(keys)):
-            self.fault(f"{place}{key}", f"is not known; there are {', '.join(keys)}")
+def _weighty(given: tuple[Variant, ...] | None) -> tuple[Variant, ...] | None:
+    if given is not None and not sum(one.weight for one in given):
+        raise ValueError("One of the variants needs a weight above zero.")
+    return given
 
-    def _is(self, given: dict[str, Any], key: str, kind: type, said: str, place: str = "") -> None:
-        if given.get(key) is not None and not isinstance(given[key], kind):
-            self.fault(f"{place}{key}", f"is {given[key]!r}; {said} is needed")
 
-    def _texts(self, given: Any, place: str) -> bool:
-        if given is not None and not (isinstance(given, list) and all(isinstance(one, str) for one in given)):
-            self.fault(place, "a list of texts is needed")
-            return False
-        return True
+class Security(Model):
+    require_auth: bool | None = Field(None, validation_alias="requireAuth")
+    permissions: Annotated[tuple[Name, ...], Many] | None = None
+    allowed_roles: Annotated[tuple[Name, ...], Many] | None = Field(None, validation_alias="allowedRoles")
 
-    def _number(self, key: str, least: int, most: int) -> None:
-        given = self.config.get(key)
-        if given is not None and (isinstance(given, bool) or not isinstance(given, int) or not least <= given <= most):
-            self.fault(key, f"is {given!r}; a number from {least:,} to {most:,} is needed")
+
+class Monitoring(Model):
+    enabled: bool | None = None
+    metrics: Annotated[tuple[Literal["execution_time", "error_rate"], ...], Many] | None = None
+    alerts: Annotated[tuple[Literal["execution_timeout", "high_error_rate"], ...], Many] | None = None
+    sla: int | None = Field(None, ge=1, le=86_400_000)
+    error_rate: StrictInt | StrictFloat | None = Field(None, gt=0, le=1, validation_alias="errorRate")
+
+
+class ConfigForm(Model):
+    """Null says nothing, wherever it stands."""
+
+    required: ClassVar[dict[Any, str]] = {"id": "The id of the workflow is required."}
+
+    id: Annotated[str, AfterValidator(_identity)]
+    namespace: Name | None = Field(None, validation_alias=AliasChoices("nameSpace", "namespace"))
+    name: str | None = None
+    description: str | None = None
+    version: Version | None = None
+    enabled: bool | None = None
+    max_retries: int | None = Field(None, ge=0, le=10, validation_alias="maxRetries")
+    timeout: int | None = Field(None, ge=1000, le=3_600_000)
+    priority: Literal["low", "normal", "high", "critical"] | None = None
+    concurrency: int | None = Field(None, ge=1, le=100)
+    dependencies: Annotated[tuple[str | Dependency, ...], Many] | None = None
+    properties: dict[str, Any] | None = None
+    variants: Annotated[tuple[Variant, ...], Many, Field(min_length=1), AfterValidator(_weighty)] | None = None
+    security: Security | None = None
+    monitoring: Monitoring | None = None

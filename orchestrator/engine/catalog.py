@@ -20,6 +20,7 @@ from typing import Any
 
 from orchestrator.definition.builder import BUILT
 from orchestrator.definition.documents import parse, read_document
+from orchestrator.definition.parsing import Source
 from orchestrator.definition.tree import Definition
 from orchestrator.definition.triggers import entries_of, read_triggers
 from orchestrator.definition.validate import check
@@ -221,7 +222,7 @@ class Files:
 
 def discover_triggers(packages: Sequence[str]) -> Files:
     """The files in `triggers/` folders, each with its entries."""
-    found = _files(packages, "triggers", read_triggers)
+    found = _files(packages, "triggers", lambda data, source: read_triggers(data, source.file))
     return Files({name: entries_of(data) for name, data in found.read.items()}, found.faulty)
 
 
@@ -233,7 +234,7 @@ def discover_schedules(packages: Sequence[str], *more: Path) -> Files:
     return found
 
 
-def _files(packages: Sequence[str], folder: str, read: Callable[[Any, str], Any]) -> Files:
+def _files(packages: Sequence[str], folder: str, read: Callable[[Any, Source], Any]) -> Files:
     found = Files({}, {})
     for name in packages:
         for base in folders(name):
@@ -241,15 +242,15 @@ def _files(packages: Sequence[str], folder: str, read: Callable[[Any, str], Any]
     return found
 
 
-def _read_all(base: Path, root: Path, folder: str, read: Callable[[Any, str], Any], prefix: str, found: Files) -> None:
+def _read_all(base: Path, root: Path, folder: str, read: Callable[[Any, Source], Any], prefix: str, found: Files) -> None:
     for file in files_in(base):
         if folder not in file.relative_to(root).parts[:-1]:
             continue
         name = f"{prefix}{file.relative_to(root)}"
         try:
             text = file.read_text(encoding="utf-8")
-            data = parse(text, file.name)
-            read(data, file.name)
+            data = parse(text, name)
+            read(data, Source(name, text))
         except (OrchestratorError, OSError, UnicodeDecodeError, ValueError) as error:
             found.faulty[name] = str(error)
             continue

@@ -6,13 +6,14 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.definition import configured
 from orchestrator.definition.configured import ENVIRONMENTS, LARGEST_BYTES
 from orchestrator.definition.documents import parse
+from orchestrator.definition.parsing import Source
 from orchestrator.engine.catalog import SUFFIXES
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import Fault, Invalid, NotFound, OrchestratorError
@@ -34,18 +35,41 @@ class Configurations:
 
     # ── what holds ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def in_force(self, workflow: str, tenant: str = "default") -> dict[str, Any]:
-        """What the next start of a workflow goes by; asked again every second."""
-        key = (tenant, workflow)
-        held = self.runtime.configs.get(key)
+    def in_force(self, namespace: str, workflow: str, version: str, tenant: str = "default") -> dict[str, Any]:
+        """What the next start of a version goes by: what is said of all of its name, under what is said of it alone. Asked again every
+        second."""
+        held_under = (tenant, namespace, workflow, version)
+        held = self.runtime.configs.get(held_under)
         if held is not None and held[0] > time.monotonic():
             return held[1]
-        found = self.database.patiently(lambda c: configs.in_force(c, tenant, self.environment, workflow)) or {}
-        self.runtime.configs[key] = (time.monotonic() + HELD_FOR_S, found)
+        keys = configured.keys_for(namespace, workflow, version)
+        specs = self.database.patiently(lambda c: configs.in_force(c, tenant, self.environment, keys))
+        found: dict[str, Any] = {}
+        for key in keys:
+            found = configured.merged(found, specs.get(key, {}))
+        self.runtime.configs[held_under] = (time.monotonic() + HELD_FOR_S, found)
         return found
 
+    def named(self, workflow: str, tenant: str = "default") -> list[dict[str, Any]]:
+        """Everything that holds for workflows of a name, where it is not known which of them is meant."""
+        return self.database.patiently(lambda c: configs.named(c, tenant, self.environment, workflow))
+
+    def key_of(self, named: str, tenant: str = "default", environment: str | None = None) -> str:
+        """What a configuration is kept under: as it is named, or the one that there is of a workflow's name."""
+        where = environment or self.environment
+        if self.database.patiently(lambda c: configs.newest(c, tenant, where, named)) is not None:
+            return named
+        found = [one.workflow for one in self.all(tenant, where) if (one.spec or {}).get("id") == named]
+        if len(found) > 1:
+            raise Invalid(
+                [Fault("/id", f'"{named}" has several configurations: {", ".join(found)}.', "Name one, by namespace and version.")],
+                "configuration",
+            )
+        return found[0] if found else named
+
     def load(self, workflow: str, tenant: str = "default", environment: str | None = None) -> Config:
-        found = self.database.patiently(lambda c: configs.newest(c, tenant, environment or self.environment, workflow))
+        key = self.key_of(workflow, tenant, environment)
+        found = self.database.patiently(lambda c: configs.newest(c, tenant, environment or self.environment, key))
         if found is None or found.spec is None:
             raise NotFound("configuration", workflow, f"in {environment or self.environment}; `orchestrator configs` lists them")
         return found
@@ -54,16 +78,20 @@ class Configurations:
         return self.database.patiently(lambda c: configs.all_in_force(c, tenant, _environment(environment or self.environment)))
 
     def versions(self, workflow: str, tenant: str = "default", environment: str | None = None) -> list[Config]:
-        return self.database.patiently(lambda c: configs.versions(c, tenant, environment or self.environment, workflow))
+        key = self.key_of(workflow, tenant, environment)
+        return self.database.patiently(lambda c: configs.versions(c, tenant, environment or self.environment, key))
 
     def validate(self, config: Any) -> dict[str, Any]:
         """Every fault, and what is allowed and probably not meant."""
         faults = configured.faults_of(config)
-        warnings = configured.warnings_of(config, self._known()) if not faults else []
+        known = self._known()
+        faults += [] if faults else configured.misplaced(config, known)
+        warnings = configured.warnings_of(config, {name for _, name in known}) if not faults else []
         return {"isValid": not faults, "errors": _shown(faults), "warnings": _shown(warnings)}
 
-    def _known(self) -> list[str]:
-        return [stored.name for stored in self.database.patiently(definitions.all_definitions)]
+    def _known(self) -> set[tuple[str, str]]:
+        """Namespaces and names of the workflows there are."""
+        return {(stored.namespace, stored.name) for stored in self.database.patiently(definitions.all_definitions)}
 
     # ── changing ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -73,13 +101,15 @@ class Configurations:
     ) -> Config:  # fmt: skip
         """A new version, which holds from the next start on."""
         spec = configured.checked(config)
-        return self._put(spec["id"], spec, tenant, _environment(environment or self.environment), origin, actor, source)
+        if faults := configured.misplaced(spec, self._known()):
+            raise Invalid(faults, "configuration")
+        return self._put(configured.key_of(spec), spec, tenant, _environment(environment or self.environment), origin, actor, source)
 
     def delete(
         self, workflow: str, *, tenant: str = "default", environment: str | None = None, actor: str = "anonymous", source: str = "api"
     ) -> None:
-        self.load(workflow, tenant, environment)
-        self._put(workflow, None, tenant, environment or self.environment, "api", actor, source)
+        held = self.load(workflow, tenant, environment)
+        self._put(held.workflow, None, tenant, environment or self.environment, "api", actor, source)
 
     def roll_back(
         self,
@@ -93,10 +123,11 @@ class Configurations:
     ) -> Config:
         """An older version once more, as the newest."""
         where = environment or self.environment
-        held = self.database.patiently(lambda c: configs.version(c, tenant, where, workflow, to))
+        key = self.key_of(workflow, tenant, environment)
+        held = self.database.patiently(lambda c: configs.version(c, tenant, where, key, to))
         if held is None:
             raise NotFound("version of a configuration", f"{workflow}/{to}")
-        return self._put(workflow, held.spec, tenant, where, f"version:{to}", actor, source)
+        return self._put(key, held.spec, tenant, where, f"version:{to}", actor, source)
 
     def difference(
         self, workflow: str, older: int, newer: int, *, tenant: str = "default", environment: str | None = None
@@ -117,7 +148,7 @@ class Configurations:
         faults = [
             Fault(f"{one.workflow}/{fault.place}", fault.message)
             for one in found
-            for fault in [*configured.faults_of(one.spec), *configured.unknown_of(one.spec or {}, known)]
+            for fault in [*configured.faults_of(one.spec), *configured.unknown_of(one.spec or {}, {name for _, name in known})]
         ]
         if faults:
             raise Invalid(faults, f"migration to {to}")
@@ -160,7 +191,7 @@ class Configurations:
         folder = Path(self.runtime.settings.config_dir)
         if not folder.is_dir():
             return {"loaded": [], "gone": [], "faulty": []}
-        found, faults = read_files(folder, self.environment)
+        found, faults = read_files(folder, self.environment, self._known())
         broken = {fault["file"] for fault in faults}
         held = {one.workflow: set(one.origin.removeprefix("file:").split(" + ")) for one in self.all() if one.origin.startswith("file:")}
         for workflow, (spec, files) in found.items():
@@ -191,8 +222,8 @@ class Configurations:
         return self.runtime.settings.hot_reload if said is None else bool(said)
 
 
-def _shown(faults: Sequence[Fault]) -> list[dict[str, str]]:
-    return [{"place": one.place, "message": one.message} for one in faults]
+def _shown(faults: Sequence[Fault]) -> list[dict[str, Any]]:
+    return [one.to_json() for one in faults]
 
 
 def _environment(name: str) -> str:
@@ -201,7 +232,9 @@ def _environment(name: str) -> str:
     return name
 
 
-def read_files(folder: Path, environment: str) -> tuple[dict[str, tuple[dict[str, Any], str]], list[dict[str, str]]]:
+def read_files(
+    folder: Path, environment: str, known: Collection[tuple[str, str]] = ()
+) -> tuple[dict[str, tuple[dict[str, Any], str]], list[dict[str, str]]]:
     """`workflows/*.yml`, and over them `environments/<environment>/workflows/*.yml`; and what is wrong with which file."""
     found: dict[str, tuple[dict[str, Any], str]] = {}
     faults: list[dict[str, str]] = []
@@ -212,9 +245,11 @@ def read_files(folder: Path, environment: str) -> tuple[dict[str, tuple[dict[str
             name = str(file.relative_to(folder))
             try:
                 for spec in _read(file):
-                    held = found.get(str(spec.get("id")))
-                    whole = configured.merged(held[0], spec) if held else spec
-                    found[configured.checked(whole)["id"]] = (whole, f"{held[1]} + {name}" if held else name)
+                    held = found.get(configured.key_of({"id": None, **spec}))
+                    whole = configured.checked(configured.merged(held[0], spec) if held else spec, Source(str(file)))
+                    if misplaced := configured.misplaced(whole, known):
+                        raise Invalid(misplaced, "configuration")
+                    found[configured.key_of(whole)] = (whole, f"{held[1]} + {name}" if held else name)
             except (OrchestratorError, OSError, UnicodeDecodeError) as error:
                 faults.append({"file": name, "message": str(error)[:2000]})
     return found, faults

@@ -59,7 +59,8 @@ def end_instance(walk: Walk, end: End, dead_letters: list[tuple[str, str, Any]] 
         walk.look_again()
         raise Fenced(held.position, held.generation)
     if metrics.is_enabled():
-        asked = Configurations(walk.runtime).in_force(walk.definition.name, held.tenant).get("monitoring") or {}
+        one = walk.definition
+        asked = Configurations(walk.runtime).in_force(one.namespace, one.name, one.version, held.tenant).get("monitoring") or {}
         metrics.instance_ended(walk.definition.name, end.state, walk.now() - held.created_at, asked)
     walk.runtime.publisher.branches(woken)
     if depends or scopes:

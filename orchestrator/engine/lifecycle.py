@@ -82,8 +82,7 @@ def definition_of(runtime: Runtime, stored: definitions.Stored) -> Definition:
 
 def configuration_of(runtime: Runtime, stored: definitions.Stored, tenant: str) -> dict[str, Any]:
     """What operators set of this workflow; nothing, mostly."""
-    found = Configurations(runtime).in_force(stored.name, tenant)
-    return found if found.get("nameSpace") in (None, stored.namespace) else {}
+    return Configurations(runtime).in_force(stored.namespace, stored.name, stored.version, tenant)
 
 
 def under(runtime: Runtime, stored: definitions.Stored, config: dict[str, Any]) -> tuple[Definition, int]:
@@ -116,6 +115,9 @@ def prepare(
             luck = int(hashlib.sha256((options.idempotency_key or instance_id).encode()).hexdigest()[:8], 16) / 2**32
             if (drawn := configured.chosen(config, luck)) is not None:
                 stored = find_definition(runtime, workflow, drawn, tenant)
+                config = configuration_of(runtime, stored, tenant)
+                if config.get("enabled") is False:
+                    raise Disabled(f"{stored.name}@{stored.version}")
         definition, definition_id = under(runtime, stored, config)
         input = configured.with_properties(config, input)
     if faults := list(json_faults(input)):

@@ -55,8 +55,8 @@ class Runtime:
     """Triggers by tenant, and until when they hold."""
     found: dict[tuple[str, str | None, str], tuple[float, definitions.Stored]] = field(default_factory=dict)
     """Definitions that were found by name, and until when they hold."""
-    configs: dict[tuple[str, str], tuple[float, dict[str, Any]]] = field(default_factory=dict)
-    """Configurations by tenant and workflow, and until when they hold."""
+    configs: dict[tuple[str, str, str, str], tuple[float, dict[str, Any]]] = field(default_factory=dict)
+    """Configurations by tenant, namespace, workflow and version, and until when they hold."""
     left_out: list[LeftOut] = field(default_factory=list)
     """What of the workflows' packages cannot be used here, and why."""
     variants: dict[tuple[int, str], int] = field(default_factory=dict)

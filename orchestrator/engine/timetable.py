@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.definition.parsing import Source
 from orchestrator.engine import scheduling
 from orchestrator.engine.catalog import discover_schedules, folders
 from orchestrator.engine.runtime import Runtime
@@ -43,7 +44,7 @@ class Timetable:
         held = self._own(tenant, name)
         spec = read_schedule({"id": name, **config} if isinstance(config, dict) else config)
         if spec.id != name:
-            raise Invalid([Fault("id", f"is '{spec.id}'; the schedule is '{name}'")], "schedule")
+            raise Invalid([Fault("/id", f'Expected "{name}", the id of this schedule, got "{spec.id}".')], "schedule")
         if not _says_enabled(config):
             spec = changed(spec, enabled=held.enabled)
         self._put(spec, tenant, actor, source, "api" if held.origin.startswith("file:") else held.origin)
@@ -98,7 +99,7 @@ class Timetable:
 
     def put_file(self, file: str, data: Any, present: Collection[str] = ()) -> list[str]:
         """The schedules of a file are these and no others. One whose own file is not among those present moves to this one."""
-        specs = read_schedules(data, file)
+        specs = read_schedules(data, Source(file))
         origin = f"file:{file}"
         for spec in specs:
             held = self.database.patiently(lambda c, s=spec: schedules.find(c, "default", s.id))  # type: ignore[misc]

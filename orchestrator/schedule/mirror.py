@@ -72,7 +72,12 @@ class Mirror:
 
     def _write(self, found: Sequence[Schedule]) -> None:
         for one in found:
-            entry = self._entry(one)
+            try:
+                entry = self._entry(one)
+            except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+                # It is put aside when its time comes; beat need not know of it, and the others' entries do not wait for it.
+                logger.error("schedule %s has no entry in RedBeat: %s: %s", one.name, type(error).__name__, error)
+                entry = None
             if entry is None:
                 RedBeatSchedulerEntry(self.name_of(one), app=self.app).delete()
             else:

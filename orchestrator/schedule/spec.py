@@ -16,21 +16,31 @@ jitter: 30s
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
-from orchestrator.definition.durations import BadDuration, seconds
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from orchestrator.definition.parsing import NOWHERE, Model, Name, Seconds, SomeSeconds, Source, parse_as, read_as, shown
+from orchestrator.definition.versions import Version
 from orchestrator.errors import Fault, Invalid
 from orchestrator.schedule import times
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 Overlap = Literal["allow", "skip", "queue", "cancel"]
 Catchup = Literal["last", "all", "none"]
-KNOWN = {
-    "id", "name", "description", "workflow", "workflowId", "version", "nameSpace", "namespace", "schedule", "cron", "timezone", "every", "at",
-    "enabled", "properties", "input", "data", "retry", "timeout", "maxConcurrent", "overlap", "catchup", "catchupWindow", "jitter",
-    "priority", "labels",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,168 +84,179 @@ class Spec:
         return f"{self.namespace}.{self.workflow}" if self.namespace else self.workflow
 
 
-def entries_of(data: Any) -> list[Any]:
-    """A file holds one schedule, a list of them, or a mapping with `schedules`."""
-    given = data.get("schedules", data) if isinstance(data, dict) else data
-    return given if isinstance(given, list) else [given]
+def entries_of(data: Any) -> list[tuple[str, Any]]:
+    """A file holds one schedule, a list of them, or a mapping with `schedules`: each with its pointer."""
+    if isinstance(data, dict) and "schedules" in data:
+        given, place = data["schedules"], "/schedules"
+        return [(f"{place}/{number}", one) for number, one in enumerate(given)] if isinstance(given, list) else [(place, given)]
+    return [(f"/{number}", one) for number, one in enumerate(data)] if isinstance(data, list) else [("", data)]
 
 
-def read_schedules(data: Any, place: str = "") -> list[Spec]:
+def read_schedules(data: Any, source: Source = NOWHERE) -> list[Spec]:
     """Every fault of all of them at once."""
     faults: list[Fault] = []
     found: list[Spec] = []
-    entries = entries_of(data)
-    for number, entry in enumerate(entries):
-        try:
-            found.append(read_schedule(entry, place if len(entries) == 1 else f"{place}/{number}"))
-        except Invalid as error:
-            faults += error.faults
-    ids = [spec.id for spec in found]
-    faults += [Fault(place, f"two schedules have the id '{one}'") for one in sorted({i for i in ids if ids.count(i) > 1})]
+    for place, entry in entries_of(data):
+        form, wrong = read_as(ScheduleForm, entry, place=place)
+        faults += wrong
+        if form is not None:
+            if any(spec.id == form.id for spec in found):
+                faults.append(Fault(f"{place}/id", f'Another schedule here has the id "{form.id}", too.'))
+            found.append(form.spec())
     if faults:
-        raise Invalid(faults, "schedule")
+        raise Invalid([source.located(fault) for fault in faults], "schedule")
     return found
+
+
+def read_schedule(data: Any) -> Spec:
+    return parse_as(ScheduleForm, data, what="schedule").spec()
 
 
 def changed(spec: Spec, **changes: Any) -> Spec:
     return replace(spec, **changes)
 
 
-def read_schedule(data: Any, place: str = "") -> Spec:
-    reader = _Reader(data, place)
-    spec = reader.spec()
-    if spec is None or reader.faults:
-        raise Invalid(reader.faults, "schedule")
-    return spec
+# ── as people write it ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Reader:
-    def __init__(self, data: Any, place: str) -> None:
-        self.data = data if isinstance(data, dict) else {}
-        self.place = place
-        self.faults: list[Fault] = [] if isinstance(data, dict) else [Fault(place, "a schedule is a mapping")]
+def _zone(given: Any) -> Any:
+    if given is not None:
+        if not isinstance(given, str):
+            raise ValueError(f"Expected the name of a time zone, got {shown(given)}.")
+        times.zone(given)
+    return given
 
-    def fault(self, key: str, message: str) -> None:
-        self.faults.append(Fault(f"{self.place}/{key}", message))
 
-    def spec(self) -> Spec | None:
-        if self.faults:
-            return None
-        for key in sorted(set(self.data) - KNOWN):
-            self.fault(key, f"is not known; a schedule has {', '.join(sorted(KNOWN))}")
-        nested = self._mapping("schedule")
-        workflow, version, namespace = self._workflow()
-        enabled = self._flag(nested, "schedule/enabled", self._flag(self.data, "enabled", True))
-        identity = self.data.get("id")
-        if not isinstance(identity, str) or not NAME.fullmatch(identity):
-            self.fault("id", "a text of letters, digits and ._:- is needed")
-            identity = ""
-        retry = self._mapping("retry")
-        found = {
-            "id": identity,
-            "name": self._text("name") or identity,
-            "description": self._text("description") or "",
-            "workflow": workflow,
-            "version": version,
-            "namespace": namespace,
-            "when": self._when({**{k: self.data[k] for k in ("cron", "timezone", "every", "at") if k in self.data}, **nested}),
-            "enabled": enabled,
-            "input": next((self.data[key] for key in ("properties", "input", "data") if key in self.data), {}),
-            "retry_attempts": self._number(retry, "retry/attempts", 0, 0, 100),
-            "retry_delay_s": self._span(retry.get("delay"), "retry/delay", 300.0),
-            "timeout_s": self._span(self.data.get("timeout"), "timeout", None),
-            "max_concurrent": self._number(self.data, "maxConcurrent", None, 1, 10_000),
-            "catchup": self._one_of("catchup", get_args(Catchup), "last"),
-            "catchup_window_s": self._span(self.data.get("catchupWindow"), "catchupWindow", 86400.0),
-            "jitter_s": self._span(self.data.get("jitter"), "jitter", 0.0),
-            "priority": self.data.get("priority"),
-            "labels": self._mapping("labels") or None,
-        }
-        found["overlap"] = self._one_of("overlap", get_args(Overlap), "skip" if found["max_concurrent"] else "allow")
-        return None if self.faults else Spec(**found)
+def _every(given: float) -> float:
+    if given < 0.1:
+        raise ValueError("Expected at least a tenth of a second.")
+    return given
 
-    def _workflow(self) -> tuple[str, str | None, str | None]:
-        given = self.data.get("workflow", self.data.get("workflowId"))
-        about: dict[str, Any] = given if isinstance(given, dict) else {"id": given}
-        identity = about.get("id")
-        if not isinstance(identity, str) or not identity:
-            self.fault("workflow", "the id of a workflow is needed")
-            identity = ""
-        version = about.get("version", self.data.get("version"))
-        namespace = about.get("nameSpace", about.get("namespace", self.data.get("nameSpace", self.data.get("namespace"))))
-        return identity, None if version is None else str(version), namespace if isinstance(namespace, str) else None
 
-    def _when(self, given: dict[str, Any]) -> dict[str, Any]:
-        kinds = [kind for kind in ("cron", "every", "at") if given.get(kind) is not None]
+class Moments(Model):
+    """When: by cron, every so often, or at a moment."""
+
+    timezone: Annotated[str | None, BeforeValidator(_zone)] = None
+    cron: str | None = None
+    every: Annotated[Seconds, AfterValidator(_every)] | None = None
+    at: Any = None
+
+    @field_validator("cron")
+    @classmethod
+    def _is_cron(cls, given: str | None, info: ValidationInfo) -> str | None:
+        if given is not None:
+            _told(lambda: times.check_cron(given, info.data.get("timezone") or "UTC"), given)
+        return given
+
+    @field_validator("at")
+    @classmethod
+    def _is_a_moment(cls, given: Any, info: ValidationInfo) -> Any:
+        if given is not None:
+            _told(lambda: times.moment(given, info.data.get("timezone") or "UTC"), given)
+        return given
+
+    def kinds(self) -> dict[str, Any]:
+        return {kind: value for kind in ("cron", "every", "at") if (value := getattr(self, kind)) is not None}
+
+
+def _told(check: Callable[[], object], given: Any) -> None:
+    try:
+        check()
+    except times.BadTime as error:
+        raise ValueError(f"{shown(given)} {error}.") from None
+
+
+class When(Moments):
+    enabled: bool | None = None
+
+
+class Target(Model):
+    """`workflow: {id: generate-reports, version: "1.0", nameSpace: reporting}`."""
+
+    required: ClassVar[dict[Any, str]] = {"id": "The id of a workflow is required."}
+
+    id: Name
+    version: Version | None = None
+    namespace: Name | None = Field(None, validation_alias=AliasChoices("nameSpace", "namespace"))
+
+
+class Again(Model):
+    attempts: int = Field(0, ge=0, le=100)
+    delay: Seconds = 300.0
+
+
+def _identity(given: str) -> str:
+    if not NAME.fullmatch(given):
+        raise ValueError(f"Expected up to 200 letters, digits and . _ : -, beginning with a letter or digit, got {shown(given)}.")
+    return given
+
+
+class ScheduleForm(Moments):
+    """Nested or flat: `workflowId`, `cron`, `timezone`, `enabled` beside `id` and `name`."""
+
+    required: ClassVar[dict[Any, str]] = {"id": "A schedule needs an id."}
+
+    id: Annotated[str, AfterValidator(_identity)]
+    name: str | None = None
+    description: str | None = None
+    workflow: Name | Target | None = None
+    workflow_id: Name | None = Field(None, validation_alias="workflowId")
+    version: Version | None = None
+    namespace: Name | None = Field(None, validation_alias=AliasChoices("nameSpace", "namespace"))
+    schedule: When | None = None
+    enabled: bool | None = None
+    input: Any = Field(default_factory=dict, validation_alias=AliasChoices("properties", "input", "data"))
+    retry: Again | None = None
+    timeout: SomeSeconds | None = None
+    max_concurrent: int | None = Field(None, ge=1, le=10_000, validation_alias="maxConcurrent")
+    overlap: Overlap | None = None
+    catchup: Catchup = "last"
+    catchup_window: Seconds = Field(86400.0, validation_alias="catchupWindow")
+    jitter: Seconds = 0.0
+    priority: Literal["low", "normal", "high", "critical"] | None = None
+    labels: dict[Name, str | StrictBool | StrictInt | StrictFloat] | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> ScheduleForm:
+        if (self.workflow is None) == (self.workflow_id is None):
+            raise ValueError("The id of a workflow is required, as workflow or as workflowId.")
+        kinds = [*self.kinds(), *(self.schedule.kinds() if self.schedule else ())]
         if len(kinds) != 1:
-            self.fault("schedule", "one of cron, every, at is needed" if not kinds else f"only one of {', '.join(kinds)} can hold")
-            return {"every": 1.0}
-        zone = given.get("timezone") or "UTC"
-        try:
-            times.zone(zone)
-        except times.BadTime as error:
-            self.fault("schedule/timezone", str(error))
-            zone = "UTC"
-        try:
-            match kinds[0]:
-                case "cron":
-                    times.check_cron(given["cron"], zone)
-                    return {"cron": given["cron"], "timezone": zone}
-                case "every":
-                    every = seconds(given["every"])
-                    if every < 0.1:
-                        raise times.BadTime("is shorter than a tenth of a second")
-                    return {"every": every}
-                case _:
-                    return {"at": times.moment(given["at"], zone)}
-        except (times.BadTime, BadDuration) as error:
-            self.fault(f"schedule/{kinds[0]}", f"{given[kinds[0]]!r} {error}")
-            return {"every": 1.0}
+            raise ValueError("One of cron, every and at is required." if not kinds else f"Only one of {' and '.join(kinds)} can hold.")
+        return self
 
-    def _mapping(self, key: str) -> dict[str, Any]:
-        given = self.data.get(key) or {}
-        if not isinstance(given, dict):
-            self.fault(key, "a mapping is needed")
-            return {}
-        return given
+    def spec(self) -> Spec:
+        nested = self.schedule or When()
+        target = self.workflow if isinstance(self.workflow, Target) else Target.model_validate({"id": self.workflow or self.workflow_id})
+        enabled = next((one for one in (nested.enabled, self.enabled) if one is not None), True)
+        return Spec(
+            id=self.id,
+            name=self.name or self.id,
+            description=self.description or "",
+            workflow=target.id,
+            version=target.version or self.version,
+            namespace=target.namespace or self.namespace,
+            when=self._when(nested),
+            enabled=enabled,
+            input=self.input,
+            retry_attempts=self.retry.attempts if self.retry else 0,
+            retry_delay_s=self.retry.delay if self.retry else 300.0,
+            timeout_s=self.timeout,
+            max_concurrent=self.max_concurrent,
+            overlap=self.overlap or ("skip" if self.max_concurrent else "allow"),
+            catchup=self.catchup,
+            catchup_window_s=self.catchup_window,
+            jitter_s=self.jitter,
+            priority=self.priority,
+            labels=self.labels,
+        )
 
-    def _text(self, key: str) -> str | None:
-        given = self.data.get(key)
-        if given is not None and not isinstance(given, str):
-            self.fault(key, "a text is needed")
-            return None
-        return given
-
-    def _flag(self, holder: dict[str, Any], key: str, default: bool) -> bool:
-        given = holder.get(key.rpartition("/")[2], default)
-        if not isinstance(given, bool):
-            self.fault(key, "true or false is needed")
-            return default
-        return given
-
-    def _number(self, holder: dict[str, Any], key: str, default: int | None, least: int, most: int) -> int | None:
-        given = holder.get(key.rpartition("/")[2], default)
-        if given is not None and (not isinstance(given, int) or isinstance(given, bool) or not least <= given <= most):
-            self.fault(key, f"is {given!r}; a number from {least} to {most:,} is needed")
-            return default
-        return given
-
-    def _span(self, given: Any, key: str, default: float | None) -> float | None:
-        """A number is seconds; a text says its unit."""
-        if given is None:
-            return default
-        try:
-            found = float(given) if isinstance(given, int | float) and not isinstance(given, bool) else seconds(given)
-        except BadDuration as error:
-            self.fault(key, f"{given!r} {error}")
-            return default
-        if found < 0:
-            self.fault(key, "is below zero")
-        return found
-
-    def _one_of(self, key: str, allowed: tuple[str, ...], default: str) -> Any:
-        given = self.data.get(key, default)
-        if given not in allowed:
-            self.fault(key, f"is {given!r}; one of {', '.join(allowed)} is needed")
-            return default
-        return given
+    def _when(self, nested: When) -> dict[str, Any]:
+        zone = nested.timezone or self.timezone or "UTC"
+        [(kind, value)] = {**self.kinds(), **nested.kinds()}.items()
+        match kind:
+            case "cron":
+                return {"cron": value, "timezone": zone}
+            case "every":
+                return {"every": value}
+        return {"at": times.moment(value, zone)}

@@ -12,6 +12,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
+LATEST = 253402300800.0
+"""The end of the year 9999: no calendar here goes further."""
+
 
 class BadTime(ValueError):
     """No moment can be made of it."""
@@ -40,6 +43,8 @@ def check_cron(cron: Any, timezone: Any) -> None:
 def moment(given: Any, timezone: Any) -> float:
     """An instant as ISO 8601 (in the zone, when it names none) or as seconds of the epoch."""
     if isinstance(given, int | float) and not isinstance(given, bool):
+        if not 0 <= given < LATEST:
+            raise BadTime("is no moment between 1970 and the year 9999")
         return float(given)
     if isinstance(given, dt.datetime):
         found = given
@@ -48,7 +53,13 @@ def moment(given: Any, timezone: Any) -> float:
             found = dt.datetime.fromisoformat(str(given))
         except ValueError:
             raise BadTime("is no moment like 2027-01-01T00:00:00Z") from None
-    return (found if found.tzinfo else found.replace(tzinfo=zone(timezone))).timestamp()
+    try:
+        at = (found if found.tzinfo else found.replace(tzinfo=zone(timezone))).timestamp()
+    except (OverflowError, ValueError):
+        at = -1.0
+    if not 0 <= at < LATEST:
+        raise BadTime("is no moment between 1970 and the year 9999")
+    return at
 
 
 def first(when: dict[str, Any], now: float) -> float:

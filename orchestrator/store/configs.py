@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,13 +52,30 @@ def revision(c: Connection, tenant: str, environment: str, workflow: str) -> str
     return str(held.number) if held is not None and held.spec is not None else None
 
 
-def in_force(c: Connection, tenant: str, environment: str, workflow: str) -> dict[str, Any] | None:
-    """A tenant's own, else everybody's."""
+def in_force(c: Connection, tenant: str, environment: str, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What holds under any of these keys: a tenant's own, else everybody's."""
+    rows = c.execute(
+        """
+        select distinct on (tenant, workflow) tenant, workflow, spec from configs
+        where tenant in (%s, 'default') and environment = %s and workflow = any (%s) order by tenant, workflow, number desc
+        """,
+        (tenant, environment, list(keys)),
+    ).fetchall()
     for whose in dict.fromkeys((tenant, "default")):
-        held = newest(c, whose, environment, workflow)
-        if held is not None and held.spec is not None:
-            return held.spec
-    return None
+        found = {key: spec for owner, key, spec in rows if owner == whose and spec is not None}
+        if found:
+            return found
+    return {}
+
+
+def named(c: Connection, tenant: str, environment: str, workflow: str) -> list[dict[str, Any]]:
+    """All that holds for workflows of a name, in whatever namespace and version."""
+    return [
+        one.spec or {}
+        for whose in dict.fromkeys((tenant, "default"))
+        for one in all_in_force(c, whose, environment)
+        if (one.spec or {}).get("id") == workflow
+    ]
 
 
 def version(c: Connection, tenant: str, environment: str, workflow: str, number: int) -> Config | None:
@@ -89,7 +107,7 @@ def that_alert(c: Connection, environment: str) -> list[tuple[str, str, dict[str
     """(tenant, workflow, what its monitoring says) of configurations that ask for alerts."""
     rows = c.execute(
         """
-        select tenant, workflow, spec -> 'monitoring' from (
+        select tenant, spec ->> 'id', spec -> 'monitoring' from (
             select distinct on (tenant, workflow) tenant, workflow, spec from configs where environment = %s
             order by tenant, workflow, number desc
         ) held
@@ -104,7 +122,7 @@ def with_target(c: Connection, environment: str) -> list[tuple[str, str, float]]
     """(tenant, workflow, seconds) where a configuration says how long it should take at most."""
     rows = c.execute(
         """
-        select tenant, workflow, (spec #>> '{monitoring,sla}')::float8 / 1000 from (
+        select tenant, spec ->> 'id', (spec #>> '{monitoring,sla}')::float8 / 1000 from (
             select distinct on (tenant, workflow) tenant, workflow, spec from configs where environment = %s
             order by tenant, workflow, number desc
         ) held

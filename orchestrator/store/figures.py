@@ -34,6 +34,21 @@ def backlogs(c: Connection) -> list[tuple[str, str, float]]:
     ]
 
 
+def findings(c: Connection) -> dict[str, int]:
+    """What is at fault right now, by kind."""
+    return dict(c.execute("select kind, count(*) from findings group by kind").fetchall())
+
+
+def lacking(c: Connection) -> list[tuple[str, int, float]]:
+    """Code that branches wait for: how many, and for how long by now."""
+    return c.execute(
+        """
+        select lacks, count(*), extract(epoch from clock_timestamp() - min(lacking_since))::float8
+        from branches where state = 'parked' and lacks is not null group by lacks order by 3 desc limit 100
+        """
+    ).fetchall()
+
+
 def at_work_in_postgres(c: Connection) -> tuple[int, float]:
     """Connections to this database, and how long the statement that is longest at work has been so."""
     row = c.execute(

@@ -54,6 +54,12 @@ def lead(c: Connection, role: str, worker_id: str, seconds: float) -> bool:
     return row is not None
 
 
+def posts(c: Connection) -> list[str]:
+    """The posts that somebody holds."""
+    rows = c.execute("select role from leadership where until > now() order by role").fetchall()
+    return [row[0] for row in rows]
+
+
 def leave(c: Connection, worker_id: str) -> None:
     c.execute("delete from leadership where owner = %s", (worker_id,))
     c.execute("delete from workers where id = %s", (worker_id,))

@@ -57,7 +57,7 @@ def test_the_sample_of_the_document_is_accepted_as_it_is(stack: Stack) -> None:
     client = create_app(stack.runner).test_client()
     told = client.post("/workflow/configs/validate", data=SAMPLE, content_type="application/yaml").get_json()
     assert (told["isValid"], told["errors"]) == (True, [])
-    assert {one["place"] for one in told["warnings"]} == {"dependencies", "id"}
+    assert {one["place"] for one in told["warnings"]} == {"/dependencies", "/id"}
     saved = client.post("/workflow/configs", data=SAMPLE, content_type="application/yaml")
     assert (saved.status_code, saved.get_json()["version_number"]) == (201, 1)
     listed = client.get("/workflow/configs?nameSpace=etl").get_json()["configs"]
@@ -69,24 +69,24 @@ def test_the_sample_of_the_document_is_accepted_as_it_is(stack: Stack) -> None:
 @pytest.mark.parametrize(
     ("change", "place"),
     [
-        ({"maxRetries": 11}, "maxRetries"),
-        ({"maxRetries": True}, "maxRetries"),
-        ({"timeout": 999}, "timeout"),
-        ({"timeout": 3_600_001}, "timeout"),
-        ({"concurrency": 0}, "concurrency"),
-        ({"concurrency": 101}, "concurrency"),
-        ({"id": "a b"}, "id"),
-        ({"id": None}, "id"),
-        ({"priority": "urgent"}, "priority"),
-        ({"enabled": "yes"}, "enabled"),
-        ({"properties": []}, "properties"),
-        ({"dependencies": "x"}, "dependencies"),
-        ({"variants": [{"version": "1", "weight": -1}]}, "variants/0"),
-        ({"variants": [{"version": "1", "weight": 0}]}, "variants"),
-        ({"security": {"allowedRoles": "admin"}}, "security/allowedRoles"),
-        ({"security": {"magic": True}}, "security/magic"),
-        ({"monitoring": {"alerts": ["doom"]}}, "monitoring/alerts"),
-        ({"colour": "red"}, "colour"),
+        ({"maxRetries": 11}, "/maxRetries"),
+        ({"maxRetries": True}, "/maxRetries"),
+        ({"timeout": 999}, "/timeout"),
+        ({"timeout": 3_600_001}, "/timeout"),
+        ({"concurrency": 0}, "/concurrency"),
+        ({"concurrency": 101}, "/concurrency"),
+        ({"id": "a b"}, "/id"),
+        ({"id": None}, "/id"),
+        ({"priority": "urgent"}, "/priority"),
+        ({"enabled": "yes"}, "/enabled"),
+        ({"properties": []}, "/properties"),
+        ({"dependencies": "x"}, "/dependencies"),
+        ({"variants": [{"version": "1", "weight": -1}]}, "/variants/0/weight"),
+        ({"variants": [{"version": "1", "weight": 0}]}, "/variants"),
+        ({"security": {"allowedRoles": "admin"}}, "/security/allowedRoles"),
+        ({"security": {"magic": True}}, "/security/magic"),
+        ({"monitoring": {"alerts": ["doom"]}}, "/monitoring/alerts/0"),
+        ({"colour": "red"}, "/colour"),
     ],
 )
 def test_faults_are_named(change: dict[str, Any], place: str) -> None:
@@ -249,11 +249,11 @@ def test_versions_differ_and_roll_back(stack: Stack) -> None:
 def test_environments_are_apart_and_migrate_when_all_is_right(stack: Stack) -> None:
     configs, staging = stack.runner.configs, at(stack, environment="staging")
     configs.save({"id": "numbered", "properties": {"n": 5}})
-    assert staging.configs.in_force("numbered") == {}
+    assert staging.configs.in_force("default", "numbered", "1") == {}
     assert configs.migrate("development", "staging") == {"migrated": ["numbered"], "unchanged": []}
     assert configs.migrate("development", "staging") == {"migrated": [], "unchanged": ["numbered"]}
     staging.runtime.configs.clear()
-    assert staging.configs.in_force("numbered")["properties"] == {"n": 5}
+    assert staging.configs.in_force("default", "numbered", "1")["properties"] == {"n": 5}
     configs.save({"id": "numbered", "dependencies": ["nobody"]})
     configs.save({"id": "naps", "properties": {"x": 1}})
     with pytest.raises(Invalid, match="nobody"):
@@ -282,7 +282,7 @@ def test_files_are_read_again_while_a_broken_one_keeps_what_held(stack: Stack, t
 
     def holds() -> Any:
         configs.runtime.configs.clear()
-        return configs.in_force("numbered").get("properties")
+        return configs.in_force("default", "numbered", "1").get("properties")
 
     configs.load_files()
     assert holds() == {"batchSize": 1000, "from": "overlay"}

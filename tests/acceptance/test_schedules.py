@@ -94,10 +94,10 @@ def test_nested_and_flat_forms_one_or_many_a_file() -> None:
         ({"cron": "* * * *"}, "five fields"),
         ({"cron": "0 0 30 2 *"}, "cron"),
         ({"timezone": "Mars/Olympus"}, "Mars/Olympus"),
-        ({"every": "5m"}, "only one of cron, every"),
-        ({"cron": None}, "one of cron, every, at"),
+        ({"every": "5m"}, "Only one of cron and every"),
+        ({"cron": None}, "One of cron, every and at"),
         ({"bogus": 1}, "bogus"),
-        ({"overlap": "maybe"}, "allow, skip, queue, cancel"),
+        ({"overlap": "maybe"}, "Expected allow, skip, queue or cancel"),
         ({"maxConcurrent": 0}, "maxConcurrent"),
         ({"jitter": "soon"}, "jitter"),
         ({"id": "a b"}, "id"),
@@ -261,7 +261,7 @@ def test_schedules_over_http(stack: Stack) -> None:
     assert client.post(url, json=daily()).status_code == 201
     assert client.post(url, json=daily()).status_code == 409
     bad = client.post(url, json=daily("b", cron="99 * * * *"))
-    assert (bad.status_code, bad.get_json()["faults"][0]["place"]) == (400, "/schedule/cron")
+    assert (bad.status_code, bad.get_json()["faults"][0]["place"]) == (400, "/cron")
     assert client.post(url, json={"id": "x"}).status_code == 400
     listed = client.get(url).get_json()
     assert ([one["id"] for one in listed["schedules"]], listed["stats"]["total"]) == (["daily"], 1)
@@ -443,4 +443,4 @@ def test_a_schedule_of_nothing_is_kept_with_a_warning(stack: Stack) -> None:
     changed = client.put("/workflow/schedules/early", json={"workflow": "numbered", "cron": "0 6 * * *"})
     assert (changed.status_code, "warnings" in changed.get_json()) == (200, False)
     both = client.post("/workflow/schedules", json={"id": "bad", "workflow": "numbered", "cron": "0 25 * * *", "timezone": "Mars/X"})
-    assert [fault["place"] for fault in both.get_json()["faults"]] == ["/schedule/timezone", "/schedule/cron"]
+    assert [fault["place"] for fault in both.get_json()["faults"]] == ["/timezone", "/cron"]

@@ -251,6 +251,10 @@ def escaped(part: str) -> str:
     return part.replace("~", "~0").replace("/", "~1")
 
 
+def unescaped(part: str) -> str:
+    return part.replace("~1", "/").replace("~0", "~")
+
+
 # ── JSON ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 LARGEST = 1.7976931348623157e308

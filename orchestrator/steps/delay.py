@@ -1,20 +1,22 @@
 """`delay`: done after a while. Parameter: delay ("30s", "100ms", "PT1M" or seconds). No worker is held meanwhile."""
 
-from orchestrator.definition.durations import BadDuration, seconds
-from orchestrator.errors import Terminal
-from orchestrator.steps.registry import After, Result, StepContext, executor
+from typing import ClassVar
+
+from orchestrator.definition.parsing import Model, Seconds
+from orchestrator.steps.registry import After, Result, StepContext, executor, given
+
+
+class Parameters(Model):
+    required: ClassVar[dict[object, str]] = {"delay": "delay step needs a 'delay' parameter"}
+
+    delay: Seconds
 
 
 @executor
 class Delay:
     type = "delay"
+    parameters = Parameters
 
     def execute(self, context: StepContext) -> After:
-        value = context.parameter("delay")
-        if value is None:
-            raise Terminal("delay step needs a 'delay' parameter")
-        try:
-            length = seconds(value)
-        except BadDuration as error:
-            raise Terminal(f"delay step: {error}") from None
-        return After(length, Result({"delayed_for": value if isinstance(value, str) else f"{length:g}s"}))
+        length, written = given(context, Parameters).delay, context.parameter("delay")
+        return After(length, Result({"delayed_for": written if isinstance(written, str) else f"{length:g}s"}))

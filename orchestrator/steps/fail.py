@@ -1,7 +1,8 @@
 """`fail`: always fails. Parameter: message. For trying out what happens then."""
 
+from orchestrator.definition.parsing import Model
 from orchestrator.errors import StepError
-from orchestrator.steps.registry import StepContext, executor
+from orchestrator.steps.registry import StepContext, executor, given
 
 
 class IntendedFailure(StepError):
@@ -9,9 +10,14 @@ class IntendedFailure(StepError):
     retryable = True
 
 
+class Parameters(Model):
+    message: str = "Step intentionally failed"
+
+
 @executor
 class Fail:
     type = "fail"
+    parameters = Parameters
 
     def execute(self, context: StepContext) -> None:
-        raise IntendedFailure(str(context.parameter("message", "Step intentionally failed")))
+        raise IntendedFailure(given(context, Parameters).message)

@@ -11,13 +11,14 @@ import datetime as dt
 import email.utils
 import functools
 import json
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import httpx
+from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, field_validator
 
-from orchestrator.definition.durations import BadDuration, seconds
+from orchestrator.definition.parsing import Many, Model, Name, SomeSeconds
 from orchestrator.errors import Retryable, Terminal
-from orchestrator.steps.registry import Result, StepContext, executor
+from orchestrator.steps.registry import Result, StepContext, executor, given
 
 MAX_BYTES = 1024 * 1024
 TIMEOUT_S = 30.0
@@ -30,39 +31,67 @@ def _client() -> httpx.Client:
     return httpx.Client(follow_redirects=False, headers={"User-Agent": "celery-orchestrator"}, trust_env=False)
 
 
+def _is_address(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("Expected an address that begins with http:// or https://.")
+    return text
+
+
+Text = str | StrictBool | StrictInt | StrictFloat
+Status = Annotated[int, Field(ge=100, le=599)]
+
+
+class Parameters(Model):
+    required: ClassVar[dict[Any, str]] = {"url": "http step needs a 'url' parameter that begins with http:// or https://"}
+
+    url: Annotated[str, AfterValidator(_is_address)]
+    method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] = "GET"
+    headers: dict[Name, Text] = Field(default_factory=dict)
+    query: dict[str, Text | list[Text] | None] | None = None
+    body: Any = None
+    expected_status: Status | Annotated[tuple[Status, ...], Many] | None = None
+    timeout: SomeSeconds | None = None
+    max_bytes: int = Field(MAX_BYTES, ge=0, le=1024 * 1024 * 1024)
+    follow_redirects: bool = False
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _in_capitals(cls, given: Any) -> Any:
+        return given.upper() if isinstance(given, str) else given
+
+
 @executor
 class Http:
     type = "http"
+    parameters = Parameters
 
     def execute(self, context: StepContext) -> Result:
-        url = context.parameter("url")
-        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-            raise Terminal("http step needs a 'url' parameter that begins with http:// or https://")
-        headers = {"Idempotency-Key": context.idempotency_key, **{str(k): str(v) for k, v in (context.parameter("headers") or {}).items()}}
-        body = context.parameter("body")
-        content: dict[str, Any] = {} if body is None else {"content": body} if isinstance(body, str) else {"json": body}
-        limit = int(context.parameter("max_bytes", MAX_BYTES))
-        try:
-            timeout_s = seconds(context.parameter("timeout", context.deadline_s or TIMEOUT_S))
-        except BadDuration as error:
-            raise Terminal(f"http step: {error}") from None
+        asked = given(context, Parameters)
+        headers = {"Idempotency-Key": context.idempotency_key, **{name: str(value) for name, value in asked.headers.items()}}
+        content: dict[str, Any] = (
+            {} if asked.body is None else {"content": asked.body} if isinstance(asked.body, str) else {"json": asked.body}
+        )
+        timeout_s = asked.timeout or context.deadline_s or TIMEOUT_S
+        url = asked.url
         try:
             with _client().stream(
-                str(context.parameter("method", "GET")).upper(),
+                asked.method,
                 url,
                 headers=headers,
-                params=context.parameter("query"),
+                params=asked.query,
                 timeout=timeout_s,
-                follow_redirects=bool(context.parameter("follow_redirects", False)),
+                follow_redirects=asked.follow_redirects,
                 **content,
             ) as response:
-                return self._judge(response, _read(response, limit), context.parameter("expected_status"))
+                return self._judge(response, _read(response, asked.max_bytes), asked.expected_status)
         except httpx.TimeoutException:
             raise Retryable(f"{url} did not answer within {timeout_s:g} s") from None
         except httpx.TransportError as error:
             raise Retryable(f"{url}: {error}") from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise Terminal(f"{url}: {error}") from None
+        except UnicodeError as error:
+            raise Terminal(f"{url}: a header holds what is not ASCII: {error}") from None
 
     def _judge(self, response: httpx.Response, body: bytes, expected: Any) -> Result:
         status = response.status_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import inspect
 import logging
@@ -11,7 +12,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeVar
 
-from orchestrator.errors import MissingCode, Twin
+from orchestrator.definition.parsing import Model, parse_as
+from orchestrator.errors import Invalid, MissingCode, Terminal, Twin
 
 logger = logging.getLogger("orchestrator.steps")
 
@@ -68,7 +70,26 @@ class After:
     result: Result = field(default_factory=Result)
 
 
+M = TypeVar("M", bound=Model)
+
+
+class InvalidParameters(Terminal):
+    """What a step was given does not fit what it takes; trying again would not help."""
+
+    code = "validation"
+
+
+def given(context: StepContext, model: type[M]) -> M:
+    """The step's parameters as its model says they must be. Raises `InvalidParameters` with every fault."""
+    try:
+        return parse_as(model, {} if context.parameters is None else context.parameters, what=f"parameters of step type {context.type!r}")
+    except Invalid as error:
+        raise InvalidParameters(str(error)) from None
+
+
 class Executor(Protocol):
+    """Does steps of its type. `parameters`, where it has one, is the model that documents' parameters are checked against."""
+
     type: str
 
     def execute(self, context: StepContext) -> Result | After | Any: ...
@@ -132,6 +153,12 @@ class Registry:
 
     def has_handler(self, type: str) -> bool:
         return self.handler(type) is not None
+
+    def parameters_of(self, type: str) -> builtins.type[Model] | None:
+        """What steps of a type take, where that is said."""
+        self.load()
+        found = getattr(self.executors.get(type), "parameters", None)
+        return found if isinstance(found, builtins.type) and issubclass(found, Model) else None
 
     def knows(self, type: str) -> bool:
         self.load()

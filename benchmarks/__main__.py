@@ -1,4 +1,8 @@
-"""`make bench`, or `make bench M=sequence`: prints a table and writes benchmarks/latest.json."""
+"""`make bench`, or `make bench M=sequence`: prints a table and writes benchmarks/latest.json.
+
+`python -m benchmarks calibrate` says how fast this machine is; `python -m benchmarks compare --base COMMIT sequence` measures an older
+commit and this code in turn.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,14 @@ LATEST = Path(__file__).parent / "latest.json"
 
 
 def main(names: list[str]) -> int:
+    if names[:1] == ["calibrate"]:
+        from benchmarks import calibrate
+
+        return calibrate.main()
+    if names[:1] == ["compare"]:
+        from benchmarks import compare
+
+        return compare.main(names[1:])
     unknown = [name for name in names if name not in MEASURES]
     if unknown:
         print(f"no measure {', '.join(unknown)}; there are {', '.join(MEASURES)}")

@@ -19,7 +19,10 @@ SOURCE = "alertmanager"
 @blueprint.post("/alerts")
 @blueprint.post("/alerts/<any(critical, warning):severity>", endpoint="receive_as")
 def receive(severity: str | None = None) -> Response:
-    """Alertmanager's webhook: `alert.firing` or `alert.resolved` for each alert, each once however often it is sent."""
+    """Receive alerts from Alertmanager.
+
+    Alertmanager's webhook: `alert.firing` or `alert.resolved` for each alert, each once however often it is sent.
+    """
     body = asked.body_as(Alerts)
     taken = runner().send_events([_event(alert, severity) for alert in body.alerts], tenant=asked.tenant()) if body.alerts else []
     return jsonify({"success": True, "received": len(taken), "new": sum(one.is_new for one in taken)})

@@ -40,7 +40,10 @@ def _shown(one: Config) -> dict[str, Any]:
 
 @blueprint.get("")
 def listing() -> Response:
-    """`?environment=`, `?workflowId=`, `?nameSpace=`, `?version=` of the workflow; `?format=yaml`. With files that are faulty now."""
+    """List configurations.
+
+    `?environment=`, `?workflowId=`, `?nameSpace=`, `?version=` of the workflow; `?format=yaml`. With files that are faulty now.
+    """
     wanted = {"id": request.args.get("workflowId"), "nameSpace": request.args.get("nameSpace"), "version": request.args.get("version")}
     found = [
         one
@@ -62,25 +65,37 @@ def listing() -> Response:
 
 @blueprint.post("")
 def save() -> tuple[Response, int]:
-    """In YAML or JSON. It holds from the next start on."""
+    """Create or change a configuration.
+
+    In YAML or JSON. It holds from the next start on.
+    """
     return jsonify(_shown(runner().configs.save(_body(), tenant=asked.tenant(), environment=_environment(), **asked.by_whom()))), 201
 
 
 @blueprint.post("/validate")
 def validate() -> Response:
-    """Every fault and every warning; nothing is kept."""
+    """Validate a configuration without keeping it.
+
+    Every fault and every warning; nothing is kept.
+    """
     return jsonify(runner().configs.validate(_body()))
 
 
 @blueprint.post("/reload")
 def reload() -> Response:
-    """Read the files of CONFIG_DIR now."""
+    """Read the files of CONFIG_DIR again.
+
+    Read the files of CONFIG_DIR now.
+    """
     return jsonify(runner().configs.load_files())
 
 
 @blueprint.post("/hot-reload")
 def watch() -> Response:
-    """`{enabled}`: whether files are read again when they change."""
+    """Switch the watching of configuration files on or off.
+
+    `{enabled}`: whether files are read again when they change.
+    """
     enabled = asked.body().get("enabled")
     if not isinstance(enabled, bool):
         raise Invalid([Fault("enabled", "true or false is needed")], "request")
@@ -90,18 +105,23 @@ def watch() -> Response:
 
 @blueprint.post("/migrate")
 def migrate() -> Response:
-    """`{from, to}`: what holds in one environment, in another; nothing where one would be refused there."""
+    """Copy the configurations of one environment into another.
+
+    `{from, to}`: what holds in one environment, in another; nothing where one would be refused there.
+    """
     body = asked.body()
     return jsonify(runner().configs.migrate(str(body.get("from")), str(body.get("to")), tenant=asked.tenant(), **asked.by_whom()))
 
 
 @blueprint.get("/<config>")
 def one(config: str) -> Response:
+    """Get a configuration."""
     return jsonify(_shown(runner().configs.load(_key(config), asked.tenant(), _environment())))
 
 
 @blueprint.put("/<config>")
 def update(config: str) -> Response:
+    """Replace a configuration."""
     given = _body()
     if isinstance(given, dict) and given.get("id", config) != config:
         raise Invalid([Fault("/id", f'Expected "{config}", the id of this configuration, got {given["id"]!r}.')], "configuration")
@@ -113,25 +133,33 @@ def update(config: str) -> Response:
 
 @blueprint.delete("/<config>")
 def delete(config: str) -> Response:
+    """Delete a configuration."""
     runner().configs.delete(_key(config), tenant=asked.tenant(), environment=_environment(), **asked.by_whom())
     return jsonify({"id": config, "deleted": True})
 
 
 @blueprint.get("/<config>/versions")
 def versions(config: str) -> Response:
+    """List the versions of a configuration."""
     return jsonify({"versions": [_shown(one) for one in runner().configs.versions(_key(config), asked.tenant(), _environment())]})
 
 
 @blueprint.get("/<config>/diff")
 def diff(config: str) -> Response:
-    """`?from=1&to=2`: what was added, removed and modified."""
+    """Compare two versions of a configuration.
+
+    `?from=1&to=2`: what was added, removed and modified.
+    """
     older, newer = asked.number("from", 1, 10**9), asked.number("to", 1, 10**9)
     return jsonify({"changes": runner().configs.difference(_key(config), older, newer, tenant=asked.tenant(), environment=_environment())})
 
 
 @blueprint.post("/<config>/rollback")
 def rollback(config: str) -> Response:
-    """`{to}`: an older version once more, as the newest."""
+    """Roll a configuration back to an older version.
+
+    `{to}`: an older version once more, as the newest.
+    """
     to = asked.body().get("to")
     if not isinstance(to, int) or isinstance(to, bool) or not 0 < to < 2**31:
         raise Invalid([Fault("to", "the number of a version is needed")], "rollback")

@@ -15,7 +15,10 @@ blueprint = Blueprint("definitions", __name__, url_prefix="/workflow")
 
 @blueprint.post("/definitions")
 def register() -> tuple[Response, int]:
-    """A document in YAML or JSON as the body. Every fault at once, with its line and column."""
+    """Register a workflow document.
+
+    A document in YAML or JSON as the body. Every fault at once, with its line and column.
+    """
     text = request.get_data(as_text=True)
     definition = read_document(text, "request.json" if request.is_json else "request.yaml")
     check(definition, REGISTRY.knows)
@@ -25,6 +28,7 @@ def register() -> tuple[Response, int]:
 
 @blueprint.get("/definitions")
 def listing() -> Response:
+    """List workflow definitions."""
     found = [
         {
             "workflow": stored.name,

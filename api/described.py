@@ -371,6 +371,7 @@ DESCRIBED: dict[str, Described] = {
     "service.history": Described(query=(("limit", _number(200)),)),
     "service.service_metrics": Described(media="text/plain"),
     "openapi.page": Described(media="text/html"),
+    "openapi.home": Described(media="*/*"),
 }
 
 # By the route that makes something: the key of the answer that names it, the argument that takes it, and the routes about it.

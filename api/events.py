@@ -25,7 +25,10 @@ SHOWN = 50
 
 @blueprint.post("")
 def send() -> tuple[Response, int]:
-    """A CloudEvent, or a list of them. 202: taken; 200: this source and id were here before."""
+    """Send events.
+
+    A CloudEvent, or a list of them. 202: taken; 200: this source and id were here before.
+    """
     given = request.get_json(force=True)
     several = isinstance(given, list)
     envelopes = given if several else [given]
@@ -38,7 +41,10 @@ def send() -> tuple[Response, int]:
 
 @blueprint.get("")
 def listing() -> Response:
-    """Newest first. state, type (with `*`), source, key, stream, text, since, until, limit; `next` is the cursor of what follows."""
+    """List events.
+
+    Newest first. state, type (with `*`), source, key, stream, text, since, until, limit; `next` is the cursor of what follows.
+    """
     limit = asked.number("limit", SHOWN, 1000)
     found = runner().events(_filter(request.args.to_dict(), limit=limit, before=asked.before()))
     return jsonify({"events": found, "next": asked.next_of(found, limit, "number")})
@@ -46,28 +52,35 @@ def listing() -> Response:
 
 @blueprint.get("/<int:number>")
 def one(number: int) -> Response:
+    """Get an event with its effects."""
     return jsonify(runner().event(number))
 
 
 @blueprint.post("/<int:number>/replay")
 def replay_one(number: int) -> Response:
+    """Replay an event."""
     runner().event(number)
     return jsonify({"replayed": runner().replay_events(EventFilter(numbers=(number,)), **asked.by_whom())})
 
 
 @blueprint.post("/replay")
 def replay() -> Response:
-    """By filter: `{state: dead, type: proxy_*, since: …, limit: 100}`. An empty one is refused."""
+    """Replay the events that a filter finds.
+
+    By filter: `{state: dead, type: proxy_*, since: …, limit: 100}`. An empty one is refused.
+    """
     return jsonify({"replayed": runner().replay_events(_wanted(), **asked.by_whom())})
 
 
 @blueprint.post("/discard")
 def discard() -> Response:
+    """Discard the dead events that a filter finds."""
     return jsonify({"discarded": runner().discard_events(_wanted(), **asked.by_whom())})
 
 
 @blueprint.delete("/<int:number>")
 def discard_one(number: int) -> Response:
+    """Discard a dead event."""
     runner().event(number)
     return jsonify({"discarded": runner().discard_events(EventFilter(numbers=(number,)), **asked.by_whom())})
 
@@ -106,7 +119,10 @@ def _filter(given: dict[str, str], *, limit: int, before: int | None = None) -> 
 
 @bus.post("")
 def publish() -> Response:
-    """`{eventType, payload}`: kept, told to whoever subscribes, and whatever is mapped to it starts."""
+    """Publish an event on the bus.
+
+    `{eventType, payload}`: kept, told to whoever subscribes, and whatever is mapped to it starts.
+    """
     body = asked.body()
     kind = body.get("eventType")
     if not isinstance(kind, str) or not kind:
@@ -125,7 +141,10 @@ def publish() -> Response:
 
 @bus.get("")
 def recent() -> Response:
-    """Newest first: what was sent here, and the life cycle of workflows."""
+    """List recent events of the bus.
+
+    Newest first: what was sent here, and the life cycle of workflows.
+    """
     limit = asked.number("limit", SHOWN, 1000)
     kept = [
         {

@@ -30,6 +30,7 @@ RULES: dict[str, str] = {
     "health.health": PUBLIC,
     "health.live": PUBLIC,
     "health.ready": PUBLIC,
+    "openapi.home": PUBLIC,
     "openapi.document": PUBLIC,
     "openapi.page": PUBLIC,
     "metrics.metrics": "everything",

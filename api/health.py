@@ -24,13 +24,19 @@ _began = time.monotonic()
 
 @blueprint.get("/health/live")
 def live() -> Response:
-    """This process answers. Nothing else is asked: a database that is away is no reason to be started again."""
+    """Check that this process answers.
+
+    This process answers. Nothing else is asked: a database that is away is no reason to be started again.
+    """
     return jsonify({"status": "alive", "uptime_s": round(time.monotonic() - _began, 1)})
 
 
 @blueprint.get("/health/ready")
 def ready() -> Response:
-    """Requests can be served: the database answers."""
+    """Check that requests can be served.
+
+    Requests can be served: the database answers.
+    """
     if database_answers(runner()):
         return jsonify({"status": "ready"})
     response = jsonify({"status": "not ready", "database": "unhealthy"})
@@ -40,6 +46,7 @@ def ready() -> Response:
 
 @blueprint.get("/health")
 def health() -> Response:
+    """Get the health of every component."""
     about, code = overall()
     return Response(dumps(about), code, content_type="application/json")
 

@@ -38,7 +38,10 @@ def _moment(text: str | None) -> dt.datetime | None:
 
 @blueprint.get("")
 def listing() -> Response:
-    """`?status=`, `?workflow=`, `?search=`, `?since=`, `?until=`, `?page=`, `?limit=`: the newest first."""
+    """Search the history of instances.
+
+    `?status=`, `?workflow=`, `?search=`, `?since=`, `?until=`, `?page=`, `?limit=`: the newest first.
+    """
     page, limit = asked.number("page", 1, 100_000), asked.number("limit", 50, 1000)
     wanted = _wanted(request.args, limit=limit, offset=(page - 1) * limit)
     rows, total = runner().database.patiently(lambda c: (queries.instances(c, wanted), queries.count(c, wanted)))
@@ -47,14 +50,20 @@ def listing() -> Response:
 
 @blueprint.get("/days")
 def days() -> Response:
-    """How many began on each day (UTC), and how they ended; `?workflow=`, `?since=`, `?until=`."""
+    """Count instances by day.
+
+    How many began on each day (UTC), and how they ended; `?workflow=`, `?since=`, `?until=`.
+    """
     wanted = _wanted(request.args)
     return jsonify({"days": runner().database.patiently(lambda c: queries.per_day(c, wanted))})
 
 
 @blueprint.get("/<instance_id>")
 def one(instance_id: str) -> Response:
-    """An instance, and of one that failed the step, its attempts and its error."""
+    """Get an instance from the history.
+
+    An instance, and of one that failed the step, its attempts and its error.
+    """
     shown = runner().get_workflow_status(instance_id)
     failed = [node for node in _all(shown["steps"]) if node["status"] == "FAILED"]
     return jsonify({**shown, "failedSteps": [{key: value for key, value in node.items() if key != "steps"} for node in failed]})
@@ -62,7 +71,10 @@ def one(instance_id: str) -> Response:
 
 @blueprint.delete("/<instance_id>")
 def forget(instance_id: str) -> Response:
-    """The record of one that has ended, with all that belongs to it. The audit says that there was one."""
+    """Delete the record of an instance.
+
+    The record of one that has ended, with all that belongs to it. The audit says that there was one.
+    """
     whole = runner().resolve_id(instance_id)
     if not runner().forget_instances([whole], tenant=asked.only_tenant(), actor=asked.actor()):
         if not runner().instances_exist([whole]):
@@ -73,7 +85,10 @@ def forget(instance_id: str) -> Response:
 
 @blueprint.delete("")
 def forget_many() -> Response:
-    """`{ids}`, or `{workflow, status, since, until, search, limit}`, which must not be empty."""
+    """Delete the records of instances.
+
+    `{ids}`, or `{workflow, status, since, until, search, limit}`, which must not be empty.
+    """
     body = asked.body_as(Forget)
     given = body.model_dump(exclude_none=True)
     limit = given.pop("limit", 1000)

@@ -23,7 +23,10 @@ blueprint = Blueprint("instances", __name__, url_prefix="/workflow")
 
 @blueprint.post("/start/<workflow>")
 def start(workflow: str) -> tuple[Response, int]:
-    """`{data, priority, metadata, labels, dependencies}`; a body without `data` is the input as it stands."""
+    """Start an instance of a workflow.
+
+    `{data, priority, metadata, labels, dependencies}`; a body without `data` is the input as it stands.
+    """
     body = asked.body()
     wrapped = "data" in body
     options = {key: body[key] for key in ("priority", "metadata", "labels", "dependencies") if wrapped and body.get(key) is not None}
@@ -59,7 +62,10 @@ def _trace_id() -> str:
 
 @blueprint.get("/instances")
 def listing() -> Response:
-    """The newest first. `next` is the cursor of those that follow, and is null at the end."""
+    """List instances.
+
+    The newest first. `next` is the cursor of those that follow, and is null at the end.
+    """
     wanted = Filter(
         state=tuple(request.args.getlist("state")),
         workflow=request.args.get("workflow"),
@@ -75,34 +81,40 @@ def listing() -> Response:
 
 @blueprint.get("/instance/<instance_id>")
 def show(instance_id: str) -> Response:
+    """Get an instance."""
     return jsonify(runner().get_workflow_status(instance_id))
 
 
 @blueprint.get("/instance/<instance_id>/history")
 def history(instance_id: str) -> Response:
+    """Get the facts of an instance."""
     return jsonify({"history": runner().history(instance_id)})
 
 
 @blueprint.post("/instance/<instance_id>/pause")
 def pause(instance_id: str) -> Response:
+    """Pause an instance."""
     runner().pause_workflow(instance_id, actor=asked.actor())
     return jsonify({"instanceId": instance_id, "status": "paused"})
 
 
 @blueprint.post("/instance/<instance_id>/resume")
 def resume(instance_id: str) -> Response:
+    """Resume an instance."""
     runner().resume_workflow(instance_id, actor=asked.actor())
     return jsonify({"instanceId": instance_id, "status": "resumed"})
 
 
 @blueprint.post("/instance/<instance_id>/retry")
 def retry(instance_id: str) -> Response:
+    """Retry a failed instance from its failed step."""
     runner().retry_workflow(instance_id, actor=asked.actor())
     return jsonify({"instanceId": instance_id, "status": "retried"})
 
 
 @blueprint.post("/instance/<instance_id>/signal/<name>")
 def signal(instance_id: str, name: str) -> tuple[Response, int]:
+    """Send a signal to an instance."""
     body = asked.body()
     runner().signal_workflow(instance_id, name, body.get("data", body or None), id=body.get("id"), actor=asked.actor())
     return jsonify({"instanceId": instance_id, "status": "signalled"}), 202
@@ -110,7 +122,10 @@ def signal(instance_id: str, name: str) -> tuple[Response, int]:
 
 @blueprint.post("/instance/<instance_id>/skip-wait")
 def skip_wait(instance_id: str) -> Response:
-    """End waits before their time: `{step}`, or all of them."""
+    """End waits of an instance before their time.
+
+    End waits before their time: `{step}`, or all of them.
+    """
     return jsonify(
         {"instanceId": instance_id, "skipped": runner().skip_wait(instance_id, asked.body_as(SkipWait).step, actor=asked.actor())}
     )
@@ -118,6 +133,7 @@ def skip_wait(instance_id: str) -> Response:
 
 @blueprint.delete("/instance/<instance_id>")
 def cancel(instance_id: str) -> Response:
+    """Cancel an instance."""
     body = asked.body_as(Cancel)
     runner().cancel_workflow(instance_id, reason=body.reason, compensate=body.compensate, actor=asked.actor())
     return jsonify({"instanceId": instance_id, "status": "cancelled"})
@@ -125,14 +141,20 @@ def cancel(instance_id: str) -> Response:
 
 @blueprint.post("/instance/<instance_id>/rollback")
 def rollback(instance_id: str) -> Response:
-    """Undo what was done, as a saga that failed would."""
+    """Roll an instance back.
+
+    Undo what was done, as a saga that failed would.
+    """
     runner().rollback_workflow(instance_id, actor=asked.actor())
     return jsonify({"instanceId": instance_id, "status": "rolling_back"})
 
 
 @blueprint.post("/instance/<instance_id>/rerun")
 def rerun(instance_id: str) -> tuple[Response, int]:
-    """`{step, input}`: a new instance that goes on from a step, with what was done before it."""
+    """Rerun an instance from a step.
+
+    `{step, input}`: a new instance that goes on from a step, with what was done before it.
+    """
     body = asked.body_as(Rerun)
     of = runner().get_workflow_status(instance_id)
     gate.may_start(f"{of['namespace']}.{of['workflow']}", of["version"])
@@ -142,20 +164,29 @@ def rerun(instance_id: str) -> tuple[Response, int]:
 
 @blueprint.get("/instance/<instance_id>/resources")
 def resources(instance_id: str) -> Response:
-    """Memory and processor of the processes that work for it now, and the room its history takes."""
+    """Get the resources an instance uses.
+
+    Memory and processor of the processes that work for it now, and the room its history takes.
+    """
     return jsonify({"instanceId": instance_id, **runner().check_resource_usage(instance_id)})
 
 
 @blueprint.post("/instance/<instance_id>/dependencies")
 def add_dependency(instance_id: str) -> tuple[Response, int]:
-    """`{workflowId | instanceId, condition}`, before it has begun. A cycle is refused."""
+    """Make an instance wait for another workflow.
+
+    `{workflowId | instanceId, condition}`, before it has begun. A cycle is refused.
+    """
     runner().add_dependency(instance_id, asked.body(), actor=asked.actor())
     return jsonify({"instanceId": instance_id, "status": "depends"}), 201
 
 
 @blueprint.post("/instances/<any(pause, resume, cancel, retry, rollback):verb>")
 def bulk(verb: str) -> Response:
-    """One verb for all that a filter finds: `{state, workflow, search, limit}`, which must not be empty."""
+    """Pause, resume, cancel, retry or roll back many instances.
+
+    One verb for all that a filter finds: `{state, workflow, search, limit}`, which must not be empty.
+    """
     body = asked.body_as(Bulk)
     if not (body.state or body.workflow or body.search):
         raise Invalid([Fault("body", "names no filter: state, workflow or search is needed")], "request")
@@ -166,7 +197,10 @@ def bulk(verb: str) -> Response:
 
 @blueprint.post("/cleanup")
 def cleanup() -> Response:
-    """`{olderThan}` as 30d, else RETENTION: histories of instances that ended before go, their records stay."""
+    """Clean up instances that ended long ago.
+
+    `{olderThan}` as 30d, else RETENTION: histories of instances that ended before go, their records stay.
+    """
     given = asked.body_as(Cleanup).olderThan
     try:
         older_than_s = None if given is None else seconds(given)
@@ -177,13 +211,19 @@ def cleanup() -> Response:
 
 @blueprint.post("/limits/enforce")
 def enforce() -> Response:
-    """Stop what is above its limits now; gives why, by instance."""
+    """Enforce resource limits now.
+
+    Stop what is above its limits now; gives why, by instance.
+    """
     return jsonify({"stopped": runner().enforce_resource_limits()})
 
 
 @blueprint.get("/dead-letters")
 def dead_letters() -> Response:
-    """Steps that were given up, the newest first; `next` is the cursor of what follows."""
+    """List dead letters.
+
+    Steps that were given up, the newest first; `next` is the cursor of what follows.
+    """
     limit = asked.number("limit", 100, 1000)
     found = runner().dead_letters(tenant=asked.only_tenant(), before=asked.before(), limit=limit)
     return jsonify({"deadLetters": found, "next": asked.next_of(found, limit)})
@@ -191,7 +231,10 @@ def dead_letters() -> Response:
 
 @blueprint.get("/workflows")
 def workflows() -> Response:
-    """Each workflow by its newest version; `?nameSpace=`, `?search=`."""
+    """List workflows.
+
+    Each workflow by its newest version; `?nameSpace=`, `?search=`.
+    """
     namespace, search = request.args.get("nameSpace"), request.args.get("search", "").lower()
     found = [
         _workflow(stored)
@@ -204,7 +247,10 @@ def workflows() -> Response:
 
 @blueprint.get("/workflows/<namespace>/<name>")
 def workflow(namespace: str, name: str) -> Response:
-    """One workflow, with all its versions and its schedules."""
+    """Get a workflow with its versions and schedules.
+
+    One workflow, with all its versions and its schedules.
+    """
     versions = [one for one in runner().workflows() if (one.namespace, one.name) == (namespace, name) and asked.sees(one)]
     if not versions:
         raise NotFound("workflow", f"{namespace}.{name}")
@@ -227,7 +273,10 @@ def _workflow(stored: Stored) -> dict[str, Any]:
 
 @blueprint.get("/status")
 def status() -> Response:
-    """How the system is: components, schedules, what runs."""
+    """Get the status of the system.
+
+    How the system is: components, schedules, what runs.
+    """
     about, code = health.overall()
     stats = runner().get_workflow_stats() if code == 200 else {}
     about |= {"scheduler": runner().schedules.stats(None) if code == 200 else None, "workflows": stats.get("states")}
@@ -240,7 +289,10 @@ def status() -> Response:
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    """As JSON; for Prometheus by `Accept: text/plain` or `?format=prometheus`."""
+    """Get metrics of the system.
+
+    As JSON; for Prometheus by `Accept: text/plain` or `?format=prometheus`.
+    """
     if request.args.get("format") == "prometheus" or request.accept_mimetypes.best == "text/plain":
         return prometheus.metrics()
     return jsonify({"lifecycle": runner().get_workflow_stats(), "scheduler": runner().schedules.stats(None)})
@@ -248,4 +300,5 @@ def metrics() -> Response:
 
 @blueprint.get("/stats")
 def stats() -> Response:
+    """Count instances by state and workflow."""
     return jsonify(runner().get_workflow_stats())

@@ -37,7 +37,10 @@ HEADERS = {
 
 @blueprint.get("/instance/<instance_id>/stream")
 def instance(instance_id: str) -> Response:
-    """`status` when it moves, `fact` for each line of its history, `end`. After `Last-Event-ID` some facts may come again."""
+    """Follow an instance as server-sent events.
+
+    `status` when it moves, `fact` for each line of its history, `end`. After `Last-Event-ID` some facts may come again.
+    """
     whole = runner().resolve_id(instance_id)
     if not runner().database.patiently(lambda c: live.standing(c, [whole])):
         raise NotFound("instance", instance_id)
@@ -46,7 +49,10 @@ def instance(instance_id: str) -> Response:
 
 @blueprint.get("/events/stream")
 def events() -> Response:
-    """`event` for each that is kept from now on, or after `Last-Event-ID`; `?type=order.*`, `?source=`, `?key=`."""
+    """Follow events as server-sent events.
+
+    `event` for each that is kept from now on, or after `Last-Event-ID`; `?type=order.*`, `?source=`, `?key=`.
+    """
     after = request.headers.get("Last-Event-ID")
     if after is not None and not (after.isascii() and after.isdigit() and len(after) < 19):
         raise Invalid([Fault("Last-Event-ID", "is none that was given here")], "request")

@@ -14,6 +14,7 @@ blueprint = Blueprint("metrics", __name__)
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
+    """Get metrics for Prometheus."""
     return shown(Everything())
 
 

@@ -19,6 +19,29 @@ from orchestrator.errors import Fault, Invalid
 
 blueprint = Blueprint("openapi", __name__)
 
+# By blueprint: what its operations are about.
+TAGS: dict[str, tuple[str, str]] = {
+    "instances": ("Instances", "Start workflows, look at their instances, and move them through their life cycle."),
+    "history": ("History", "Search what ran, and delete its records."),
+    "live": ("Live", "Follow instances and events as server-sent events."),
+    "definitions": ("Definitions", "Register and list workflow documents."),
+    "schedules": ("Schedules", "Start workflows by cron, at intervals, or at a moment."),
+    "events": ("Events", "Send events, search them, and replay or discard what failed."),
+    "bus": ("Events", "Send events, search them, and replay or discard what failed."),
+    "triggers": ("Triggers and webhooks", "Say what events do, and who is called with them."),
+    "configs": ("Configurations", "Set what operators decide about a workflow, by environment."),
+    "breakers": ("Circuit breakers", "See and reset circuit breakers."),
+    "security": ("Security", "API keys, the audit, and security events."),
+    "tenants": ("Tenants", "The API of the Serverless Workflow service, below a tenant."),
+    "service": ("Scheduled-workflow service", "The API of the service of scheduled workflows."),
+    "proxies": ("Proxies", "Configure reverse proxies."),
+    "proxy_instances": ("Proxies", "Configure reverse proxies."),
+    "alerts": ("Alerts", "Receive alerts from Alertmanager."),
+    "health": ("Health and metrics", "Liveness, readiness, health and metrics."),
+    "metrics": ("Health and metrics", "Liveness, readiness, health and metrics."),
+    "openapi": ("This API", "The API's own description."),
+}
+
 BODIES = ("POST", "PUT", "PATCH")
 PUBLIC = "public"
 NO_OBJECT = {"dict_type", "model_type", "model_attributes_type"}
@@ -38,13 +61,32 @@ _GUARDED = {401: "nobody known", 403: "not allowed", 429: "too often"}
 
 @blueprint.get("/openapi.json")
 def document() -> Response:
-    """This API, as OpenAPI 3.1."""
+    """Get this API as OpenAPI 3.1.
+
+    This API, as OpenAPI 3.1.
+    """
     return jsonify(spec_of(current_app._get_current_object()))  # type: ignore[attr-defined]
+
+
+@blueprint.get("/")
+def home() -> Response:
+    """Get the addresses of this service."""
+    found = {"docs": "docs", "openapi": "openapi.json", "health": "health", "status": "workflow/status", "instances": "workflow/instances"}
+    if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
+        links = "".join(f"<li><a href='{where}'>{escape(name)}</a></li>" for name, where in found.items())
+        body = f"<h1>celery-orchestrator {version('celery-orchestrator')}</h1><p>The API runs.</p><ul>{links}</ul>"
+        return Response(_html("celery-orchestrator", body), content_type="text/html; charset=utf-8")
+    return jsonify(
+        {"service": "celery-orchestrator", "version": version("celery-orchestrator"), "links": {k: f"/{v}" for k, v in found.items()}}
+    )
 
 
 @blueprint.get("/docs")
 def page() -> Response:
-    """This API, to be read in a browser."""
+    """Read this API in a browser.
+
+    This API, to be read in a browser.
+    """
     return Response(_page(spec_of(current_app._get_current_object())), content_type="text/html; charset=utf-8")  # type: ignore[attr-defined]
 
 
@@ -53,6 +95,11 @@ def check(app: Flask) -> None:
     without = sorted({r.endpoint for r in app.url_map.iter_rules() if set(BODIES) & (r.methods or set())} - set(DESCRIBED))
     if without:
         raise RuntimeError(f"routes that take a body and are not described: {', '.join(without)}")
+    untitled = sorted(
+        {r.endpoint for r in app.url_map.iter_rules() if r.endpoint != "static" and not app.view_functions[r.endpoint].__doc__}
+    )
+    if untitled:
+        raise RuntimeError(f"routes without a title (the first line of their docstring): {', '.join(untitled)}")
 
 
 def check_request() -> None:
@@ -111,6 +158,7 @@ def spec_of(app: Flask) -> dict[str, Any]:
     spec = APISpec(
         title="celery-orchestrator", version=version("celery-orchestrator"), openapi_version="3.1.0",
         info={"description": "Durable workflows on Celery, Redis and Postgres."},
+        tags=[{"name": name, "description": about} for name, about in dict(TAGS.values()).items()],
         security=[{"key": []}, {"bearer": []}],
     )  # fmt: skip
     spec.components.security_scheme("key", {"type": "apiKey", "in": "header", "name": "X-API-Key"})
@@ -145,9 +193,9 @@ def _operation(app: Flask, rule: Rule, method: str, needed: str, described: Desc
             responses[str(code)]["links"] = _links(app, rule)
     made: dict[str, Any] = {
         "operationId": f"{rule.endpoint}.{method.lower()}" if len(set(rule.methods or ()) - {"HEAD", "OPTIONS"}) > 1 else rule.endpoint,
-        "summary": said or rule.endpoint.rpartition(".")[2].replace("_", " "),
+        "summary": said.rstrip("."),
         "description": " ".join((more.strip(), "" if needed == PUBLIC else f"Needs the permission `{needed}`.")).strip(),
-        "tags": [rule.endpoint.partition(".")[0]],
+        "tags": [TAGS[rule.endpoint.partition(".")[0]][0]],
         "parameters": [*_of_path(rule), *({"name": name, "in": "query", "schema": schema} for name, schema in described.query)],
         "responses": dict(sorted(responses.items())),
     }
@@ -205,23 +253,50 @@ def _of_path(rule: Rule) -> list[dict[str, Any]]:
     return found
 
 
+_STYLE = (
+    "body{font:15px/1.5 system-ui;margin:2em auto;max-width:75em;padding:0 1em;color:#222}h2{margin-top:2em;border-bottom:1px solid #ccc}"
+    "nav a{display:inline-block;margin-right:1em}details{border:1px solid #ddd;border-radius:4px;margin:.4em 0}"
+    "summary{padding:.4em .6em;cursor:pointer}details>div{padding:0 1em .6em 1em}b{display:inline-block;min-width:4.5em}"
+    "code{background:#f4f4f4;padding:0 .2em}table{border-collapse:collapse}td,th{padding:.2em .8em .2em 0;text-align:left;vertical-align:top}"
+)
+
+
+def _html(title: str, body: str) -> str:
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>{body}</html>"
+    )
+
+
 def _page(spec: dict[str, Any]) -> str:
-    rows = []
+    """By resource, each operation with its title; what it takes and gives unfolds."""
+    about = spec["info"]
+    named = {tag["name"]: tag for tag in spec["tags"]}
+    groups: dict[str, list[str]] = {name: [] for name in named}
     for path, operations in spec["paths"].items():
         for method, operation in operations.items():
-            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-            takes = ", ".join(sorted(body.get("properties", {}))) or ("JSON" if body else "")
-            query = ", ".join(one["name"] for one in operation["parameters"] if one["in"] == "query")
-            rows.append(
-                f"<tr><td><b>{method.upper()}</b></td><td><code>{escape(path)}</code></td><td>{escape(operation['summary'])}"
-                f"<br><small>{escape(operation['description'])}</small></td><td>{escape(takes)}</td><td>{escape(query)}</td>"
-                f"<td>{', '.join(code for code in operation['responses'] if code < '300')}</td></tr>"
-            )
-    head = "<tr><th></th><th>path</th><th></th><th>body</th><th>query</th><th>gives</th></tr>"
-    style = "body{font:15px system-ui;margin:2em;max-width:90em}td,th{padding:.3em .6em;text-align:left;vertical-align:top;border-bottom:1px solid #ddd}"
-    title = escape(spec["info"]["title"])
+            groups[operation["tags"][0]].append(_shown(path, method, operation))
+    links = "".join(f"<a href='#{escape(name)}'>{escape(name)}</a>" for name, found in groups.items() if found)
+    parts = [
+        f"<h2 id='{escape(name)}'>{escape(name)}</h2><p>{escape(named[name]['description'])}</p>{''.join(found)}"
+        for name, found in groups.items()
+        if found
+    ]
+    head = f"<h1>{escape(about['title'])} {escape(about['version'])}</h1><p>{escape(about['description'])} <a href=openapi.json>openapi.json</a></p>"
+    return _html(f"{about['title']}: API", f"{head}<nav>{links}</nav>{''.join(parts)}")
+
+
+def _shown(path: str, method: str, operation: dict[str, Any]) -> str:
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    rows = [
+        *((one["name"], one["in"], one["schema"].get("type", "")) for one in operation["parameters"]),
+        *((name, "body", about.get("type", "")) for name, about in body.get("properties", {}).items()),
+    ]
+    table = "".join(
+        f"<tr><td><code>{escape(name)}</code></td><td>{where}</td><td>{escape(str(kind))}</td></tr>" for name, where, kind in rows
+    )
+    answers = ", ".join(f"{code} {escape(about['description'])}" for code, about in operation["responses"].items())
     return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{style}small{{color:#666}}</style>"
-        f"<h1>{title} {escape(spec['info']['version'])}</h1><p>{escape(spec['info']['description'])} <a href=openapi.json>openapi.json</a></p>"
-        f"<table>{head}{''.join(rows)}</table></html>"
+        f"<details><summary><b>{method.upper()}</b> <code>{escape(path)}</code> {escape(operation['summary'])}</summary><div>"
+        f"<p>{escape(operation['description'])}</p><table>{table}</table><p>Answers: {answers}</p></div></details>"
     )

@@ -25,7 +25,10 @@ def _application() -> Application:
 
 @application.post("")
 def create() -> tuple[Response, int]:
-    """`{hostname, target, enable_http, enable_https, cert_name, routes, headers}`."""
+    """Create a proxy.
+
+    `{hostname, target, enable_http, enable_https, cert_name, routes, headers}`.
+    """
     body = asked.body()
     if "hostname" not in body:
         raise Invalid([Fault("hostname", "is required")], "proxy")
@@ -34,34 +37,42 @@ def create() -> tuple[Response, int]:
 
 @application.get("")
 def listing() -> Response:
+    """List proxies."""
     return jsonify({"proxies": _application().all()})
 
 
 @application.get("/<hostname>")
 def one(hostname: str) -> Response:
+    """Get a proxy."""
     return jsonify(_application().get(hostname))
 
 
 @application.put("/<hostname>")
 @application.patch("/<hostname>")
 def change(hostname: str) -> Response:
+    """Change a proxy."""
     return jsonify(_application().change(hostname, asked.body()))
 
 
 @application.delete("/<hostname>")
 def delete(hostname: str) -> Response:
+    """Delete a proxy."""
     _application().delete(hostname)
     return jsonify({"hostname": hostname, "deleted": True})
 
 
 @application.post("/<hostname>/routes")
 def put_route(hostname: str) -> tuple[Response, int]:
-    """`{id, path, target}`."""
+    """Add or change a route of a proxy.
+
+    `{id, path, target}`.
+    """
     return jsonify(_application().put_route(hostname, asked.body())), 201
 
 
 @application.delete("/<hostname>/routes/<path:route_id>")
 def delete_route(hostname: str, route_id: str) -> Response:
+    """Delete a route of a proxy."""
     _application().delete_route(hostname, route_id)
     return jsonify({"route_id": route_id, "deleted": True})
 
@@ -71,12 +82,14 @@ def delete_route(hostname: str, route_id: str) -> Response:
 
 @instances.get("")
 def all_instances() -> Response:
+    """List what became of all proxies."""
     found = runner().database.patiently(lambda c: resources.all_resources(c, "proxy"))
     return jsonify({"proxies": [_shown(one) for one in found]})
 
 
 @instances.get("/<hostname>")
 def instance(hostname: str) -> Response:
+    """Get what became of a proxy."""
     found = runner().database.patiently(lambda c: resources.find(c, "proxy", hostname))
     if found is None:
         raise NotFound("proxy", hostname)

@@ -30,14 +30,20 @@ def _spec() -> Any:
 
 @blueprint.get("")
 def listing() -> Response:
-    """`?workflow=…&nameSpace=…`; with the sums of all."""
+    """List schedules.
+
+    `?workflow=…&nameSpace=…`; with the sums of all.
+    """
     found = _timetable().all(asked.tenant(), request.args.get("workflow"), request.args.get("nameSpace"))
     return jsonify({"schedules": found, "stats": _timetable().stats(asked.tenant())})
 
 
 @blueprint.post("")
 def create() -> tuple[Response, int]:
-    """One, nested or flat: id, name, workflow or workflowId, cron or every or at, and how. 409 when its id is taken."""
+    """Create a schedule.
+
+    One, nested or flat: id, name, workflow or workflowId, cron or every or at, and how. 409 when its id is taken.
+    """
     given = _spec()
     _may_start(read_schedule(given))
     spec = _timetable().add(given, tenant=asked.tenant(), **asked.by_whom())
@@ -46,24 +52,32 @@ def create() -> tuple[Response, int]:
 
 @blueprint.post("/validate")
 def validate() -> Response:
-    """Nothing is kept: faults, or the next ten times."""
+    """Validate a schedule and preview its next times.
+
+    Nothing is kept: faults, or the next ten times.
+    """
     spec = read_schedule(_spec())
     return jsonify({"isValid": True, "upcoming": [times.iso(at) for at in times.preview(spec.when, time.time(), 10)]})
 
 
 @blueprint.post("/reload")
 def reload() -> Response:
-    """Read the files in `schedules/` folders again."""
+    """Read the files of schedules again.
+
+    Read the files in `schedules/` folders again.
+    """
     return jsonify({"reloaded": runner().load_schedules()})
 
 
 @blueprint.get("/<schedule>")
 def one(schedule: str) -> Response:
+    """Get a schedule."""
     return jsonify(_timetable().status(schedule, asked.tenant(), asked.number("upcoming", 5, 1000)))
 
 
 @blueprint.put("/<schedule>")
 def update(schedule: str) -> Response:
+    """Replace a schedule."""
     given = _spec()
     if isinstance(given, dict):
         _may_start(read_schedule({"id": schedule, **given}))
@@ -94,26 +108,34 @@ def _kept(schedule: str) -> dict[str, Any]:
 
 @blueprint.delete("/<schedule>")
 def delete(schedule: str) -> Response:
+    """Delete a schedule."""
     _timetable().delete(schedule, tenant=asked.tenant(), **asked.by_whom())
     return jsonify({"id": schedule, "deleted": True})
 
 
 @blueprint.post("/<schedule>/<any(pause, stop, resume, start):verb>")
 def switch(schedule: str, verb: str) -> Response:
-    """`stop` is `pause`, `start` is `resume`."""
+    """Pause or resume a schedule.
+
+    `stop` is `pause`, `start` is `resume`.
+    """
     _timetable().enable(schedule, verb in ("resume", "start"), tenant=asked.tenant(), **asked.by_whom())
     return jsonify(_timetable().status(schedule, asked.tenant()))
 
 
 @blueprint.post("/<schedule>/run")
 def run(schedule: str) -> tuple[Response, int]:
+    """Run a schedule now."""
     _may_run(schedule)
     return jsonify(_timetable().run_now(schedule, tenant=asked.tenant(), **asked.by_whom())), 202
 
 
 @blueprint.post("/<schedule>/backfill")
 def backfill(schedule: str) -> tuple[Response, int]:
-    """`{from, to}`: a run for each moment in between that has none."""
+    """Run a schedule for past times that have no run.
+
+    `{from, to}`: a run for each moment in between that has none.
+    """
     body = asked.body()
     if missing := [Fault(key, "is required") for key in ("from", "to") if key not in body]:
         raise Invalid(missing, "backfill")
@@ -124,7 +146,10 @@ def backfill(schedule: str) -> tuple[Response, int]:
 
 @blueprint.get("/<schedule>/history")
 def history(schedule: str) -> Response:
-    """The newest fires first; `?cursor=` (or `?before=` a moment) for what came earlier."""
+    """List the runs of a schedule.
+
+    The newest fires first; `?cursor=` (or `?before=` a moment) for what came earlier.
+    """
     before = request.args.get("cursor", request.args.get("before"))
     try:
         at = None if before is None else times.moment(before, "UTC")

@@ -23,6 +23,7 @@ PAGE = 1000
 
 @blueprint.get("/whoami")
 def whoami() -> Response:
+    """Get who is asking, and what they may do."""
     principal = who()
     return jsonify(
         {
@@ -34,9 +35,12 @@ def whoami() -> Response:
 
 @blueprint.get("/audit")
 def audit() -> Response:
-    """The newest first. actor (or user), action, source, workflow, instanceId, address, since, until; page and limit.
+    """Search the audit.
 
-    `next` is the cursor of what follows, which stays the same however much is added meanwhile."""
+    The newest first. actor (or user), action, source, workflow, instanceId, address, since, until; page and limit.
+
+    `next` is the cursor of what follows, which stays the same however much is added meanwhile.
+    """
     wanted = _filter()
     limit, page = asked.number("limit", 50, 1000), asked.number("page", 1, 100_000)
     database = runner().database
@@ -49,7 +53,10 @@ def audit() -> Response:
 
 @blueprint.get("/audit/export")
 def export() -> Response:
-    """Everything a filter finds, one JSON object a line, the newest first."""
+    """Export the audit.
+
+    Everything a filter finds, one JSON object a line, the newest first.
+    """
     wanted, database = _filter(), runner().database
 
     def lines() -> Iterator[str]:
@@ -63,6 +70,7 @@ def export() -> Response:
 
 @blueprint.get("/audit/verify")
 def verify() -> Response:
+    """Verify the seals of the audit."""
     seals, rows, faults = runner().database.patiently(security.verify)
     return jsonify({"isIntact": not faults, "seals": seals, "rows": rows, "faults": faults})
 
@@ -79,7 +87,10 @@ def _filter() -> AuditFilter:
 
 @blueprint.get("/security/events")
 def security_events() -> Response:
-    """The newest first. type, resolved (true or false), limit; `next` is the cursor of what follows."""
+    """List security events.
+
+    The newest first. type, resolved (true or false), limit; `next` is the cursor of what follows.
+    """
     resolved = {"true": True, "false": False}.get(request.args.get("resolved", ""))
     before, limit = asked.before(), asked.number("limit", 100, 1000)
     found = runner().database.patiently(
@@ -90,7 +101,10 @@ def security_events() -> Response:
 
 @blueprint.post("/security/events/<int:number>/resolve")
 def resolve(number: int) -> Response:
-    """`{resolution}`"""
+    """Resolve a security event.
+
+    `{resolution}`
+    """
     how = str(asked.body().get("resolution") or "resolved")[:2000]
     if not runner().database.patiently(lambda c: security.resolve(c, number, asked.only_tenant(), asked.actor(), how)):
         raise NotFound("open security event", number)
@@ -99,12 +113,16 @@ def resolve(number: int) -> Response:
 
 @blueprint.get("/keys")
 def keys() -> Response:
+    """List API keys."""
     return jsonify({"keys": runner().database.patiently(lambda c: security.all_keys(c, asked.only_tenant()))})
 
 
 @blueprint.post("/keys")
 def add_key() -> tuple[Response, int]:
-    """`{name, roles, tenant, scopes, workflows, lasts}`. The key is shown this once."""
+    """Create an API key.
+
+    `{name, roles, tenant, scopes, workflows, lasts}`. The key is shown this once.
+    """
     body = asked.body()
     faults = [Fault(key, "is not known") for key in body if key not in ("name", "roles", "tenant", "scopes", "workflows", "lasts")]
     faults += [Fault(key, "a list of texts is needed") for key in ("roles", "scopes", "workflows") if not _is_texts(body.get(key, []))]
@@ -126,12 +144,16 @@ def _is_texts(given: Any) -> bool:
 
 @blueprint.post("/keys/<key_id>/rotate")
 def rotate_key(key_id: str) -> tuple[Response, int]:
-    """A successor that may what it may; the old one ends after `{overlap}`, an hour if nothing is said."""
+    """Rotate an API key: issue a replacement with the same permissions.
+
+    A successor that may what it may; the old one ends after `{overlap}`, an hour if nothing is said.
+    """
     overlap = asked.body().get("overlap", "1h")
     return jsonify(keyring.rotate(runner().runtime, key_id, overlap, only=asked.only_tenant(), **asked.by_whom())), 201
 
 
 @blueprint.delete("/keys/<key_id>")
 def revoke_key(key_id: str) -> Response:
+    """Revoke an API key."""
     keyring.revoke(runner().runtime, key_id, only=asked.only_tenant(), **asked.by_whom())
     return jsonify({"id": key_id, "revoked": True})

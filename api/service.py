@@ -26,7 +26,10 @@ _began = time.monotonic()
 
 @blueprint.get("/workflows")
 def workflows() -> Response:
-    """Each workflow once, by its newest version, with its schedule."""
+    """List the workflows of the service.
+
+    Each workflow once, by its newest version, with its schedule.
+    """
     schedules = runner().schedules.all(asked.tenant())
     found = [_described(stored, schedules) for stored in newest()]
     active = [{"workflowId": one["workflow"]["id"], "schedule": one["schedule"], "nextRun": one["nextRun"]} for one in schedules]
@@ -36,7 +39,10 @@ def workflows() -> Response:
 @blueprint.post("/workflows/<workflow>/trigger")
 @blueprint.post("/trigger/<workflow>", endpoint="trigger_alias")
 def trigger(workflow: str) -> tuple[Response, int]:
-    """`{inputData: {…}}`; a body without it is the input as it stands."""
+    """Trigger a workflow of the service.
+
+    `{inputData: {…}}`; a body without it is the input as it stands.
+    """
     body = asked.body()
     instance_id = runner().start_workflow(
         workflow, None, body.get("inputData", body), tenant=asked.tenant(), idempotency_key=request.headers.get("Idempotency-Key"),
@@ -48,7 +54,10 @@ def trigger(workflow: str) -> tuple[Response, int]:
 
 @blueprint.get("/workflows/<workflow>/status")
 def status(workflow: str) -> Response:
-    """The workflow, its last ten runs, whether it starts by itself."""
+    """Get the status of a workflow of the service.
+
+    The workflow, its last ten runs, whether it starts by itself.
+    """
     schedules = runner().schedules.all(asked.tenant(), workflow)
     stored = next((one for one in newest() if one.name == workflow), None)
     if stored is None:
@@ -67,12 +76,16 @@ def status(workflow: str) -> Response:
 
 @blueprint.get("/history")
 def history() -> Response:
-    """The newest runs of all workflows."""
+    """List the runs of the service.
+
+    The newest runs of all workflows.
+    """
     return jsonify({"success": True, "runs": _runs(Filter(tenant=asked.only_tenant(), limit=asked.number("limit", 50, 200)))})
 
 
 @blueprint.get("/stats")
 def stats() -> Response:
+    """Get figures of the service."""
     found = runner().get_workflow_stats()
     ended = {state: found["states"].get(state, 0) for state in ("COMPLETED", "FAILED", "CANCELLED")}
     return jsonify(
@@ -86,7 +99,10 @@ def stats() -> Response:
 
 @blueprint.get("/metrics")
 def service_metrics() -> Response:
-    """Prometheus, under that service's names beside ours."""
+    """Get metrics under the names of the service.
+
+    Prometheus, under that service's names beside ours.
+    """
     return metrics.shown(Service(_began))
 
 

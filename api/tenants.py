@@ -44,31 +44,44 @@ def _route(path: str, *methods: str) -> Any:
 
 @_route("/workflows", "GET")
 def workflows(tenant: str) -> Response:
-    """The tenant's own, and everybody's."""
+    """List a tenant's workflows.
+
+    The tenant's own, and everybody's.
+    """
     found = [_shown(one, tenant) for one in _newest(tenant)]
     return jsonify({"workflows": found, "total": len(found)})
 
 
 @_route("/workflows", "POST")
 def create(tenant: str) -> tuple[Response, int]:
-    """A document, or `{name, description, definition}` with one."""
+    """Register a tenant's workflow.
+
+    A document, or `{name, description, definition}` with one.
+    """
     return jsonify(_shown(_put(tenant, None), tenant)), 201
 
 
 @_route("/workflows/<workflow>", "GET")
 def one(tenant: str, workflow: str) -> Response:
+    """Get a tenant's workflow."""
     return jsonify(_shown(_found(tenant, workflow), tenant, whole=True))
 
 
 @_route("/workflows/<workflow>", "PUT")
 def change(tenant: str, workflow: str) -> Response:
-    """Its next version; what runs goes on with the version it began with."""
+    """Register the next version of a tenant's workflow.
+
+    Its next version; what runs goes on with the version it began with.
+    """
     return jsonify(_shown(_put(tenant, _own(tenant, workflow)), tenant))
 
 
 @_route("/workflows/<workflow>", "DELETE")
 def delete(tenant: str, workflow: str) -> Response:
-    """All its versions. 409 while instances of it run; histories of those that ended stay readable."""
+    """Withdraw a tenant's workflow.
+
+    All its versions. 409 while instances of it run; histories of those that ended stay readable.
+    """
     held = _own(tenant, workflow)
     runner().withdraw_workflow(held.name, held.namespace, tenant=held.tenant, **asked.by_whom())
     return jsonify({"id": _id(held.namespace, held.name), "deleted": True})
@@ -76,7 +89,10 @@ def delete(tenant: str, workflow: str) -> Response:
 
 @_route("/workflows/<workflow>/execute", "POST")
 def execute(tenant: str, workflow: str) -> tuple[Response, int]:
-    """`{input, correlation_id}`. The input is checked against the document's schema before anything is kept."""
+    """Execute a tenant's workflow.
+
+    `{input, correlation_id}`. The input is checked against the document's schema before anything is kept.
+    """
     held = _found(tenant, workflow)
     body = asked.body_as(TenantExecute)
     correlation = body.correlation_id or f"corr_{uuid.uuid4().hex}"
@@ -89,7 +105,10 @@ def execute(tenant: str, workflow: str) -> tuple[Response, int]:
 
 @_route("/workflows/<workflow>/events", "GET")
 def workflow_events(tenant: str, workflow: str) -> Response:
-    """What happened in its executions: `?execution_id=`, `?since=` a moment, `?limit=`."""
+    """List the events of a tenant's workflow.
+
+    What happened in its executions: `?execution_id=`, `?since=` a moment, `?limit=`.
+    """
     held = _found(tenant, workflow)
     wanted = request.args.get("execution_id")
     if wanted is not None:
@@ -106,7 +125,10 @@ def workflow_events(tenant: str, workflow: str) -> Response:
 
 @_route("/executions", "GET")
 def executions(tenant: str) -> Response:
-    """The newest first: `?workflow_id=`, `?status=`, `?limit=`, `?offset=`."""
+    """List a tenant's executions.
+
+    The newest first: `?workflow_id=`, `?status=`, `?limit=`, `?offset=`.
+    """
     workflow, status = request.args.get("workflow_id"), request.args.get("status")
     held = _found(tenant, workflow) if workflow else None
     wanted = Filter(
@@ -130,12 +152,16 @@ def executions(tenant: str) -> Response:
 
 @_route("/executions/<instance_id>", "GET")
 def execution(tenant: str, instance_id: str) -> Response:
+    """Get a tenant's execution."""
     return jsonify(_execution(tenant, instance_id))
 
 
 @_route("/executions/<instance_id>", "POST")
 def act(tenant: str, instance_id: str) -> Response:
-    """`{action: pause | resume | cancel | retry, reason}`."""
+    """Pause, resume, cancel or retry a tenant's execution.
+
+    `{action: pause | resume | cancel | retry, reason}`.
+    """
     found = _instance(tenant, instance_id)
     body = asked.body_as(TenantAct)
     current = runner()
@@ -149,7 +175,10 @@ def act(tenant: str, instance_id: str) -> Response:
 
 @_route("/executions/<instance_id>/events", "GET")
 def execution_events(tenant: str, instance_id: str) -> Response:
-    """What happened, in its order: `?since=` a moment, `?limit=`."""
+    """List the events of a tenant's execution.
+
+    What happened, in its order: `?since=` a moment, `?limit=`.
+    """
     found = _instance(tenant, instance_id)
     return _events(tenant, found["workflow"], [found["id"]])
 

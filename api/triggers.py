@@ -16,7 +16,10 @@ blueprint = Blueprint("triggers", __name__, url_prefix="/workflow")
 @blueprint.post("/triggers")
 @blueprint.put("/triggers")
 def put() -> tuple[Response, int]:
-    """One or several, in YAML or JSON. Every fault at once."""
+    """Create or change triggers.
+
+    One or several, in YAML or JSON. Every fault at once.
+    """
     text = request.get_data(as_text=True)
     spec = parse(text, "request.json" if request.is_json else "request.yaml")
     for trigger in read_triggers(spec):
@@ -27,11 +30,13 @@ def put() -> tuple[Response, int]:
 
 @blueprint.get("/triggers")
 def listing() -> Response:
+    """List triggers."""
     return jsonify({"triggers": runner().triggers(asked.tenant())})
 
 
 @blueprint.get("/triggers/<name>")
 def one(name: str) -> Response:
+    """Get a trigger."""
     found = [trigger for trigger in runner().triggers(asked.tenant()) if trigger["name"] == name]
     if not found:
         raise NotFound("trigger", name)
@@ -40,19 +45,24 @@ def one(name: str) -> Response:
 
 @blueprint.post("/triggers/<name>/<any(enable, disable):verb>")
 def enable(name: str, verb: str) -> Response:
+    """Enable or disable a trigger."""
     runner().enable_trigger(name, verb == "enable", tenant=asked.tenant(), **asked.by_whom())
     return jsonify({"name": name, "enabled": verb == "enable"})
 
 
 @blueprint.delete("/triggers/<name>")
 def delete(name: str) -> Response:
+    """Delete a trigger."""
     runner().delete_trigger(name, tenant=asked.tenant(), **asked.by_whom())
     return jsonify({"name": name, "deleted": True})
 
 
 @blueprint.post("/webhooks")
 def put_webhook() -> tuple[Response, int]:
-    """`{name, url, types, secret}`; `secret` names a secret of the bridge (SECRET_<NAME>), it is not one."""
+    """Create or change a webhook.
+
+    `{name, url, types, secret}`; `secret` names a secret of the bridge (SECRET_<NAME>), it is not one.
+    """
     body = asked.body()
     faults = [Fault(key, "is required") for key in ("name", "url", "secret") if not isinstance(body.get(key), str) or not body[key]]
     types = body.get("types", ["*"])
@@ -68,15 +78,18 @@ def put_webhook() -> tuple[Response, int]:
 
 @blueprint.get("/webhooks")
 def webhooks() -> Response:
+    """List webhooks."""
     return jsonify({"webhooks": runner().webhooks(asked.tenant())})
 
 
 @blueprint.post("/webhooks/<name>/send-again")
 def send_again(name: str) -> Response:
+    """Send the given-up deliveries of a webhook again."""
     return jsonify({"deliveries": runner().send_webhook_again(name, tenant=asked.tenant(), **asked.by_whom())})
 
 
 @blueprint.delete("/webhooks/<name>")
 def delete_webhook(name: str) -> Response:
+    """Delete a webhook."""
     runner().delete_webhook(name, tenant=asked.tenant(), **asked.by_whom())
     return jsonify({"name": name, "deleted": True})

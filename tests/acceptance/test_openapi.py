@@ -62,6 +62,31 @@ def test_every_route_is_there_with_who_may_and_what_it_takes(stack: Stack) -> No
     assert set(described.DESCRIBED) <= set(gate.RULES)
 
 
+def test_every_operation_has_a_title_of_its_own_and_a_group(stack: Stack) -> None:
+    client = create_app(stack.runner).test_client()
+    spec = client.get("/openapi.json").get_json()
+    operations = [operation for path in spec["paths"].values() for operation in path.values()]
+    titles: dict[tuple[str, str], set[str]] = {}
+    for operation in operations:
+        assert len(operation["summary"].split()) >= 2, operation["operationId"]
+        titles.setdefault((operation["tags"][0], operation["summary"]), set()).add(operation["operationId"].split(".")[1].split("_v1")[0])
+    # Two addresses of one operation share its title; two operations do not.
+    assert {title: names for title, names in titles.items() if len(names) > 1 and not _aliases(names)} == {}
+    page = client.get("/docs").text
+    assert all(f"id='{tag['name']}'" in page for tag in spec["tags"])
+
+
+def _aliases(names: set[str]) -> bool:
+    return len({name.removesuffix("_alias").removesuffix("_as") for name in names}) == 1
+
+
+def test_the_root_says_where_things_are(stack: Stack) -> None:
+    client = create_app(stack.runner).test_client()
+    told = client.get("/", headers={"Accept": "application/json"}).get_json()
+    assert all(client.get(path).status_code in (200, 503) for path in told["links"].values())
+    assert "docs" in client.get("/", headers={"Accept": "text/html"}).text
+
+
 def test_a_route_that_takes_a_body_and_does_not_say_which_does_not_start() -> None:
     app = Flask("x")
     app.add_url_rule("/new", "new", lambda: "", methods=["POST"])

@@ -1,6 +1,8 @@
 """The Celery app, put together: settings, engine, executors, maintenance. `celery -A orchestrator.app worker`.
 
-Nothing is read or connected on import: the configuration is computed when Celery first asks for it.
+Nothing is read or connected on import: the configuration is computed when Celery first asks for it. The app is a guest in the
+program that imports it: it does not become the current or the default app, and what it does when a worker starts it does in its own
+workers alone.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import shutil
 import tempfile
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery, _state, signals
+from celery.app.log import Logging
 from kombu import Exchange, Queue
 
 from orchestrator.config.settings import Settings, load
@@ -25,13 +28,48 @@ from orchestrator.engine.publish import Publisher
 from orchestrator.engine.runtime import PRIORITIES, Runtime
 from orchestrator.engine.tasks import register
 from orchestrator.schedule.mirror import Mirror
+from orchestrator.steps import apps
 from orchestrator.steps.registry import REGISTRY
 from orchestrator.store.connection import Database
 from orchestrator.stream.relay import Relay
 from orchestrator.stream.stores import withdraw
 from orchestrator.telemetry import logs, metrics, tracing
 
-app = Celery("orchestrator")
+
+class Logs(Logging):  # type: ignore[misc]
+    """The log of this app's processes. Celery's signal for it would be heard in those of other apps, too."""
+
+    def setup_logging_subsystem(self, loglevel: Any = None, *_: Any, **__: Any) -> bool | None:
+        if self.already_setup:
+            return None
+        Logging._setup = True
+        held = settings()
+        logs.configure(held.log_format, loglevel if isinstance(loglevel, int) else held.log_level)
+        return True
+
+
+class Orchestrator(Celery):  # type: ignore[misc]
+    log_cls = Logs
+
+    def __reduce__(self) -> Any:
+        # Pool processes that are not forked (macOS) get this app, not one like it: its tasks are made here.
+        return _this_app, ()
+
+
+def _this_app() -> Celery:
+    return app
+
+
+def _make() -> Celery:
+    default = _state.default_app
+    made = Orchestrator("orchestrator", set_as_current=False)
+    if _state.default_app is made:  # where Django is set up, Celery makes its first app the default
+        _state.set_default_app(default)
+    apps.own(made)
+    return made
+
+
+app = _make()
 
 
 @functools.cache
@@ -116,30 +154,32 @@ MaintenanceStep.relay_of = staticmethod(lambda held: Relay(held.settings))
 triggering.withdraw[:] = [lambda held, stream, event_id: withdraw(held.settings, stream, event_id)]
 
 
-@signals.setup_logging.connect
-def _logging(loglevel: Any = None, **_: Any) -> None:
-    held = settings()
-    level = loglevel if isinstance(loglevel, int) else held.log_level
-    logs.configure(held.log_format, level)
-
-
 @signals.worker_init.connect
-def _worker(**_: Any) -> None:
+def _worker(sender: Any = None, **_: Any) -> None:
     """Before the pool forks: what all children share is loaded once, in the parent."""
+    if sender.app is not app:
+        return
+    if settings().metrics_port and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        # Files that the children of the pool share with their parent, which shows them.
+        folder = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="orchestrator-metrics-")
+        atexit.register(_remove, folder, os.getpid())
+    _prepare()
+    gc.collect()
+    gc.freeze()
+
+
+@functools.cache
+def _prepare() -> None:
+    """Once for each worker whose children are forked, which share it; else once for each child."""
     held = settings()
     if held.metrics_port:
-        # Files that the children of the pool share with their parent, which shows them.
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            folder = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="orchestrator-metrics-")
-            atexit.register(_remove, folder, os.getpid())
         metrics.enable()
     if held.tracing:
         tracing.enable()
     REGISTRY.load()
     discover(held.workflows)
+    apps.choose()
     interrupt.install()
-    gc.collect()
-    gc.freeze()
 
 
 def _remove(folder: str, owner: int) -> None:
@@ -149,7 +189,9 @@ def _remove(folder: str, owner: int) -> None:
 
 @signals.worker_process_init.connect
 def _child(**_: Any) -> None:
-    interrupt.install()
+    if _state.get_current_app() is app:  # whose process this is, Celery says by that alone
+        _prepare()
+        interrupt.install()
 
 
 logging.getLogger("orchestrator").addHandler(logging.NullHandler())

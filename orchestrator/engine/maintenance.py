@@ -295,7 +295,7 @@ class Maintenance(threading.Thread):
         A long queue is no loss: as long as the broker holds a message for each, nothing is sent.
         """
         for queue, overdue in leases.overdue_queues(c, self.settings.queue_grace_s):
-            waiting = depth(queue)
+            waiting = depth(self.runtime.publisher.app, queue)
             if waiting is None or waiting >= overdue:
                 continue
             lost = leases.requeue_overdue(c, queue, self.settings.queue_grace_s, min(overdue - waiting, BATCH * 4))

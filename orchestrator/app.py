@@ -168,6 +168,12 @@ def _worker(sender: Any = None, **_: Any) -> None:
     gc.freeze()
 
 
+@signals.celeryd_after_setup.connect
+def _ready_to_start(instance: Any = None, **_: Any) -> None:
+    if instance.app is app:
+        apps.lend()
+
+
 @functools.cache
 def _prepare() -> None:
     """Once for each worker whose children are forked, which share it; else once for each child."""
@@ -191,6 +197,7 @@ def _remove(folder: str, owner: int) -> None:
 def _child(**_: Any) -> None:
     if _state.get_current_app() is app:  # whose process this is, Celery says by that alone
         _prepare()
+        apps.lend()
         interrupt.install()
 
 

@@ -2,7 +2,7 @@
 
 A program that uses the engine often has a Celery app of its own, with tasks, a broker and workers. The engine's app never becomes
 the current one there; and where Celery itself makes it current, in the engine's workers, a step's code runs with the program's app
-as the current one: `@shared_task.delay()` goes to the program's broker, wherever it is called.
+as the current one: what a shared task is sent by goes to the program's broker, wherever that is done.
 """
 
 from __future__ import annotations
@@ -39,6 +39,12 @@ def choose() -> None:
     global _of_steps
     known, current = others(), _state._tls.current_app
     _of_steps = known[0] if len(known) == 1 else current if current in known else None
+
+
+def lend() -> None:
+    """In the engine's own processes, where Celery made its app the default: threads that a step begins send with the program's."""
+    if _of_steps is not None:
+        _of_steps.set_default()
 
 
 @contextmanager

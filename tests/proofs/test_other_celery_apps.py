@@ -73,14 +73,13 @@ def mail(to):
 FLOWS = """
 import threading
 from orchestrator import Workflow, step
-from shop import app, careful, careful_and_async, fetch, mail, patient, price, stubborn
+from shop import careful, careful_and_async, fetch, mail, patient, price, stubborn
 
 @step
 def sends():
     mail.delay("from-a-step")
     price.delay(1)
     thread = threading.Thread(target=mail.delay, args=("from-a-thread",))
-    app.set_default()
     thread.start()
     thread.join()
 

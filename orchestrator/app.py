@@ -83,7 +83,7 @@ def runtime() -> Runtime:
     held = settings()
     return Runtime(
         settings=held,
-        database=Database(held.database_url, slow_s=held.slow_query_s),
+        database=Database.of(held),
         publisher=Publisher(app, helpers=held.fanout_helpers),
     )
 
@@ -112,6 +112,7 @@ def celery_settings() -> dict[str, Any]:
             Queue(name, Exchange(name, type="direct"), routing_key=name) for name in (*reversed(PRIORITIES), *held.worker_queues)
         ],
         "broker_transport_options": {
+            "global_keyprefix": held.redis_prefix,
             # Far above a lease: a redelivered message finds its branch taken and is void.
             "visibility_timeout": 6 * 3600,
             # The priority classes are queues of their own, emptied in the order they are listed.
@@ -120,7 +121,7 @@ def celery_settings() -> dict[str, Any]:
             "health_check_interval": 25,
             "socket_connect_timeout": 5,
         },
-        "result_backend_transport_options": {"visibility_timeout": 6 * 3600},
+        "result_backend_transport_options": {"global_keyprefix": held.redis_prefix, "visibility_timeout": 6 * 3600},
         "visibility_timeout": 6 * 3600,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -138,7 +139,7 @@ def celery_settings() -> dict[str, Any]:
         "beat_scheduler": "redbeat.RedBeatScheduler",
         "beat_max_loop_interval": 5,
         "redbeat_redis_url": held.redis_url,
-        "redbeat_key_prefix": "orchestrator:beat:",
+        "redbeat_key_prefix": f"{held.redis_prefix}orchestrator:beat:",
         "redbeat_lock_timeout": 25,
         "redbeat_redis_options": {"socket_keepalive": True},
     }

@@ -17,6 +17,7 @@ from orchestrator.config.settings import Settings, load
 from orchestrator.config.stack import running_stack
 from orchestrator.store import figures, queries, wall
 from orchestrator.store import migrate as migrations
+from orchestrator.store.connection import Unfit, connect, refuse_shared_sessions
 
 
 @click.command()
@@ -30,11 +31,12 @@ def up() -> None:
 @click.command()
 def migrate() -> None:
     """Bring the database to the schema of this version."""
-    url = load().database_url
-    before = migrations.current_revision(url)
-    migrations.upgrade(url)
-    after = migrations.current_revision(url)
-    click.echo(f"schema {after}" + (" (nothing to do)" if before == after else f" (was {before or 'empty'})"))
+    settings = load()
+    url, schema = settings.database_url, settings.database_schema
+    before = migrations.current_revision(url, schema)
+    migrations.upgrade(url, schema)
+    after = migrations.current_revision(url, schema)
+    click.echo(f"schema {schema} at revision {after}" + (" (nothing to do)" if before == after else f" (was {before or 'empty'})"))
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -101,19 +103,24 @@ def _checks(stuck_after: float) -> Any:
     where = "the stack that runs here" if running_stack() else "environment and defaults"
     yield "settings", True, f"from {where}", ""
     try:
-        with psycopg.connect(settings.database_url, connect_timeout=3, autocommit=True) as c:
+        with connect(settings.database_url, settings.database_schema, timeout_s=3) as c:
             version = c.info.server_version // 10000
+            try:
+                refuse_shared_sessions(settings.database_url, settings.database_schema, c)
+            except Unfit as error:
+                yield "postgres", False, str(error), ""
+                return
             yield "postgres", True, f"PostgreSQL {version}", ""
-            revision = migrations.current_revision(settings.database_url)
-            yield "schema", revision is not None, f"revision {revision}", "run `orchestrator migrate`"
+            revision = migrations.revision_of(c)
+            yield "schema", revision is not None, f"{settings.database_schema}, revision {revision}", "run `orchestrator migrate`"
             if revision is None:
                 return
-            stands = wall.stands(c)
+            stands = wall.stands(c, settings.database_schema)
             yield (
                 "tenants",
                 stands,
                 "kept apart by the API and by Postgres" if stands else "kept apart by the API alone",
-                f"let an administrator `create role {wall.ROLE} nologin; grant {wall.ROLE} to {c.info.user}`, and run `orchestrator migrate`",
+                f"let an administrator run `{wall.remedy(c, settings.database_schema)}`, then run `orchestrator migrate`",
             )
             workers = queries.workers(c)
             alive = [w for w in workers if w["silent_s"] < 3 * settings.heartbeat_s]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import socket
@@ -15,6 +16,8 @@ from dotenv import dotenv_values, load_dotenv
 from orchestrator.config.stack import running_stack
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.errors import Fault, Invalid
+
+SCHEMA = "orchestrator"
 
 
 def _setting(default: Any, help: str, parse: Callable[[str], Any] = str, *, env: str = "", secret: bool = False) -> Any:
@@ -50,6 +53,14 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
     return parse
 
 
+def _schema(text: str) -> str:
+    if not text.strip() or "\0" in text or len(text.encode()) > 63:
+        raise ValueError(f"is '{text}'; write the name of a PostgreSQL schema, of 63 bytes at most")
+    if text.lower() in ("public", "information_schema") or text.lower().startswith("pg_"):
+        raise ValueError(f"is '{text}', which is not the engine's alone; write a name of its own, such as orchestrator")
+    return text
+
+
 def _rate(text: str) -> str:
     """As `limits` writes them: 10/minute, 5 per 30 second."""
     if not re.fullmatch(r"\s*\d+\s*(/|per)\s*(\d+\s*)?(second|minute|hour|day)s?\s*", text):
@@ -62,6 +73,9 @@ class Settings:
     """What an operator may set. The variable's name is the field's in capitals, unless said otherwise."""
 
     database_url: str = _setting("postgresql://postgres@127.0.0.1:5432/postgres", "PostgreSQL: the truth", secret=True)
+    database_schema: str = _setting(
+        SCHEMA, "the schema of that database in which its tables are, and nothing else; another engine in it needs another", _schema
+    )
     redis_url: str = _setting("redis://127.0.0.1:6379/0", "Redis: event streams and the schedule mirror", secret=True)
     broker_url: str = _setting("", "Celery's broker; empty: REDIS_URL", env="CELERY_BROKER_URL", secret=True)
     slow_query_s: float = _setting(1.0, "statements that take so long are logged, without their values; 0: none", seconds, env="SLOW_QUERY")
@@ -218,12 +232,39 @@ class Settings:
     hostname: str = _setting("", "this machine's name in leases and logs; empty: the system's")
 
     @property
+    def redis_prefix(self) -> str:
+        """Before every key, stream, channel and queue of the engine; nothing where its schema has the usual name."""
+        return _redis_prefix(self.database_schema)
+
+    @property
     def broker(self) -> str:
         return self.broker_url or self.redis_url
 
     @property
     def host_name(self) -> str:
         return self.hostname or socket.gethostname()
+
+
+def _redis_prefix(schema: str) -> str:
+    if schema == SCHEMA:
+        return ""
+    # Some names stand in patterns, in which other characters mean something.
+    plain = schema if re.fullmatch(r"[A-Za-z0-9_.-]+", schema) else hashlib.sha256(schema.encode()).hexdigest()[:16]
+    return f"{plain}:"
+
+
+# Names in Redis that stand as they are written; where they are not, another engine in the same database has others.
+_NAMES = ("event_stream", "cloudevents_stream", "streams", "tenant_streams", "bus_stream", "trigger_queue")
+
+
+def _apart(values: Mapping[str, Any]) -> dict[str, Any]:
+    prefix = _redis_prefix(values.get("database_schema", SCHEMA))
+    unsaid: dict[str, Any] = {one.name: one.default for one in fields(Settings) if one.name in _NAMES and one.name not in values}
+    if not prefix:
+        return {}
+    return {
+        name: tuple(prefix + one for one in default) if isinstance(default, tuple) else prefix + default for name, default in unsaid.items()
+    }
 
 
 def variable(name: str) -> str:
@@ -270,7 +311,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     faults += _faults(values)
     if faults:
         raise Invalid(faults, "configuration")
-    return Settings(**values)
+    return Settings(**values, **_apart(values))
 
 
 def _redis(given: Mapping[str, str], stack: Mapping[str, str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ import psycopg
 import redis
 from rich.markup import escape
 
+import orchestrator
 from orchestrator.cli.console import as_json, out, print_json
 from orchestrator.config.settings import Settings, load
 from orchestrator.config.stack import running_stack
@@ -233,7 +235,10 @@ def _events(settings: Settings, c: Any) -> Any:
 @click.argument("measures", nargs=-1)
 def bench(measures: tuple[str, ...]) -> None:
     """Measure, beside bare Celery, DBOS and a floor. From a checkout: see benchmarks/."""
-    sys.exit(subprocess.run([sys.executable, "-m", "benchmarks", *measures], check=False).returncode)
+    checkout = Path(orchestrator.__file__).parents[1]
+    if not (checkout / "benchmarks/rig.py").exists():
+        raise click.UsageError("benchmarks are part of a checkout of the project, not of the installed package")
+    sys.exit(subprocess.run([sys.executable, "-m", "benchmarks", *measures], check=False, cwd=checkout).returncode)
 
 
 COMMANDS = [up, migrate, bridge, flower, doctor, bench]

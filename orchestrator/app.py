@@ -27,6 +27,7 @@ from orchestrator.engine.maintenance import MaintenanceStep, QueuesStep
 from orchestrator.engine.publish import Publisher
 from orchestrator.engine.runtime import PRIORITIES, Runtime
 from orchestrator.engine.tasks import register
+from orchestrator.schedule.beat import Scheduler
 from orchestrator.schedule.mirror import Mirror
 from orchestrator.steps import apps
 from orchestrator.steps.registry import REGISTRY
@@ -136,7 +137,7 @@ def celery_settings() -> dict[str, Any]:
         # An event per message sent would cost a starter a fifth of its time; Flower learns of a message when it is received.
         "task_send_sent_event": False,
         # Beat: one at a time by a lock that is free again seconds after its holder died.
-        "beat_scheduler": "redbeat.RedBeatScheduler",
+        "beat_scheduler": "orchestrator.schedule.beat:Scheduler",
         "beat_max_loop_interval": 5,
         "redbeat_redis_url": held.redis_url,
         "redbeat_key_prefix": f"{held.redis_prefix}orchestrator:beat:",
@@ -149,6 +150,7 @@ app.add_defaults(celery_settings)
 register(app, runtime)
 app.steps["worker"].add(QueuesStep)
 app.steps["worker"].add(MaintenanceStep)
+Scheduler.settings_of = staticmethod(settings)
 MaintenanceStep.runtime_of = staticmethod(runtime)
 MaintenanceStep.mirror_of = staticmethod(lambda: Mirror(app))
 MaintenanceStep.relay_of = staticmethod(lambda held: Relay(held.settings))

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from dotenv import dotenv_values, load_dotenv
 
+from orchestrator.config.given import from_files, with_password
 from orchestrator.config.stack import running_stack
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.errors import Fault, Invalid
@@ -185,8 +186,9 @@ class Settings:
     )
     log_format: str = _setting("text", "text or json")
     log_level: str = _setting("INFO", "debug, info, warning or error")
-    metrics_host: str = _setting("127.0.0.1", "where workers and bridges show METRICS_PORT, HEALTH_PORT and BRIDGE_PORT")
+    metrics_host: str = _setting("127.0.0.1", "where workers, bridges and beat show METRICS_PORT, HEALTH_PORT, BRIDGE_PORT and BEAT_PORT")
     metrics_port: int = _setting(9090, "the worker's Prometheus port; 0: none", _count)
+    beat_port: int = _setting(0, "beat's port for /health; 0: none", _count)
     health_port: int = _setting(8082, "the worker's /health port; 0: none", _count)
     tracing: bool = _setting(False, "OpenTelemetry spans for instances and steps", _flag)
     port: int = _setting(5003, "the API's port", _count)
@@ -273,6 +275,9 @@ def variable(name: str) -> str:
     return setting.metadata["env"] or name.upper().removesuffix("_S")
 
 
+SECRET = tuple(variable(setting.name) for setting in fields(Settings) if setting.metadata["secret"])
+
+
 def sources(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Where each setting comes from: environment, .env, the stack that runs here, or the default."""
     given = os.environ if environ is None else environ
@@ -281,7 +286,9 @@ def sources(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     found: dict[str, str] = {}
     for setting in fields(Settings):
         name = variable(setting.name)
-        if given.get(name) and given.get(name) != written.get(name):
+        if given.get(f"{name}_FILE") and setting.metadata["secret"]:
+            found[name] = "file"
+        elif given.get(name) and given.get(name) != written.get(name):
             found[name] = "environment"
         elif written.get(name):
             found[name] = ".env"
@@ -295,11 +302,10 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     if environ is None:
         # Into the environment itself: calls and programs look there, too.
         load_dotenv(".env", override=False)
-    given = os.environ if environ is None else environ
     stack = running_stack()
-    given = {**given, **_redis(given, stack)}
+    given, faults = from_files(os.environ if environ is None else environ, SECRET)
+    given |= _redis(given, stack)
     values: dict[str, Any] = {}
-    faults: list[Fault] = []
     for setting in fields(Settings):
         name = variable(setting.name)
         text = given.get(name) or stack.get(name)
@@ -309,6 +315,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             values[setting.name] = setting.metadata["parse"](text)
         except (ValueError, BadDuration) as error:
             faults.append(Fault(name, f"{error}"))
+    if "database_url" in values:
+        values["database_url"] = with_password(values["database_url"], given.get("DATABASE_PASSWORD", ""))
     faults += _faults(values)
     if faults:
         raise Invalid(faults, "configuration")

@@ -36,7 +36,8 @@ def migrate() -> None:
     settings = load()
     url, schema = settings.database_url, settings.database_schema
     before = migrations.current_revision(url, schema)
-    migrations.upgrade(url, schema)
+    for remark in migrations.upgrade(url, schema):
+        click.secho(remark, fg="yellow", err=True)
     after = migrations.current_revision(url, schema)
     click.echo(f"schema {schema} at revision {after}" + (" (nothing to do)" if before == after else f" (was {before or 'empty'})"))
 

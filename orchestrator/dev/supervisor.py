@@ -155,7 +155,8 @@ class Supervisor:
 
     def _migrate(self, settings: Settings) -> None:
         try:
-            migrate.upgrade(settings.database_url, settings.database_schema)
+            for remark in migrate.upgrade(settings.database_url, settings.database_schema):
+                self.say(remark)
         except Unfit as error:
             raise UpError(str(error)) from None
         except psycopg.OperationalError as error:

@@ -61,10 +61,6 @@ def dumps(value: Any) -> str:
     return text.replace("\\u0000", "\\ufffd") if "\\u0000" in text else text
 
 
-set_json_dumps(dumps)
-set_json_loads(sealing.loads)
-
-
 def sized(what: str, value: Any, limit_bytes: int) -> str:
     """The value's JSON; `TooLarge` when it is above the limit, `TooDeep` when it is nested too deeply."""
     text = dumps(value)
@@ -89,6 +85,9 @@ def connect(url: str, schema: str, *, autocommit: bool = True, timeout_s: int = 
         connect_timeout=timeout_s,
         application_name=name or os.environ.get("PGAPPNAME", "orchestrator"),
     )
+    # For this connection alone: a program's own connections read and write JSON as they always did.
+    set_json_dumps(dumps, opened)
+    set_json_loads(sealing.loads, opened)
     try:
         said = {**SESSION, "search_path": SEARCH_PATH.format(quoted(schema))}
         opened.execute(f"select {', '.join(['set_config(%s, %s, false)'] * len(said))}", [part for item in said.items() for part in item])

@@ -6,7 +6,6 @@ is left as it is.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import psycopg
@@ -18,8 +17,6 @@ from psycopg import sql
 from orchestrator import migrations
 from orchestrator.store import wall
 from orchestrator.store.connection import Connection, Unfit, connect, refuse_shared_sessions
-
-logger = logging.getLogger("orchestrator.store")
 
 VERSIONS = "alembic_version"
 # Tables by which an earlier arrangement of the engine is known.
@@ -34,15 +31,16 @@ def alembic_config(database_url: str, schema: str) -> Config:
     return config
 
 
-def upgrade(database_url: str, schema: str) -> None:
+def upgrade(database_url: str, schema: str) -> list[str]:
+    """Gives what somebody should know of it, in sentences."""
     with connect(database_url, schema) as guard:
         refuse_shared_sessions(database_url, schema, guard)
         guard.execute("select pg_advisory_lock(hashtextextended(%s, 13))", (f"migrate/{schema}",))
-        _make_schema(guard, schema)
+        remarks = _make_schema(guard, schema)
         config = alembic_config(database_url, schema)
         _refuse_others_tables(guard, schema, ScriptDirectory.from_config(config))
         command.upgrade(config, "head")
-        wall.refresh(guard, schema)
+        return [*remarks, *wall.refresh(guard, schema)]
 
 
 def current_revision(database_url: str, schema: str) -> str | None:
@@ -58,7 +56,8 @@ def revision_of(c: Connection) -> str | None:
     return str(found[0]) if found else None
 
 
-def _make_schema(c: Connection, schema: str) -> None:
+def _make_schema(c: Connection, schema: str) -> list[str]:
+    remarks: list[str] = []
     if c.execute("select 1 from pg_namespace where nspname = %s", (schema,)).fetchone() is None:
         user = sql.Identifier(c.info.user).as_string(c)
         name = sql.Identifier(schema).as_string(c)
@@ -69,26 +68,27 @@ def _make_schema(c: Connection, schema: str) -> None:
                 f"user {user} may not create the schema {name} in database {sql.Identifier(c.info.dbname).as_string(c)};"
                 f" let its owner run `create schema {name} authorization {user}`, then run `orchestrator migrate` again"
             ) from None
-        logger.info("schema %s was made", name)
-        _tell_of_old_tables(c, name)
+        remarks = _of_old_tables(c, name)
     row = c.execute("select has_schema_privilege(%s, 'create')", (schema,)).fetchone()
     if row is None or not row[0]:
         name, user = sql.Identifier(schema).as_string(c), sql.Identifier(c.info.user).as_string(c)
         raise Unfit(f"user {user} may not create tables in the schema {name}; let its owner run `grant all on schema {name} to {user}`")
+    return remarks
 
 
-def _tell_of_old_tables(c: Connection, name: str) -> None:
+def _of_old_tables(c: Connection, name: str) -> list[str]:
     """The engine once lived in `public`; what it left there is nobody's but its user's to throw away."""
     found = c.execute(
         "select count(*) from pg_class where relnamespace = to_regnamespace('public') and relname = any (%s)", (list(_KNOWN_BY),)
     ).fetchone()
-    if found is not None and found[0] == len(_KNOWN_BY):
-        logger.warning(
-            "the schema public holds tables named as the engine's (%s): if an earlier version made them, their instances are not"
-            " taken over into %s and may be dropped; nothing reads them",
-            ", ".join(_KNOWN_BY),
-            name,
+    if found is None or found[0] < len(_KNOWN_BY):
+        return []
+    return [
+        (
+            f"the schema public holds tables named as the engine's ({', '.join(_KNOWN_BY)}). If an earlier version made them, their"
+            f" instances are not taken over into {name}: nothing reads them any more, and they may be dropped"
         )
+    ]
 
 
 def _refuse_others_tables(c: Connection, schema: str, scripts: ScriptDirectory) -> None:

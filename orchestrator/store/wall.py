@@ -8,13 +8,10 @@ at all is said here, table by table: nothing that somebody else keeps in the dat
 from __future__ import annotations
 
 import contextlib
-import logging
 from typing import Any
 
 import psycopg
 from psycopg import sql
-
-logger = logging.getLogger("orchestrator.store")
 
 TENANT = "orchestrator.tenant"
 LONGEST = 63
@@ -33,8 +30,8 @@ def role_of(schema: str) -> str:
     return schema.encode()[: LONGEST - 4].decode(errors="ignore") + "_api"
 
 
-def refresh(c: psycopg.Connection[Any], schema: str) -> None:
-    """The role and what it may touch: after every migration, also where it could not be made before."""
+def refresh(c: psycopg.Connection[Any], schema: str) -> list[str]:
+    """The role and what it may touch: after every migration, also where it could not be made before. Gives what is to be said."""
     role = role_of(schema)
     try:
         if not _exists(c, role):
@@ -48,11 +45,13 @@ def refresh(c: psycopg.Connection[Any], schema: str) -> None:
             tables = sql.SQL(", ").join(sql.Identifier(schema, table) for table in TABLES)
             c.execute(sql.SQL("grant select, insert, update, delete on {} to {}").format(tables, sql.Identifier(role)))
     except psycopg.errors.InsufficientPrivilege as error:
-        logger.warning(
-            "tenants are kept apart by the API alone: %s. Let an administrator run `%s`, then run `orchestrator migrate` again",
-            str(error).split("\n", 1)[0],
-            remedy(c, schema),
-        )
+        return [
+            (
+                f"tenants are kept apart by the API alone: {str(error).splitlines()[0]}. Let an administrator run `{remedy(c, schema)}`,"
+                " then run `orchestrator migrate` again"
+            )
+        ]
+    return []
 
 
 def remedy(c: psycopg.Connection[Any], schema: str) -> str:

@@ -13,6 +13,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from psycopg.rows import dict_row
+from psycopg.types.json import Json
 from sqlalchemy import create_engine
 
 from orchestrator.config.settings import SCHEMA
@@ -96,6 +97,29 @@ def test_a_connection_sees_the_schema_alone_and_functions_of_postgres_alone(data
         assert c.execute("select count(theirs) from instances").fetchone() == (0,)
 
 
+def test_tables_that_an_earlier_version_left_in_public_are_told_and_left(postgres: Postgres) -> None:
+    with psycopg.connect(postgres.url, autocommit=True) as c:
+        c.execute("create database earlier")
+    url = f"{postgres.url.rsplit('/', 1)[0]}/earlier"
+    with psycopg.connect(url, autocommit=True) as c:
+        for table in ("instances", "branches", "checkpoints"):
+            c.execute(f"create table {table} (theirs int)")
+    [remark] = migrate.upgrade(url, SCHEMA)
+    assert "schema public holds tables named as the engine's (branches, checkpoints, instances)" in remark
+    assert migrate.upgrade(url, SCHEMA) == []
+    with psycopg.connect(url) as c:
+        assert c.execute("select count(theirs) from public.instances").fetchone() == (0,)
+
+
+def test_a_programs_own_connections_read_json_as_they_always_did(database_url: str) -> None:
+    with psycopg.connect(database_url) as own:
+        assert own.execute("""select '{"$sealed": "x"}'::jsonb""").fetchone() == ({"$sealed": "x"},)
+        with pytest.raises(TypeError):
+            own.execute("select %s", (Json({"a": object()}),))
+        with pytest.raises(psycopg.errors.UntranslatableCharacter):
+            own.execute("select %s::jsonb", (Json("a\0b"),))
+
+
 def test_who_made_the_role_may_not_be_it_before_saying_so(postgres: Postgres, database_url: str) -> None:
     """From PostgreSQL 16 on a user with CREATEROLE is a member of what it makes, without the right to become it."""
     with psycopg.connect(postgres.url, autocommit=True) as c:
@@ -103,15 +127,16 @@ def test_who_made_the_role_may_not_be_it_before_saying_so(postgres: Postgres, da
         c.execute(f"grant create on database {database_url.rsplit('/', 1)[1]} to maker")
     url = database_url.replace("postgres@", "maker@")
     try:
-        migrate.upgrade(url, "made")
-        made = Database(url, "made")
+        assert migrate.upgrade(url, 'Made "of", 7') == []
+        made = Database(url, 'Made "of", 7')
         made.act_for("a")
-        assert made.connection().execute("select current_user::text").fetchone() == ("made_api",)
+        assert made.connection().execute("select current_user::text").fetchone() == ('Made "of", 7_api',)
+        assert made.connection().execute("select count(*) from instances").fetchone() == (0,)
         made.drop()
     finally:
         with psycopg.connect(database_url, autocommit=True) as c:
             c.execute("drop owned by maker cascade")
-            c.execute("drop role made_api")
+            c.execute('drop role "Made ""of"", 7_api"')
             c.execute("drop role maker")
 
 

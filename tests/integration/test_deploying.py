@@ -36,4 +36,5 @@ def test_redis_asks_for_a_password_of_any_characters(tmp_path: Path, password: s
             client.ping()
     finally:
         process.terminate()
-        process.wait(10)
+        assert process.wait(10) == 0, "the server itself was told, and ended in order"
+    assert not answers(port)

@@ -29,8 +29,10 @@ audit: $(VENV)/.dev ## bandit over our code, and pip-audit over the locked packa
 	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install -q pip-audit; }
 	@$(VENV)/audit/bin/pip-audit --disable-pip --require-hashes -r requirements.txt
 
-build: $(VENV)/.ready ## the wheel, in dist/
-	@$(BIN)/pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist .
+build: $(VENV)/.ready ## the source distribution, and the wheel built from it, in dist/
+	@rm -rf build dist
+	@$(BIN)/python -c "import setuptools.build_meta as build; build.build_sdist('dist')" > /dev/null
+	@$(BIN)/pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist dist/*.tar.gz
 
 lint: $(VENV)/.dev ## ruff and mypy
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
@@ -49,6 +51,7 @@ ctk: $(VENV)/.dev ## the Serverless Workflow conformance kit, with real workers 
 
 lock: ## write the hash-locked requirements anew from the .in files (needs uv)
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.txt requirements.in
+	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-embedded.txt requirements-embedded.in
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-dev.txt requirements-dev.in
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements-bench.txt requirements-bench.in
 
@@ -62,9 +65,9 @@ $(VENV)/bin/python:
 # A lock is whole: with --no-deps nothing beside it is looked for, whatever pip this is, and `pip check` says what would lack.
 INSTALL := $(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes --only-binary :all:
 
-$(VENV)/.ready: requirements.txt pyproject.toml | $(VENV)/bin/python
+$(VENV)/.ready: requirements-embedded.txt pyproject.toml | $(VENV)/bin/python
 	@echo "installing (once) …"
-	@$(INSTALL) -r requirements.txt || { echo "the locked packages could not be installed; every one of them has a ready-made wheel for CPython 3.11 to 3.14 on Linux (x86_64, aarch64) and macOS"; exit 1; }
+	@$(INSTALL) -r requirements-embedded.txt || { echo "the locked packages could not be installed; every one of them has a ready-made wheel for CPython 3.11 to 3.14 on Linux (x86_64, aarch64) and macOS"; exit 1; }
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(BIN)/pip check -q --disable-pip-version-check
 	@touch $@

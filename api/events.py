@@ -165,11 +165,10 @@ def recent() -> Response:
 
 def _told(limit: int) -> list[dict[str, Any]]:
     """Redis away: what Postgres has is shown."""
-    client: Any = redis.Redis.from_url(
-        runner().runtime.settings.redis_url, decode_responses=True, socket_timeout=1, socket_connect_timeout=1
-    )
+    settings = runner().runtime.settings
+    client: Any = redis.Redis.from_url(settings.redis_url, decode_responses=True, socket_timeout=1, socket_connect_timeout=1)
     try:
-        return [json.loads(text) for text in client.lrange(RECENT, 0, limit - 1)]
+        return [json.loads(text) for text in client.lrange(settings.redis_prefix + RECENT, 0, limit - 1)]
     except redis.RedisError:
         return []
     finally:

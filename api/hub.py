@@ -183,7 +183,7 @@ Watch = InstanceWatch | EventsWatch
 
 class Hub:
     def __init__(self, database: Database) -> None:
-        self.database = Database(database.url, patience_s=1.0, slow_s=database.slow_s)
+        self.database = database.another(patience_s=1.0)
         self.pid = os.getpid()
         self._streams: dict[Sink, Watch] = {}
         self._new: queue.SimpleQueue[tuple[Sink, Watch]] = queue.SimpleQueue()

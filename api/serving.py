@@ -12,6 +12,9 @@ from orchestrator.api.runner import runner
 
 logger = logging.getLogger("orchestrator.api")
 
+# Its place is one for all of gunicorn's servers of a user, and this is not the only one.
+control_socket_disable = True
+
 
 def post_worker_init(worker: Any) -> None:
     warm(worker.wsgi)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from orchestrator.config.settings import SCHEMA
 from orchestrator.dev.ports import any_free
 from orchestrator.dev.servers import Postgres, Redis
 from orchestrator.store import migrate
@@ -42,7 +43,7 @@ class Rig:
         with psycopg.connect(self.postgres.url, autocommit=True) as c:
             for name in ("ours", "floor", "dbos"):
                 c.execute(f"create database {name}")
-        migrate.upgrade(f"{base}/ours")
+        migrate.upgrade(f"{base}/ours", SCHEMA)
         os.environ.update(
             DATABASE_URL=f"{base}/ours",
             REDIS_URL=self.redis.url,

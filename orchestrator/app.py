@@ -1,6 +1,8 @@
 """The Celery app, put together: settings, engine, executors, keeper. `celery -A orchestrator.app worker`.
 
-Nothing is read or connected on import: the configuration is computed when Celery first asks for it.
+Nothing is read or connected on import: the configuration is computed when Celery first asks for it. The app is a guest in the
+program that imports it: it does not become the current or the default app, and what it does when a worker starts it does in its own
+workers alone.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import shutil
 import tempfile
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery, _state, signals
+from celery.app.log import Logging
 from kombu import Exchange, Queue
 
 from orchestrator.config.settings import Settings, load
@@ -24,14 +27,50 @@ from orchestrator.engine.publish import Publisher
 from orchestrator.engine.runtime import PRIORITIES, Runtime
 from orchestrator.engine.tasks import register
 from orchestrator.keeper.bootsteps import OfficeStep, QueuesStep
+from orchestrator.schedule.beat import Scheduler
 from orchestrator.schedule.mirror import Mirror
+from orchestrator.steps import apps
 from orchestrator.steps.registry import REGISTRY
 from orchestrator.store.connection import Database
 from orchestrator.stream.relay import Relay
 from orchestrator.stream.stores import withdraw
 from orchestrator.telemetry import logs, metrics, tracing
 
-app = Celery("orchestrator")
+
+class Logs(Logging):  # type: ignore[misc]
+    """The log of this app's processes. Celery's signal for it would be heard in those of other apps, too."""
+
+    def setup_logging_subsystem(self, loglevel: Any = None, *_: Any, **__: Any) -> bool | None:
+        if self.already_setup:
+            return None
+        Logging._setup = True
+        held = settings()
+        logs.configure(held.log_format, loglevel if isinstance(loglevel, int) else held.log_level)
+        return True
+
+
+class Orchestrator(Celery):  # type: ignore[misc]
+    log_cls = Logs
+
+    def __reduce__(self) -> Any:
+        # Pool processes that are not forked (macOS) get this app, not one like it: its tasks are made here.
+        return _this_app, ()
+
+
+def _this_app() -> Celery:
+    return app
+
+
+def _make() -> Celery:
+    default = _state.default_app
+    made = Orchestrator("orchestrator", set_as_current=False)
+    if _state.default_app is made:  # where Django is set up, Celery makes its first app the default
+        _state.set_default_app(default)
+    apps.own(made)
+    return made
+
+
+app = _make()
 
 
 @functools.cache
@@ -45,7 +84,7 @@ def runtime() -> Runtime:
     held = settings()
     return Runtime(
         settings=held,
-        database=Database(held.database_url, slow_s=held.slow_query_s),
+        database=Database.of(held),
         publisher=Publisher(app, helpers=held.fanout_helpers),
     )
 
@@ -74,6 +113,7 @@ def celery_settings() -> dict[str, Any]:
             Queue(name, Exchange(name, type="direct"), routing_key=name) for name in (*reversed(PRIORITIES), *held.worker_queues)
         ],
         "broker_transport_options": {
+            "global_keyprefix": held.redis_prefix,
             # Far above a lease: a redelivered message finds its branch taken and is void.
             "visibility_timeout": 6 * 3600,
             # The priority classes are queues of their own, emptied in the order they are listed.
@@ -82,7 +122,7 @@ def celery_settings() -> dict[str, Any]:
             "health_check_interval": 25,
             "socket_connect_timeout": 5,
         },
-        "result_backend_transport_options": {"visibility_timeout": 6 * 3600},
+        "result_backend_transport_options": {"global_keyprefix": held.redis_prefix, "visibility_timeout": 6 * 3600},
         "visibility_timeout": 6 * 3600,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -97,10 +137,10 @@ def celery_settings() -> dict[str, Any]:
         # An event per message sent would cost a starter a fifth of its time; Flower learns of a message when it is received.
         "task_send_sent_event": False,
         # Beat: one at a time by a lock that is free again seconds after its holder died.
-        "beat_scheduler": "redbeat.RedBeatScheduler",
+        "beat_scheduler": "orchestrator.schedule.beat:Scheduler",
         "beat_max_loop_interval": 5,
         "redbeat_redis_url": held.redis_url,
-        "redbeat_key_prefix": "orchestrator:beat:",
+        "redbeat_key_prefix": f"{held.redis_prefix}orchestrator:beat:",
         "redbeat_lock_timeout": 25,
         "redbeat_redis_options": {"socket_keepalive": True},
     }
@@ -109,6 +149,7 @@ def celery_settings() -> dict[str, Any]:
 app.add_defaults(celery_settings)
 register(app, runtime)
 app.steps["worker"].add(QueuesStep)
+Scheduler.settings_of = staticmethod(settings)
 app.steps["worker"].add(OfficeStep)
 OfficeStep.runtime_of = staticmethod(runtime)
 OfficeStep.mirror_of = staticmethod(lambda: Mirror(app))
@@ -116,30 +157,38 @@ OfficeStep.relay_of = staticmethod(lambda held: Relay(held.settings))
 triggering.withdraw[:] = [lambda held, stream, event_id: withdraw(held.settings, stream, event_id)]
 
 
-@signals.setup_logging.connect
-def _logging(loglevel: Any = None, **_: Any) -> None:
-    held = settings()
-    level = loglevel if isinstance(loglevel, int) else held.log_level
-    logs.configure(held.log_format, level)
-
-
 @signals.worker_init.connect
-def _worker(**_: Any) -> None:
+def _worker(sender: Any = None, **_: Any) -> None:
     """Before the pool forks: what all children share is loaded once, in the parent."""
+    if sender.app is not app:
+        return
+    if settings().metrics_port and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        # Files that the children of the pool share with their parent, which shows them.
+        folder = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="orchestrator-metrics-")
+        atexit.register(_remove, folder, os.getpid())
+    _prepare()
+    gc.collect()
+    gc.freeze()
+
+
+@signals.celeryd_after_setup.connect
+def _ready_to_start(instance: Any = None, **_: Any) -> None:
+    if instance.app is app:
+        apps.lend()
+
+
+@functools.cache
+def _prepare() -> None:
+    """Once for each worker whose children are forked, which share it; else once for each child."""
     held = settings()
     if held.metrics_port:
-        # Files that the children of the pool share with their parent, which shows them.
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            folder = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="orchestrator-metrics-")
-            atexit.register(_remove, folder, os.getpid())
         metrics.enable()
     if held.tracing:
         tracing.enable()
     REGISTRY.load()
     runtime().left_out[:] = discover(held.workflows).left_out
+    apps.choose()
     interrupt.install()
-    gc.collect()
-    gc.freeze()
 
 
 def _remove(folder: str, owner: int) -> None:
@@ -149,7 +198,10 @@ def _remove(folder: str, owner: int) -> None:
 
 @signals.worker_process_init.connect
 def _child(**_: Any) -> None:
-    interrupt.install()
+    if _state.get_current_app() is app:  # whose process this is, Celery says by that alone
+        _prepare()
+        apps.lend()
+        interrupt.install()
 
 
 logging.getLogger("orchestrator").addHandler(logging.NullHandler())

@@ -112,7 +112,7 @@ class Breakers:
 
     def __init__(self, settings: Settings) -> None:
         self.rules = Rules(settings.breaker_threshold, settings.breaker_recovery_s, settings.breaker_trials)
-        self._url = settings.redis_url
+        self._url, self._prefix = settings.redis_url, settings.redis_prefix
         self._lock = threading.Lock()
         self._client: Any = None
         self._own: dict[str, Breaker] = {}
@@ -136,12 +136,12 @@ class Breakers:
 
     def all(self) -> list[dict[str, Any]]:
         client, now = self._redis(), time.time()
-        names = sorted(client.smembers(NAMES))
-        texts = client.mget([_key(name) for name in names]) if names else []
+        names = sorted(client.smembers(self._prefix + NAMES))
+        texts = client.mget([self._key(name) for name in names]) if names else []
         return [_read(name, text).to_json(self.rules, now) for name, text in zip(names, texts, strict=True)]
 
     def find(self, name: str) -> dict[str, Any]:
-        text = self._redis().get(_key(name))
+        text = self._redis().get(self._key(name))
         if text is None:
             raise NotFound("breaker", name, "`orchestrator breakers` lists those that have been asked")
         return _read(name, text).to_json(self.rules, time.time())
@@ -166,7 +166,7 @@ class Breakers:
             self._own[name] = change(self._own.get(name, Breaker(name)), time.time())
 
     def _change_shared(self, name: str, change: Callable[[Breaker, float], Breaker]) -> None:
-        client, key = self._redis(), _key(name)
+        client, key = self._redis(), self._key(name)
         with client.pipeline() as pipe:
             while True:
                 try:
@@ -179,13 +179,16 @@ class Breakers:
                     pipe.multi()
                     pipe.set(key, json.dumps(asdict(changed)), ex=KEPT_FOR_S)
                     if text is None:
-                        pipe.sadd(NAMES, name)
+                        pipe.sadd(self._prefix + NAMES, name)
                     pipe.execute()
                 except redis.WatchError:
                     continue  # somebody else was first: look again
                 else:
                     _say(held, changed)
                     return
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}orchestrator:breaker:{name}"
 
     def _redis(self) -> Any:
         if self._client is None:
@@ -196,10 +199,6 @@ class Breakers:
 def _say(held: Breaker, changed: Breaker) -> None:
     if held.state != changed.state:
         logger.warning("breaker %s: %s → %s%s", held.name, held.state, changed.state, f" ({changed.error})" if changed.error else "")
-
-
-def _key(name: str) -> str:
-    return f"orchestrator:breaker:{name}"
 
 
 def _read(name: str, text: str | None) -> Breaker:

@@ -14,7 +14,9 @@ from orchestrator.stream.stores import publisher
 @functools.lru_cache(maxsize=4)
 def application(settings: Settings) -> Application:
     """What people configure. One per process: it holds connections to Redis."""
-    return Application.at(settings.redis_url, length=settings.source_stream_length, publish=publisher(settings))
+    return Application.at(
+        settings.redis_url, length=settings.source_stream_length, publish=publisher(settings), prefix=settings.redis_prefix
+    )
 
 
 def proxies(runtime: Runtime) -> Proxies:

@@ -34,7 +34,7 @@ def guard(settings: Settings) -> None:
     """From here on Flower in this process asks the gate."""
     from flower.views import BaseHandler
 
-    gate = Gate(settings, Database(settings.database_url, patience_s=2.0, slow_s=settings.slow_query_s))
+    gate = Gate(settings, Database.of(settings, patience_s=2.0))
 
     def get_current_user(handler: Any) -> str:
         return identified(gate, handler.request.headers.get("Authorization", ""), handler.request.remote_ip or "")

@@ -9,6 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from orchestrator.config.settings import SCHEMA
 from orchestrator.dev.ports import any_free
 from orchestrator.dev.servers import Postgres, Redis
 from orchestrator.store import migrate
@@ -44,9 +45,11 @@ def fresh_database(postgres: Postgres) -> str:
     with psycopg.connect(postgres.url, autocommit=True) as c:
         if not c.execute("select 1 from pg_database where datname = 'migrated'").fetchone():
             c.execute("create database migrated")
-            migrate.upgrade(postgres.url.rsplit("/", 1)[0] + "/migrated")
+            migrate.upgrade(postgres.url.rsplit("/", 1)[0] + "/migrated", SCHEMA)
         name = f"test_{next(_numbers)}"
         c.execute(f"create database {name} template migrated")
+        # For connections of the tests' own: they look into the engine's tables by their names.
+        c.execute(f"alter database {name} set search_path = {SCHEMA}, public")
     return postgres.url.rsplit("/", 1)[0] + f"/{name}"
 
 

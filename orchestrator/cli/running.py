@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +14,7 @@ import psycopg
 import redis
 from rich.markup import escape
 
+import orchestrator
 from orchestrator.cli.console import as_json, out, print_json
 from orchestrator.config.settings import Settings, load
 from orchestrator.config.stack import running_stack
@@ -20,6 +22,7 @@ from orchestrator.definition.durations import shown
 from orchestrator.definition.parsing import printable
 from orchestrator.store import figures, findings, lacking, queries, wall
 from orchestrator.store import migrate as migrations
+from orchestrator.store.connection import Unfit, connect, refuse_shared_sessions
 
 
 @click.command()
@@ -33,11 +36,13 @@ def up() -> None:
 @click.command()
 def migrate() -> None:
     """Bring the database to the schema of this version."""
-    url = load().database_url
-    before = migrations.current_revision(url)
-    migrations.upgrade(url)
-    after = migrations.current_revision(url)
-    click.echo(f"schema {after}" + (" (nothing to do)" if before == after else f" (was {before or 'empty'})"))
+    settings = load()
+    url, schema = settings.database_url, settings.database_schema
+    before = migrations.current_revision(url, schema)
+    for remark in migrations.upgrade(url, schema):
+        click.secho(remark, fg="yellow", err=True)
+    after = migrations.current_revision(url, schema)
+    click.echo(f"schema {schema} at revision {after}" + (" (nothing to do)" if before == after else f" (was {before or 'empty'})"))
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -104,19 +109,24 @@ def _checks(stuck_after: float) -> Any:
     where = "the stack that runs here" if running_stack() else "environment and defaults"
     yield "settings", True, f"from {where}", ""
     try:
-        with psycopg.connect(settings.database_url, connect_timeout=3, autocommit=True) as c:
+        with connect(settings.database_url, settings.database_schema, timeout_s=3) as c:
             version = c.info.server_version // 10000
+            try:
+                refuse_shared_sessions(settings.database_url, settings.database_schema, c)
+            except Unfit as error:
+                yield "postgres", False, str(error), ""
+                return
             yield "postgres", True, f"PostgreSQL {version}", ""
-            revision = migrations.current_revision(settings.database_url)
-            yield "schema", revision is not None, f"revision {revision}", "run `orchestrator migrate`"
+            revision = migrations.revision_of(c)
+            yield "schema", revision is not None, f"{settings.database_schema}, revision {revision}", "run `orchestrator migrate`"
             if revision is None:
                 return
-            stands = wall.stands(c)
+            stands = wall.stands(c, settings.database_schema)
             yield (
                 "tenants",
                 stands,
                 "kept apart by the API and by Postgres" if stands else "kept apart by the API alone",
-                f"let an administrator `create role {wall.ROLE} nologin; grant {wall.ROLE} to {c.info.user}`, and run `orchestrator migrate`",
+                f"let an administrator run `{wall.remedy(c, settings.database_schema)}`, then run `orchestrator migrate`",
             )
             workers = queries.workers(c)
             alive = [w for w in workers if w["silent_s"] < 3 * settings.heartbeat_s]
@@ -269,7 +279,10 @@ def _events(settings: Settings, c: Any) -> Any:
 @click.argument("measures", nargs=-1)
 def bench(measures: tuple[str, ...]) -> None:
     """Measure, beside bare Celery, DBOS and a floor. From a checkout: see benchmarks/."""
-    sys.exit(subprocess.run([sys.executable, "-m", "benchmarks", *measures], check=False).returncode)
+    checkout = Path(orchestrator.__file__).parents[1]
+    if not (checkout / "benchmarks/rig.py").exists():
+        raise click.UsageError("benchmarks are part of a checkout of the project, not of the installed package")
+    sys.exit(subprocess.run([sys.executable, "-m", "benchmarks", *measures], check=False, cwd=checkout).returncode)
 
 
 COMMANDS = [up, migrate, bridge, flower, doctor, bench]

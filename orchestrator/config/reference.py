@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import fields
 
-from orchestrator.config.settings import Settings, variable
+from orchestrator.config.given import PASSWORDS
+from orchestrator.config.settings import SECRET, Settings, variable
 
 
 def page() -> str:
@@ -14,6 +15,11 @@ def page() -> str:
         "",
         "Read from the environment, then from `.env` in the folder, then from the stack that runs there (`make up`), else the default.",
         "`REDIS_URL` may lack its scheme; without it `REDIS_HOST`, `REDIS_PORT` and `REDIS_PASSWORD` are read.",
+        "A password beside its URL, with any characters: `DATABASE_PASSWORD` goes into a `DATABASE_URL` without one. `DATABASE_URL=postgresql://`",
+        "leaves everything to libpq's own variables (`PGHOST`, `PGUSER`, `PGPASSWORD`, `PGPASSFILE` …).",
+        "What is secret may lie in a file: `<variable>_FILE` names it, for "
+        + ", ".join(f"`{name}`" for name in (*SECRET, *PASSWORDS))
+        + ".",
         "Durations may be written as `15`, `15s`, `1m30s` or `PT15S`. All faults are reported at once.",
         "",
         "| variable | default | meaning |",

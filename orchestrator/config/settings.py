@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import os
 import re
 import socket
@@ -12,9 +14,12 @@ from urllib.parse import quote
 
 from dotenv import dotenv_values, load_dotenv
 
+from orchestrator.config.given import from_files, with_password
 from orchestrator.config.stack import running_stack
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.errors import Fault, Invalid
+
+SCHEMA = "orchestrator"
 
 
 def _setting(default: Any, help: str, parse: Callable[[str], Any] = str, *, env: str = "", secret: bool = False) -> Any:
@@ -50,6 +55,14 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
     return parse
 
 
+def _schema(text: str) -> str:
+    if not text.strip() or "\0" in text or len(text.encode()) > 63:
+        raise ValueError(f"is '{text}'; write the name of a PostgreSQL schema, of 63 bytes at most")
+    if text.lower() in ("public", "information_schema") or text.lower().startswith("pg_"):
+        raise ValueError(f"is '{text}', which is not the engine's alone; write a name of its own, such as orchestrator")
+    return text
+
+
 def _rate(text: str) -> str:
     """As `limits` writes them: 10/minute, 5 per 30 second."""
     if not re.fullmatch(r"\s*\d+\s*(/|per)\s*(\d+\s*)?(second|minute|hour|day)s?\s*", text):
@@ -62,6 +75,9 @@ class Settings:
     """What an operator may set. The variable's name is the field's in capitals, unless said otherwise."""
 
     database_url: str = _setting("postgresql://postgres@127.0.0.1:5432/postgres", "PostgreSQL: the truth", secret=True)
+    database_schema: str = _setting(
+        SCHEMA, "the schema of that database in which its tables are, and nothing else; another engine in it needs another", _schema
+    )
     redis_url: str = _setting("redis://127.0.0.1:6379/0", "Redis: event streams and the schedule mirror", secret=True)
     broker_url: str = _setting("", "Celery's broker; empty: REDIS_URL", env="CELERY_BROKER_URL", secret=True)
     slow_query_s: float = _setting(1.0, "statements that take so long are logged, without their values; 0: none", seconds, env="SLOW_QUERY")
@@ -176,8 +192,9 @@ class Settings:
     )
     log_format: str = _setting("text", "text or json")
     log_level: str = _setting("INFO", "debug, info, warning or error")
-    metrics_host: str = _setting("127.0.0.1", "where workers and bridges show METRICS_PORT, HEALTH_PORT and BRIDGE_PORT")
+    metrics_host: str = _setting("127.0.0.1", "where workers, bridges and beat show METRICS_PORT, HEALTH_PORT, BRIDGE_PORT and BEAT_PORT")
     metrics_port: int = _setting(9090, "the worker's Prometheus port; 0: none", _count)
+    beat_port: int = _setting(0, "beat's port for /health; 0: none", _count)
     health_port: int = _setting(8082, "the worker's /health port; 0: none", _count)
     tracing: bool = _setting(False, "OpenTelemetry spans for instances and steps", _flag)
     port: int = _setting(5003, "the API's port", _count)
@@ -224,6 +241,11 @@ class Settings:
     hostname: str = _setting("", "this machine's name in leases and logs; empty: the system's")
 
     @property
+    def redis_prefix(self) -> str:
+        """Before every key, stream, channel and queue of the engine; nothing where its schema has the usual name."""
+        return _redis_prefix(self.database_schema)
+
+    @property
     def broker(self) -> str:
         return self.broker_url or self.redis_url
 
@@ -232,9 +254,34 @@ class Settings:
         return self.hostname or socket.gethostname()
 
 
+def _redis_prefix(schema: str) -> str:
+    if schema == SCHEMA:
+        return ""
+    # Some names stand in patterns, in which other characters mean something.
+    plain = schema if re.fullmatch(r"[A-Za-z0-9_.-]+", schema) else hashlib.sha256(schema.encode()).hexdigest()[:16]
+    return f"{plain}:"
+
+
+# Names in Redis that stand as they are written; where they are not, another engine in the same database has others.
+_NAMES = ("event_stream", "cloudevents_stream", "streams", "tenant_streams", "bus_stream", "trigger_queue")
+
+
+def _apart(values: Mapping[str, Any]) -> dict[str, Any]:
+    prefix = _redis_prefix(values.get("database_schema", SCHEMA))
+    unsaid: dict[str, Any] = {one.name: one.default for one in fields(Settings) if one.name in _NAMES and one.name not in values}
+    if not prefix:
+        return {}
+    return {
+        name: tuple(prefix + one for one in default) if isinstance(default, tuple) else prefix + default for name, default in unsaid.items()
+    }
+
+
 def variable(name: str) -> str:
     setting = next(f for f in fields(Settings) if f.name == name)
     return setting.metadata["env"] or name.upper().removesuffix("_S")
+
+
+SECRET = tuple(variable(setting.name) for setting in fields(Settings) if setting.metadata["secret"])
 
 
 def sources(environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -245,7 +292,9 @@ def sources(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     found: dict[str, str] = {}
     for setting in fields(Settings):
         name = variable(setting.name)
-        if given.get(name) and given.get(name) != written.get(name):
+        if given.get(f"{name}_FILE") and setting.metadata["secret"]:
+            found[name] = "file"
+        elif given.get(name) and given.get(name) != written.get(name):
             found[name] = "environment"
         elif written.get(name):
             found[name] = ".env"
@@ -259,11 +308,10 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     if environ is None:
         # Into the environment itself: calls and programs look there, too.
         load_dotenv(".env", override=False)
-    given = os.environ if environ is None else environ
     stack = running_stack()
-    given = {**given, **_redis(given, stack)}
+    given, faults = from_files(os.environ if environ is None else environ, SECRET)
+    given |= _redis(given, stack)
     values: dict[str, Any] = {}
-    faults: list[Fault] = []
     for setting in fields(Settings):
         name = variable(setting.name)
         text = given.get(name) or stack.get(name)
@@ -273,10 +321,12 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             values[setting.name] = setting.metadata["parse"](text)
         except (ValueError, BadDuration) as error:
             faults.append(Fault(name, f"{error}"))
+    if "database_url" in values:
+        values["database_url"] = with_password(values["database_url"], given.get("DATABASE_PASSWORD", ""))
     faults += _faults(values)
     if faults:
         raise Invalid(faults, "configuration")
-    return Settings(**values)
+    return Settings(**values, **_apart(values))
 
 
 def _redis(given: Mapping[str, str], stack: Mapping[str, str]) -> dict[str, str]:
@@ -312,6 +362,8 @@ def _faults(values: Mapping[str, Any]) -> list[Fault]:
     database = values.get("database_url", "")
     if database and not database.startswith(("postgresql://", "postgres://")):
         faults.append(Fault("DATABASE_URL", "write postgresql://user@host:port/database"))
+    if values.get("tracing") and importlib.util.find_spec("opentelemetry") is None:
+        faults.append(Fault("TRACING", "needs the tracing extra: pip install 'celery-orchestrator[tracing]'"))
     if values.get("log_format", "text") not in ("text", "json"):
         faults.append(Fault("LOG_FORMAT", "write text or json"))
     lease, heartbeat = values.get("lease_s", 15.0), values.get("heartbeat_s", 5.0)

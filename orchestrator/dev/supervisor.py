@@ -30,6 +30,7 @@ from orchestrator.config.stack import state_path
 from orchestrator.dev.ports import LOOPBACK, answers, is_free, usual_or_free
 from orchestrator.dev.servers import Postgres, Redis, ServerError
 from orchestrator.store import migrate
+from orchestrator.store.connection import Unfit, connect
 
 COLOURS = {"web": 36, "worker": 32, "beat": 35, "flower": 33, "bridge": 96, "gateway": 95, "up": 34}
 READY_TIMEOUT_S = 60.0
@@ -154,7 +155,10 @@ class Supervisor:
 
     def _migrate(self, settings: Settings) -> None:
         try:
-            migrate.upgrade(settings.database_url)
+            for remark in migrate.upgrade(settings.database_url, settings.database_schema):
+                self.say(remark)
+        except Unfit as error:
+            raise UpError(str(error)) from None
         except psycopg.OperationalError as error:
             raise UpError(f"the database does not answer: {str(error).strip().splitlines()[-1]}") from None
         try:
@@ -267,7 +271,7 @@ class Supervisor:
 
 def _has_worker(settings: Settings) -> bool:
     try:
-        with psycopg.connect(settings.database_url, connect_timeout=2) as c:
+        with connect(settings.database_url, settings.database_schema, timeout_s=2) as c:
             row = c.execute(
                 "select 1 from workers where seen_at > now() - interval '15 seconds' and started_at > now() - interval '90 seconds'"
             ).fetchone()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 
-from celery import current_app
+from celery import Celery
 from kombu.exceptions import OperationalError
 
 logger = logging.getLogger("orchestrator.broker")
 
 
-def depth(queue: str) -> int | None:
+def depth(app: Celery, queue: str) -> int | None:
     """Messages that wait in a queue; None when the broker does not say, and then nothing is concluded."""
-    connection = current_app.connection_for_read()
+    connection = app.connection_for_read()
     try:
         with connection:
             connection.ensure_connection(max_retries=1, timeout=2)

@@ -16,6 +16,7 @@ from orchestrator.engine.stopped import Stopped
 from orchestrator.errors import MissingCode
 from orchestrator.history import Failure
 from orchestrator.plan.needs import Perform
+from orchestrator.steps import celery
 from orchestrator.steps.registry import Registry
 from orchestrator.store import branches, lacking
 from orchestrator.store.connection import Connection
@@ -42,6 +43,7 @@ def code_here(registry: Registry) -> list[str]:
             *(key_of("step", type) for type in registry.executors),
             *(key_of("compensation", type) for type in registry.handlers),
             *(key_of("function", name) for name in FUNCTIONS),
+            *(key_of(celery.KIND, name) for name in celery.known()),
         ]
     )
 

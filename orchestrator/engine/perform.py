@@ -5,6 +5,7 @@ The embedded engine and the test kit run steps through the same door.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ import pydantic
 from orchestrator.definition.retry import NO_RETRY, RetryPolicy
 from orchestrator.definition.tree import Step, Undo
 from orchestrator.engine import interrupt
-from orchestrator.errors import Cancelled, MissingCode, OrchestratorError, Retryable, StepTimeout
+from orchestrator.errors import Cancelled, MissingCode, OrchestratorError, Retryable, StepError, StepTimeout
 from orchestrator.history import Failure, error_names
 from orchestrator.plan.needs import Perform
+from orchestrator.steps import apps
 from orchestrator.steps.functions import jsonable
 from orchestrator.steps.registry import After, Registry, Result, StepContext
 from orchestrator.telemetry import metrics
@@ -57,10 +59,14 @@ Luck = Callable[[str, int], float]
 def policy_of(need: Perform, default: RetryPolicy) -> RetryPolicy:
     if isinstance(need.step, Undo):
         return need.step.compensation.retry or default
-    if need.step.once:
+    if _is_once(need):
         # At most once means once: a retry would be a second time.
         return NO_RETRY
     return need.step.retry or default
+
+
+def _is_once(need: Perform) -> bool:
+    return not isinstance(need.step, Undo) and need.step.once
 
 
 def timeout_of(need: Perform) -> float | None:
@@ -74,7 +80,8 @@ def attempt(need: Perform, context: StepContext, registry: Registry, policy: Ret
     timeout_s = timeout_of(need)
     limit_s = context.deadline_s if timeout_s is None else timeout_s if context.deadline_s is None else min(timeout_s, context.deadline_s)
     try:
-        with interrupt.armed(limit_s):
+        # Outside of what may be broken into: whichever app is current for a step is so no longer after it.
+        with apps.current(), interrupt.armed(limit_s):
             given = _execute(need, context, registry)
         took_s = time.perf_counter() - began
         if limit_s is not None and took_s > limit_s:
@@ -101,11 +108,14 @@ def _execute(need: Perform, context: StepContext, registry: Registry) -> Any:
     return handler.compensate(context)
 
 
-def require_code(need: Perform, registry: Registry) -> None:
-    """Raises `MissingCode` before anything of an attempt is recorded."""
+def require_code(need: Perform, context: Callable[[], StepContext], registry: Registry) -> None:
+    """Raises `MissingCode` before anything of an attempt is recorded. What is wrong otherwise the attempt itself will say."""
     step = need.step
     if isinstance(step, Step):
-        registry.executor(step.type)
+        lacks = getattr(registry.executor(step.type), "lacks", None)
+        with contextlib.suppress(StepError):
+            if lacks is not None and (error := lacks(context())) is not None:
+                raise error
     elif registry.handler(step.compensation.type) is None:
         raise MissingCode("compensation", step.compensation.type)
 
@@ -138,8 +148,8 @@ def timed_out(need: Perform, policy: RetryPolicy, luck: Luck) -> Verdict:
 
 def _failed(error: Exception, need: Perform, policy: RetryPolicy, luck: Luck) -> Verdict:
     failure = failure_of(error, need)
-    again = policy.allows(failure.code, error_names(error), retryable=failure.retryable)
-    if again and need.attempt < policy.max_attempts:
+    again = policy.allows(failure.code, error_names(error), retryable=failure.retryable) and need.attempt < policy.max_attempts
+    if again or (getattr(error, "counts_itself", False) and not _is_once(need)):
         delay = policy.delay_s(need.attempt, luck(need.position, need.attempt))
         return Again(failure, delay if failure.after_s is None else max(failure.after_s, 0.0))
     return GaveUp(failure)

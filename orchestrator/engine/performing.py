@@ -35,7 +35,7 @@ def perform_step(walk: Walk, need: Perform) -> None:
         return
     if isinstance(step, Step) and belongs_elsewhere(walk, step):
         hand_over(walk, step)
-    perform.require_code(need, walk.runtime.registry)
+    perform.require_code(need, lambda: context_of(walk, need), walk.runtime.registry)
     if isinstance(step, Step) and step.once:
         if need.intended:
             unknown = "this at-most-once step began before a crash; whether it took effect is not known"

@@ -29,27 +29,25 @@ logger = logging.getLogger("orchestrator.publish")
 
 class Publisher:
     def __init__(self, app: Celery, *, helpers: int) -> None:
-        # Signatures are made without an app, to keep their making pure; they are sent by the process's default one.
-        app.set_default()
         self.app = app
         self.helpers = helpers
 
     def plan(self, plan: Plan, address: Address, helpers: int | None = None) -> bool:
         """Send what a plan renders to; `helpers` is how many can run at once, as far as is known."""
-        return self._send([canvas.render(plan, address, min(helpers or self.helpers, self.helpers))])
+        return self._send([canvas.render(plan, address, min(helpers or self.helpers, self.helpers), self.app)])
 
     def all(self, plans: Iterable[tuple[Plan, Address]], branches: Iterable[Published] = ()) -> bool:
         """Send many plans, and a walk for each branch that was queued, at once."""
-        signatures = [canvas.render(plan, address, self.helpers) for plan, address in plans]
-        return self._send([*signatures, *(canvas.walk(Address(*branch)) for branch in branches)])
+        signatures = [canvas.render(plan, address, self.helpers, self.app) for plan, address in plans]
+        return self._send([*signatures, *(canvas.walk(Address(*branch), app=self.app) for branch in branches)])
 
     def branches(self, published: Iterable[Published], name: str = "") -> bool:
         """Send one walk for each branch that was queued."""
-        return self._send([canvas.walk(Address(*branch, name=name)) for branch in published])
+        return self._send([canvas.walk(Address(*branch, name=name), app=self.app) for branch in published])
 
     def more_help(self, address: Address, number: int) -> None:
         """Further helpers for a fan-out whose ready branches became more than those who walk them."""
-        self._send([canvas.help(address, tells=False) for _ in range(min(number, self.helpers))])
+        self._send([canvas.help(address, tells=False, app=self.app) for _ in range(min(number, self.helpers))])
 
     def _send(self, signatures: Sequence[Signature]) -> bool:
         if not signatures:

@@ -136,7 +136,7 @@ def retry_delay_s(runtime: Runtime, failed_attempts: int, stream: str | None) ->
     settings = runtime.settings
     if failed_attempts >= max(1, settings.event_retry_attempts):
         return None
-    base = settings.event_retry_delay_ms / 1000 or (0.2 if stream and stream.startswith("tenant:") else 1.0)
+    base = settings.event_retry_delay_ms / 1000 or (0.2 if stream and stream.startswith(f"{settings.redis_prefix}tenant:") else 1.0)
     return float(min(base * 2 ** (failed_attempts - 1), 3600.0))
 
 

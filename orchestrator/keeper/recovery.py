@@ -39,7 +39,7 @@ class Lost(Chore):
     def do(self, c: Connection) -> None:
         grace_s = self.settings.queue_grace_s
         for queue, overdue in leases.overdue_queues(c, grace_s):
-            waiting = depth(queue)
+            waiting = depth(self.runtime.publisher.app, queue)
             if waiting is not None and waiting < overdue:
                 self.desk.publish("message lost", leases.requeue_overdue(c, queue, grace_s, min(overdue - waiting, BATCH * 4)))
 

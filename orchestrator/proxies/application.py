@@ -25,17 +25,26 @@ DEFAULTS: dict[str, Any] = {"enable_http": True, "enable_https": False, "cert_na
 
 class Application:
     def __init__(
-        self, client: Any, *, stream: str = STREAM, length: int | None = 10_000, publish: Callable[[str, dict[str, str]], Any] | None = None
+        self,
+        client: Any,
+        *,
+        stream: str = STREAM,
+        length: int | None = 10_000,
+        publish: Callable[[str, dict[str, str]], Any] | None = None,
+        prefix: str = "",
     ) -> None:
         self.redis = client
         self.publish = publish
-        self.stream = stream
+        self.stream = prefix + stream
+        self.keys = f"{prefix}proxy:"
         self.length = length
 
     @staticmethod
-    def at(url: str, *, length: int | None = 10_000, publish: Callable[[str, dict[str, str]], Any] | None = None) -> Application:
+    def at(
+        url: str, *, length: int | None = 10_000, publish: Callable[[str, dict[str, str]], Any] | None = None, prefix: str = ""
+    ) -> Application:
         client = redis.Redis.from_url(url, decode_responses=True, socket_timeout=5, socket_connect_timeout=2)
-        return Application(client, length=length, publish=publish)
+        return Application(client, length=length, publish=publish, prefix=prefix)
 
     # ── proxies ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -55,21 +64,21 @@ class Application:
     def delete(self, hostname: str) -> None:
         held = self.get(hostname)
         pipeline = self.redis.pipeline(transaction=True)
-        pipeline.delete(key_of(held["hostname"]))
+        pipeline.delete(self.keys + held["hostname"])
         self._publish(pipeline, "proxy_deleted", held["hostname"], {})
         pipeline.execute()
 
     def get(self, hostname: str) -> dict[str, Any]:
         hostname = checked_hostname(hostname)
-        text = self.redis.get(key_of(hostname))
+        text = self.redis.get(self.keys + hostname)
         if text is None:
             raise NotFound("proxy", hostname)
         return {"hostname": hostname, **json.loads(text)}
 
     def all(self) -> list[dict[str, Any]]:
-        keys = sorted(self.redis.scan_iter("proxy:*", count=500, _type="string"))
+        keys = sorted(self.redis.scan_iter(f"{self.keys}*", count=500, _type="string"))
         texts = self.redis.mget(keys) if keys else []
-        return [{"hostname": key.removeprefix("proxy:"), **json.loads(text)} for key, text in zip(keys, texts, strict=True) if text]
+        return [{"hostname": key.removeprefix(self.keys), **json.loads(text)} for key, text in zip(keys, texts, strict=True) if text]
 
     # ── routes ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -112,7 +121,7 @@ class Application:
 
     def _write(self, hostname: str, config: dict[str, Any], event: str, data: dict[str, Any]) -> None:
         pipeline = self.redis.pipeline(transaction=True)
-        pipeline.set(key_of(hostname), json.dumps(config))
+        pipeline.set(self.keys + hostname, json.dumps(config))
         self._publish(pipeline, event, hostname, data)
         pipeline.execute()
 
@@ -122,10 +131,6 @@ class Application:
             self.publish(self.stream, entry)
         else:
             pipeline.xadd(self.stream, entry, maxlen=self.length, approximate=True)
-
-
-def key_of(hostname: str) -> str:
-    return f"proxy:{hostname}"
 
 
 def checked_hostname(hostname: Any) -> str:

@@ -27,7 +27,7 @@ from orchestrator.store.schedules import Schedule
 logger = logging.getLogger("orchestrator.mirror")
 
 FIRE = "orchestrator.fire"
-MARK = "orchestrator:beat:mirrored"
+MARK = "mirrored"
 BATCH = 200
 LOOK_EVERY_S = 2.0
 QUEUE = "high"
@@ -51,7 +51,7 @@ class Mirror:
         try:
             client = self._redis()
             self.is_beating = bool(client.exists(self._conf.lock_key))
-            if client.set(MARK, "1", nx=True):
+            if client.set(self._conf.key_prefix + MARK, "1", nx=True):
                 schedules.unmirror_all(c)
         except redis.RedisError as error:
             self.is_beating = False

@@ -66,7 +66,13 @@ class Counting:
 
     def __init__(self, settings: Settings) -> None:
         self._shared = SlidingWindowCounterRateLimiter(
-            storage_from_string(settings.redis_url, wrap_exceptions=True, socket_timeout=1, socket_connect_timeout=1)
+            storage_from_string(
+                settings.redis_url,
+                key_prefix=f"{settings.redis_prefix}LIMITS",
+                wrap_exceptions=True,
+                socket_timeout=1,
+                socket_connect_timeout=1,
+            )
         )
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._shared_from = 0.0

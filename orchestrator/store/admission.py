@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.store import locks
 from orchestrator.store.branches import Published
 from orchestrator.store.connection import Connection
 
@@ -78,7 +79,7 @@ def admit(c: Connection, scopes: Sequence[str]) -> list[Published]:
     wanted = sorted(set(scopes))
     if not wanted:
         return []
-    c.execute("select pg_advisory_xact_lock(key) from (select hashtextextended(unnest(%s::text[]), 7) as key order by 1) k", (wanted,))
+    locks.hold_all(c, "slots", wanted)
     granted = c.execute(
         """
         update slots set granted = true where id in (

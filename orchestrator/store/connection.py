@@ -2,6 +2,9 @@
 
 `psycopg` is used as it is: the protocol's statements are prepared once and sent as they stand. A fork does not share
 a connection: a child opens its own.
+
+Every connection is made by `connect`, and sees the engine's schema alone: names in statements mean its tables, whatever else the
+database holds, and functions mean PostgreSQL's own.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.types.json import set_json_dumps, set_json_loads
 
-from orchestrator.errors import TooDeep, TooLarge
+from orchestrator.config.settings import SCHEMA, Settings
+from orchestrator.errors import Refused, TooDeep, TooLarge
 from orchestrator.nesting import DEEPEST, DEEPEST_KEPT, is_deep
 from orchestrator.store import sealing, wall
 from orchestrator.store.slow import TimedConnection
@@ -28,9 +32,16 @@ logger = logging.getLogger("orchestrator.store")
 T = TypeVar("T")
 Connection = psycopg.Connection[Any]
 
-# A statement is planned once per connection, perhaps while the tables are still empty; a plan that reads whole tables
-# would then stay when they are full. Every statement of the protocol has an index to go by.
-OPTIONS = "-c enable_seqscan=off -c jit=off -c idle_in_transaction_session_timeout=60s"
+# Said after connecting and not while it: a pooler knows few of the options that may come with a connection.
+SESSION = {
+    # A statement is planned once per connection, perhaps while the tables are still empty; a plan that reads whole tables
+    # would then stay when they are full. Every statement of the protocol has an index to go by.
+    "enable_seqscan": "off",
+    "jit": "off",
+    "idle_in_transaction_session_timeout": "60s",
+}
+# `pg_catalog` comes first without being named, so nobody's `now()` takes the place of PostgreSQL's; temporary tables come last.
+SEARCH_PATH = "{}, pg_temp"
 
 # What a restart, a failover or a cut line looks like. A statement that broke so may or may not have been committed.
 BROKEN = (psycopg.OperationalError, psycopg.InterfaceError)
@@ -71,10 +82,6 @@ def dumps(value: Any) -> str:
     return text.replace("\\u0000", "\\ufffd") if "\\u0000" in text else text
 
 
-set_json_dumps(dumps)
-set_json_loads(sealing.loads)
-
-
 def sized(what: str, value: Any, limit_bytes: int) -> str:
     """The value's JSON; `TooLarge` when it is above the limit, `TooDeep` when it is nested too deeply."""
     text = dumps(value)
@@ -85,27 +92,88 @@ def sized(what: str, value: Any, limit_bytes: int) -> str:
     return text
 
 
+def quoted(name: str) -> str:
+    """An identifier, whatever it holds."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def connect(url: str, schema: str, *, autocommit: bool = True, timeout_s: int = 5, name: str | None = None) -> TimedConnection:
+    """The one door to Postgres. The schema need not be there yet."""
+    opened = TimedConnection.connect(
+        url,
+        autocommit=True,
+        prepare_threshold=1,
+        connect_timeout=timeout_s,
+        application_name=name or os.environ.get("PGAPPNAME", "orchestrator"),
+    )
+    # For this connection alone: a program's own connections read and write JSON as they always did.
+    set_json_dumps(dumps, opened)
+    set_json_loads(sealing.loads, opened)
+    try:
+        said = {**SESSION, "search_path": SEARCH_PATH.format(quoted(schema))}
+        opened.execute(f"select {', '.join(['set_config(%s, %s, false)'] * len(said))}", [part for item in said.items() for part in item])
+        opened.autocommit = autocommit
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+class Unfit(Refused):
+    """The database, or the schema in it, cannot hold the engine's tables as it is."""
+
+    code = "unfit_database"
+
+
+_WHOLE: set[str] = set()
+"""Addresses that are known to give each connection a session of its own. A forked child knows what its parent found out."""
+
+
+def refuse_shared_sessions(url: str, schema: str, one: Connection) -> None:
+    """Behind some poolers two connections end in one session, or one in several by turns: what is set for a session, locked by it or
+    listened to in it would be anybody's, the tenant it acts for included."""
+    if url in _WHOLE:
+        return
+    session = "select pid, backend_start from pg_stat_activity where pid = pg_backend_pid()"
+    with connect(url, schema) as other:
+        seen = [tuple(c.execute(session, prepare=False).fetchone() for c in (one, other)) for _ in range(3)]
+    if len(set(seen)) > 1 or seen[0][0] == seen[0][1]:
+        raise Unfit(
+            "DATABASE_URL leads to a pooler that gives a connection to somebody else after each transaction (PgBouncer's pool_mode"
+            " transaction or statement). The engine holds locks, listens and acts for tenants by session: use pool_mode session,"
+            " or PostgreSQL's own port"
+        )
+    _WHOLE.add(url)
+
+
 class Database:
     """Where the tables are. `connection()` is the calling thread's own."""
 
-    def __init__(self, url: str, *, patience_s: float = 30.0, slow_s: float = 0.0) -> None:
+    def __init__(self, url: str, schema: str = SCHEMA, *, patience_s: float = 30.0, slow_s: float = 0.0) -> None:
         self.url = url
+        self.schema = schema
         self.patience_s = patience_s
         self.slow_s = slow_s
         self._local = threading.local()
         self.has_wall = True
 
+    @classmethod
+    def of(cls, settings: Settings, *, patience_s: float = 30.0) -> Database:
+        return cls(settings.database_url, settings.database_schema, patience_s=patience_s, slow_s=settings.slow_query_s)
+
+    def another(self, *, patience_s: float) -> Database:
+        """The same tables, over connections of its own."""
+        return Database(self.url, self.schema, patience_s=patience_s, slow_s=self.slow_s)
+
     def connection(self) -> Connection:
         held: Connection | None = getattr(self._local, "connection", None)
         if held is None or self._local.pid != os.getpid() or held.closed:
-            held = opened = TimedConnection.connect(
-                self.url,
-                autocommit=True,
-                prepare_threshold=1,
-                connect_timeout=5,
-                options=OPTIONS,
-                application_name=os.environ.get("PGAPPNAME", "orchestrator"),
-            )
+            held = opened = connect(self.url, self.schema)
+            try:
+                refuse_shared_sessions(self.url, self.schema, opened)
+            except BaseException:
+                opened.close()
+                raise
             opened.slow_s = self.slow_s
             self._local.connection = held
             self._local.pid = os.getpid()
@@ -124,7 +192,7 @@ class Database:
             if self.has_wall:
                 held.execute(
                     "select set_config('role', %s, false), set_config(%s, %s, false)",
-                    (wall.ROLE if tenant else "none", wall.TENANT, tenant or ""),
+                    (wall.role_of(self.schema) if tenant else "none", wall.TENANT, tenant or ""),
                 )
         except (psycopg.errors.InvalidParameterValue, psycopg.errors.InsufficientPrivilege) as error:
             self.has_wall = False

@@ -11,6 +11,7 @@ from orchestrator.definition.codec import to_json
 from orchestrator.definition.tree import Definition
 from orchestrator.definition.versions import parse_version, suffix
 from orchestrator.errors import InUse, Refused, VersionClash
+from orchestrator.store import locks
 from orchestrator.store.connection import Connection, dumps
 
 # No tenant can be named so.
@@ -42,7 +43,7 @@ def register(c: Connection, definition: Definition, source: str | None = None, t
     major, minor, patch = parse_version(definition.version)
     with c.transaction():
         # The lock keeps two registrations, and a registration and a first start, apart.
-        c.execute("select pg_advisory_xact_lock(hashtextextended(%s, 11))", (f"{tenant}/{definition.namespace}/{definition.name}",))
+        locks.hold(c, "definition", tenant, definition.namespace, definition.name)
         row = c.execute(
             "select id, digest from definitions where tenant = %s and namespace = %s and name = %s and major = %s and minor = %s"
             " and patch = %s and coalesce(substring(version from '[-+].*$'), '') = %s",
@@ -77,7 +78,7 @@ def register(c: Connection, definition: Definition, source: str | None = None, t
 
 def withdraw(c: Connection, tenant: str, namespace: str, name: str) -> list[str]:
     """Found by nobody's name any more; kept for histories of instances that ended. Gives the versions."""
-    c.execute("select pg_advisory_xact_lock(hashtextextended(%s, 11))", (f"{tenant}/{namespace}/{name}",))
+    locks.hold(c, "definition", tenant, namespace, name)
     rows = c.execute(
         "select id, version, source is null from definitions where tenant = %s and namespace = %s and name = %s for update",
         (tenant, namespace, name),

@@ -49,7 +49,9 @@ class Partition:
 
 
 def newest_branch(c: Connection) -> int:
-    row = c.execute("select coalesce(last_value, 1) from pg_sequences where sequencename = 'branches_id_seq'").fetchone()
+    row = c.execute(
+        "select coalesce(last_value, 1) from pg_sequences where schemaname = current_schema() and sequencename = 'branches_id_seq'"
+    ).fetchone()
     return int(row[0]) if row else 1
 
 

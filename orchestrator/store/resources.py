@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.ids import new_instance_id
-from orchestrator.store import outbox
+from orchestrator.store import locks, outbox
 from orchestrator.store.connection import Connection, dumps
 
 MOVES: dict[str, tuple[str | None, ...]] = {
@@ -71,7 +71,7 @@ def by_names(c: Connection, names: list[str]) -> list[Resource]:
 
 
 def lock_telling(c: Connection) -> None:
-    c.execute("select pg_advisory_xact_lock(771)")
+    locks.hold(c, "telling")
 
 
 def move(
@@ -165,7 +165,7 @@ def put_data(c: Connection, kind: str, name: str, data: dict[str, Any], tenant: 
 
 def lock_ports(c: Connection) -> None:
     """One at a time gives out ports."""
-    c.execute("select pg_advisory_xact_lock(772)")
+    locks.hold(c, "ports")
 
 
 def ports_in_use(c: Connection, kind: str, but: str) -> set[int]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.store import locks
 from orchestrator.store.connection import Connection, dumps
 
 # ── keys ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -198,7 +199,7 @@ def seal(c: Connection, older_than_s: float = 120.0, limit: int = 10_000) -> int
     What is younger waits: numbers are given before commits, and every commit below a seal must have happened.
     """
     with c.transaction():
-        c.execute("select pg_advisory_xact_lock(773)")
+        locks.hold(c, "audit")
         head = c.execute("select last_id, hash from audit_seals order by id desc limit 1").fetchone() or (0, "")
         row = c.execute(
             "select min(id), max(id) from (select id from audit where id > %s and at < now() - make_interval(secs => %s) order by id limit %s) a",
@@ -220,7 +221,7 @@ def let_go(c: Connection, older_than_s: float, limit: int = 10) -> int:
     That they went is itself audited, with the hash at which the chain goes on: what is left can still be verified.
     """
     with c.transaction():
-        c.execute("select pg_advisory_xact_lock(773)")
+        locks.hold(c, "audit")
         old = c.execute(
             "select id, first_id, last_id, hash from audit_seals where at < now() - make_interval(secs => %s)"
             " and id < (select max(id) from audit_seals) order by id limit %s",

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.store import locks, notices
 from orchestrator.store.connection import Connection, dumps
 
 Row = tuple[int, dict[str, str]]
+CHANNEL = "streams"
 
 
 def listen(c: Connection) -> None:
-    c.execute("listen orchestrator_streams")
+    notices.listen(c, CHANNEL)
 
 
 def find(c: Connection, pattern: str) -> list[str]:
@@ -33,11 +35,11 @@ def find(c: Connection, pattern: str) -> list[str]:
 
 def publish(c: Connection, stream: str, fields: dict[str, str], length: int | None) -> int:
     with c.transaction():
-        c.execute("select pg_advisory_xact_lock(hashtextextended(%s, 11))", (stream,))
+        locks.hold(c, "stream", stream)
         row = c.execute(
             "insert into stream_entries (stream, fields) values (%s, %s::jsonb) returning id", (stream, dumps(fields))
         ).fetchone()
-        c.execute("select pg_notify('orchestrator_streams', %s)", (stream[:200],))
+        notices.tell(c, CHANNEL, stream[:200])
     assert row is not None
     if length is not None and row[0] % 100 == 0:
         trim(c, stream, length)

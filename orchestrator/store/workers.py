@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from orchestrator.store import notices
 from orchestrator.store.connection import Connection, dumps
 
 
@@ -65,13 +66,13 @@ def leave(c: Connection, worker_id: str) -> None:
     c.execute("delete from workers where id = %s", (worker_id,))
 
 
-CHANNEL = "orchestrator_interrupt"
+CHANNEL = "interrupt"
 
 
 def ask_to_interrupt(c: Connection, owners: Collection[str]) -> None:
     """Tell all workers whose processes shall break into the step they run."""
-    c.execute("select pg_notify(%s, %s)", (CHANNEL, dumps(sorted(set(owners)))))
+    notices.tell(c, CHANNEL, dumps(sorted(set(owners))))
 
 
 def listen(c: Connection) -> None:
-    c.execute(f"listen {CHANNEL}")
+    notices.listen(c, CHANNEL)

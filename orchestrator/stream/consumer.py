@@ -328,7 +328,7 @@ class Consumer:
         self._count(entries, time.perf_counter() - began, fresh, len(own) - fresh, sum(a.state == "dead" for a in own))
 
     def _arrivals(self, stream: str, entries: Sequence[Entry]) -> tuple[list[Arrival], list[str]]:
-        tenant = tenant_of(stream)
+        tenant = tenant_of(stream.removeprefix(self.settings.redis_prefix))
         own: list[Arrival] = []
         skipped: list[str] = []
         for entry_id, fields in entries:
@@ -358,7 +358,7 @@ class Consumer:
         mine = {arrival.entry for arrival in own}
         ids = [i for i in self.store.held_by_others(stream, self.group, self.name, last) if i not in mine]
         unknown = [i for i in ids if (stream, i) not in self._keys]
-        tenant = tenant_of(stream)
+        tenant = tenant_of(stream.removeprefix(self.settings.redis_prefix))
         found: list[Arrival] = []
         for start in range(0, len(unknown), 500):
             for entry_id, fields in self.store.fetch(stream, unknown[start : start + 500]):

@@ -67,13 +67,14 @@ class Inlet(threading.Thread):
 class Subscription(Inlet):
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime, "pub/sub")
+        self.prefix = runtime.settings.redis_prefix
 
     def read(self) -> None:
         client: Any = redis.Redis.from_url(
             self.runtime.settings.redis_url, decode_responses=True, encoding_errors="replace", socket_timeout=10
         )
         with contextlib.closing(client), contextlib.closing(client.pubsub(ignore_subscribe_messages=True)) as told:
-            told.psubscribe(f"{CHANNEL}*")
+            told.psubscribe(f"{self.prefix}{CHANNEL}*")
             while not self._stopping.is_set():
                 message = told.get_message(timeout=1.0)
                 if message is not None:
@@ -90,13 +91,13 @@ class Subscription(Inlet):
         if said.get("source") in OWN_SOURCES:
             return
         digest = hashlib.sha256(f"{channel} {text}".encode()).hexdigest()
-        if not said.get("id") and not client.set(f"workflow:heard:{digest}", "1", nx=True, ex=ALIKE_FOR_S):
+        if not said.get("id") and not client.set(f"{self.prefix}workflow:heard:{digest}", "1", nx=True, ex=ALIKE_FOR_S):
             return
         envelope = {
             "specversion": "1.0",
             "id": str(said.get("id") or uuid.uuid4().hex),
             "source": str(said.get("source") or f"redis:{channel}"),
-            "type": str(said.get("type") or said.get("eventType") or channel.removeprefix(CHANNEL)),
+            "type": str(said.get("type") or said.get("eventType") or channel.removeprefix(self.prefix + CHANNEL)),
             **({"time": said["timestamp"]} if isinstance(said.get("timestamp"), str) else {}),
             "data": said.get("payload", said.get("data")),
         }

@@ -33,6 +33,7 @@ logger = logging.getLogger("orchestrator.relay")
 class Relay:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.prefix = settings.redis_prefix
         self.stream = settings.event_stream
         self.cloud_stream = settings.cloudevents_stream
         self.length = settings.event_stream_length
@@ -58,14 +59,14 @@ class Relay:
                     said = outlets.told(f"evt_{event.id}", event.type, event.data, event.at, instance, event.instance_id)
                     text = dumps(said)
                     recent.append(text)
-                    pipeline.publish(f"{outlets.CHANNEL}{said['type']}", text)
-                pipeline.lpush(outlets.RECENT, *recent)
-                pipeline.ltrim(outlets.RECENT, 0, outlets.RECENT_LENGTH - 1)
+                    pipeline.publish(f"{self.prefix}{outlets.CHANNEL}{said['type']}", text)
+                pipeline.lpush(self.prefix + outlets.RECENT, *recent)
+                pipeline.ltrim(self.prefix + outlets.RECENT, 0, outlets.RECENT_LENGTH - 1)
                 self._deliveries(c, taken, about)
                 # If the process dies between this and the commit, the same ids are sent again.
                 pipeline.execute()
                 if moved := sorted({str(event.data["name"]) for event in taken if event.type == "resource.moved"}):
-                    state.tell(self._redis, c, moved)
+                    state.tell(self._redis, c, moved, self.prefix)
         except (redis.RedisError, StoreAway) as error:
             logger.warning("events stay in the outbox, Redis is away: %s", error)
             return 0
@@ -90,12 +91,12 @@ class Relay:
         ):
             self._append(pipeline, self.settings.bus_stream, event.data["event"])
         if event.type == "timer.scheduled":
-            pipeline.zadd(outlets.TIMERS, {f"{event.instance_id}:{event.data['position']}": event.data["until"]})
+            pipeline.zadd(self.prefix + outlets.TIMERS, {f"{event.instance_id}:{event.data['position']}": event.data["until"]})
         elif event.type == "timer.fired":
-            pipeline.zrem(outlets.TIMERS, f"{event.instance_id}:{event.data['position']}")
+            pipeline.zrem(self.prefix + outlets.TIMERS, f"{event.instance_id}:{event.data['position']}")
         if self.settings.flunq_events:
             for stream, entry in outlets.flunq(f"evt_{event.id}", event.type, event.data, event.at, instance, event.instance_id):
-                self._append(pipeline, stream, entry)
+                self._append(pipeline, self.prefix + stream, entry)
 
     def _append(self, pipeline: Any, stream: str, entry: dict[str, Any]) -> None:
         flat: dict[Any, Any] = {

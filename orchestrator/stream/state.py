@@ -28,12 +28,13 @@ MARK = "workflow:state"
 """Set once, so that its absence says that the keys are to be made again."""
 
 
-def state_key(name: str) -> str:
-    return f"workflow:state:{name}"
+def state_key(name: str, prefix: str = "") -> str:
+    return f"{prefix}workflow:state:{name}"
 
 
 class StateKeys:
     def __init__(self, settings: Settings) -> None:
+        self._prefix = settings.redis_prefix
         self._redis: Any = redis.Redis.from_url(settings.redis_url, decode_responses=True, socket_timeout=5, socket_connect_timeout=2)
 
     def consumer_info(self, name: str, about: dict[str, str], processed: int, errors: int, *, running: bool) -> None:
@@ -41,9 +42,10 @@ class StateKeys:
         try:
             pipeline = self._redis.pipeline(transaction=True)
             pipeline.hset(
-                INFO, mapping={**about, f"processed:{name}": processed, f"errors:{name}": errors, f"active:{name}": str(running).lower()}
+                self._prefix + INFO,
+                mapping={**about, f"processed:{name}": processed, f"errors:{name}": errors, f"active:{name}": str(running).lower()},
             )
-            pipeline.expire(INFO, 86400)
+            pipeline.expire(self._prefix + INFO, 86400)
             pipeline.execute()
         except redis.RedisError as error:
             logger.debug("no consumer info: %s", error)
@@ -51,7 +53,7 @@ class StateKeys:
     def info(self) -> dict[str, Any]:
         """What consumers say of themselves; the counts of all of them added up."""
         try:
-            held: dict[str, str] = self._redis.hgetall(INFO)
+            held: dict[str, str] = self._redis.hgetall(self._prefix + INFO)
         except redis.RedisError:
             return {}
         sums = {
@@ -63,7 +65,7 @@ class StateKeys:
     def rebuild_when_lost(self, database: Database) -> bool:
         """True: the keys were gone and are there again."""
         try:
-            if self._redis.exists(MARK):
+            if self._redis.exists(self._prefix + MARK):
                 return False
             database.patiently(self.rebuild)
         except redis.RedisError as error:
@@ -76,7 +78,7 @@ class StateKeys:
         with c.transaction():
             resources.lock_telling(c)
             found = resources.all_resources(c)
-            _show(self._redis, found, anew=True)
+            _show(self._redis, found, self._prefix, anew=True)
         if found:
             logger.info("%d states were written to Redis again", len(found))
 
@@ -84,25 +86,25 @@ class StateKeys:
         self._redis.close()
 
 
-def tell(client: Any, c: Connection, names: list[str]) -> None:
+def tell(client: Any, c: Connection, names: list[str], prefix: str = "") -> None:
     """Show the present states of these resources, and whether something works at them: all or nothing.
 
     Read under the lock of whoever tells: what is written last is what is true last.
     """
     resources.lock_telling(c)
-    _show(client, resources.by_names(c, names))
+    _show(client, resources.by_names(c, names), prefix)
 
 
-def _show(client: Any, found: list[Resource], *, anew: bool = False) -> None:
+def _show(client: Any, found: list[Resource], prefix: str, *, anew: bool = False) -> None:
     pipeline = client.pipeline(transaction=True)
     if anew:
         # Names that nobody knows any more would stay in it for ever.
-        pipeline.delete(PENDING)
+        pipeline.delete(prefix + PENDING)
     for resource in found:
-        pipeline.set(state_key(resource.name), resource.state)
+        pipeline.set(state_key(resource.name, prefix), resource.state)
         if resource.doing:
-            pipeline.sadd(PENDING, resource.name)
+            pipeline.sadd(prefix + PENDING, resource.name)
         else:
-            pipeline.srem(PENDING, resource.name)
-    pipeline.set(MARK, "1")
+            pipeline.srem(prefix + PENDING, resource.name)
+    pipeline.set(prefix + MARK, "1")
     pipeline.execute()

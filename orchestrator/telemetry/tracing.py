@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import Any
+
+logger = logging.getLogger("orchestrator.tracing")
 
 _tracer: list[Any] = [None]
 
@@ -23,8 +26,12 @@ def enable() -> None:
     if exporter and not isinstance(trace.get_tracer_provider(), TracerProvider):
         os.environ.setdefault("OTEL_SERVICE_NAME", "celery-orchestrator")
         provider = TracerProvider()
-        for point in entry_points(group="opentelemetry_traces_exporter", name=exporter):
-            provider.add_span_processor(BatchSpanProcessor(point.load()()))
+        for name in filter(None, map(str.strip, exporter.split(","))):
+            found = [*entry_points(group="opentelemetry_traces_exporter", name=name)]
+            if not found and name != "none":
+                logger.error("OTEL_TRACES_EXPORTER names '%s', which no installed package provides; spans do not leave this process", name)
+            for point in found:
+                provider.add_span_processor(BatchSpanProcessor(point.load()()))
         trace.set_tracer_provider(provider)
     _tracer[0] = trace.get_tracer("celery-orchestrator")
 

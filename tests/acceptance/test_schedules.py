@@ -21,6 +21,7 @@ from orchestrator.engine import scheduling
 from orchestrator.errors import Invalid, NotFound, Taken
 from orchestrator.schedule import times
 from orchestrator.schedule.spec import read_schedule, read_schedules
+from orchestrator.store import connection
 from tests.stack import Stack, until
 
 
@@ -392,17 +393,18 @@ def set_clock(stack: Stack, hours: float) -> None:
     stack.sql("update skew set by = make_interval(hours => 0) + %s * interval '1 hour' returning 1", hours)
 
 
-def test_a_clock_that_is_set_back_doubles_nothing_and_one_that_runs_ahead_loses_nothing(stack: Stack) -> None:
+def test_a_clock_that_is_set_back_doubles_nothing_and_one_that_runs_ahead_loses_nothing(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack.workflows = "tests.skewed,tests.workflows"
+    monkeypatch.setattr(connection, "SEARCH_PATH", connection.SEARCH_PATH)
     with psycopg.connect(stack.database_url, autocommit=True) as c:
         c.execute("create table skew (by interval not null)")
         c.execute("insert into skew values ('0')")
         for name in ("now", "clock_timestamp"):
             c.execute(
-                f"create function public.{name}() returns timestamptz language sql stable as"
-                f" 'select pg_catalog.{name}() + (select by from public.skew)'"
+                f"create function {name}() returns timestamptz language sql stable as 'select pg_catalog.{name}() + (select by from skew)'"
             )
-        c.execute(f"alter database {stack.database_url.rsplit('/', 1)[1]} set search_path = public, pg_catalog")
-    stack.runner.database.drop()
 
     def fired() -> int:
         return int(stack.sql("select count(*) from fires f join schedules s on s.id = f.schedule_id where s.name = 'all'")[0][0])

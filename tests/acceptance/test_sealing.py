@@ -50,7 +50,7 @@ def in_the_clear(stack: Stack, text: str) -> dict[str, int]:
     found: dict[str, int] = {}
     with psycopg.connect(stack.database_url) as c:
         columns = c.execute(
-            "select table_name, column_name from information_schema.columns where table_schema = 'public'"
+            "select table_name, column_name from information_schema.columns where table_schema = 'orchestrator'"
             " and table_name <> 'ledger' and data_type in ('jsonb', 'text', 'ARRAY') and table_name !~ '_[0-9]+$'"
         ).fetchall()
         for table, column in columns:

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from orchestrator.api import asked, gate
+from orchestrator.config.settings import SCHEMA
 from orchestrator.security.principals import Principal
 from orchestrator.store import wall
 from orchestrator.store.connection import Database
@@ -18,7 +19,7 @@ from tests.stack import Stack
 
 def as_tenant(stack: Stack, tenant: str) -> psycopg.Connection[Any]:
     c = psycopg.connect(stack.database_url, autocommit=True)
-    c.execute("select set_config('role', %s, false), set_config(%s, %s, false)", (wall.ROLE, wall.TENANT, tenant))
+    c.execute("select set_config('role', %s, false), set_config(%s, %s, false)", (wall.role_of(SCHEMA), wall.TENANT, tenant))
     return c
 
 
@@ -26,7 +27,7 @@ def test_every_table_that_knows_a_tenant_stands_behind_it(stack: Stack) -> None:
     with_tenant = {
         row[0]
         for row in stack.sql(
-            "select table_name::text from information_schema.columns where column_name = 'tenant' and table_schema = 'public'"
+            "select table_name::text from information_schema.columns where column_name = 'tenant' and table_schema = 'orchestrator'"
         )
     }
     walled = {row[0] for row in stack.sql("select relname::text from pg_class where relrowsecurity")}
@@ -36,7 +37,7 @@ def test_every_table_that_knows_a_tenant_stands_behind_it(stack: Stack) -> None:
     parts = {
         row[0]
         for row in stack.sql(
-            "select table_name::text from information_schema.columns where column_name in ('instance_id', 'branch_id') and table_schema = 'public' and table_name !~ '_[0-9]+$'"
+            "select table_name::text from information_schema.columns where column_name in ('instance_id', 'branch_id') and table_schema = 'orchestrator' and table_name !~ '_[0-9]+$'"
         )
     }
     assert parts
@@ -70,7 +71,7 @@ def test_as_one_tenant_nothing_of_another_is_there(stack: Stack) -> None:
         assert c.execute("select count(*) from definitions where tenant = 'default'").fetchone() != (0,)
         assert c.execute("update definitions set source = 'x' where tenant = 'default'").rowcount == 0
     with psycopg.connect(stack.database_url, autocommit=True) as c:
-        c.execute(f"set role {wall.ROLE}")
+        c.execute(f"set role {wall.role_of(SCHEMA)}")
         assert c.execute("select count(*) from instances").fetchone() == (0,), "who names no tenant sees nothing"
 
 
@@ -118,7 +119,12 @@ def test_without_the_role_the_api_goes_on_and_says_so(stack: Stack) -> None:
     with psycopg.connect(stack.database_url, autocommit=True) as c:
         c.execute("create role weak login")
         database = stack.database_url.rsplit("/", 1)[1]
-        for what in ("all tables in schema public", "all sequences in schema public", f"database {database}"):
+        for what in (
+            "schema orchestrator",
+            "all tables in schema orchestrator",
+            "all sequences in schema orchestrator",
+            f"database {database}",
+        ):
             c.execute(f"grant all on {what} to weak")
     weak = stack.database_url.replace("postgres@", "weak@")
     try:
@@ -126,9 +132,9 @@ def test_without_the_role_the_api_goes_on_and_says_so(stack: Stack) -> None:
         database_of.act_for("a")
         assert database_of.connection().execute("select current_user::text").fetchone() == ("weak",)
         assert database_of.has_wall is False
-        assert not wall.stands(database_of.connection())
+        assert not wall.stands(database_of.connection(), SCHEMA)
         database_of.drop()
-        assert wall.stands(stack.runner.database.connection())
+        assert wall.stands(stack.runner.database.connection(), SCHEMA)
     finally:
         with psycopg.connect(stack.database_url, autocommit=True) as c:
             c.execute("drop owned by weak")

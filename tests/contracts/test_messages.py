@@ -37,7 +37,7 @@ def publisher() -> Publisher:
 def test_a_walk_is_sent_as_celery_sends_it(stack: Stack, publisher: Publisher) -> None:
     address = Address(str(uuid.uuid4()), "/graph/a", 3, "normal", "order")
     publisher.branches([(address.instance_id, address.position, address.generation, address.queue)], "order")
-    canvas.walk(address).apply_async()
+    canvas.walk(address, app=app).apply_async()
     ours, celerys = _messages(stack)
     assert _alike(ours) == _alike(celerys)
     assert ours["headers"]["id"] == ours["headers"]["root_id"] == ours["properties"]["correlation_id"] != celerys["headers"]["id"]

@@ -13,15 +13,19 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from psycopg.rows import dict_row
+from psycopg.types.json import Json
 from sqlalchemy import create_engine
 
+from orchestrator.config.settings import SCHEMA
 from orchestrator.definition.tree import Definition, Do, Set
+from orchestrator.dev.servers import Postgres
 from orchestrator.errors import VersionClash
 from orchestrator.ids import new_instance_id
-from orchestrator.store import branches, definitions, facts, figures, instances, leases, migrate, partitions, retention
-from orchestrator.store.connection import Database
+from orchestrator.store import branches, definitions, facts, figures, instances, leases, migrate, partitions, retention, wall
+from orchestrator.store.connection import Database, Unfit, connect, quoted
 from orchestrator.store.instances import New
 from orchestrator.store.schema import metadata
+from tests.pooler import Pooler
 
 
 def definition(version: str = "1", value: int = 1) -> Definition:
@@ -43,7 +47,7 @@ def start(database: Database, number: int = 1) -> list[str]:
 
 
 def test_migrations_and_metadata_say_the_same(database_url: str) -> None:
-    engine = create_engine(migrate.sqlalchemy_url(database_url))
+    engine = create_engine("postgresql+psycopg://", creator=lambda: connect(database_url, SCHEMA, autocommit=False))
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         differences = [d for d in compare_metadata(context, metadata) if not _is_index_or_key(d)]
@@ -58,17 +62,104 @@ def _is_index_or_key(difference: object) -> bool:
 
 
 def test_migrating_twice_changes_nothing(database_url: str) -> None:
-    before = migrate.current_revision(database_url)
-    migrate.upgrade(database_url)
-    assert migrate.current_revision(database_url) == before is not None
+    before = migrate.current_revision(database_url, SCHEMA)
+    migrate.upgrade(database_url, SCHEMA)
+    assert migrate.current_revision(database_url, SCHEMA) == before is not None
+
+
+def test_the_role_of_tenants_is_given_each_table_or_denied_it_by_name(database_url: str) -> None:
+    """A migration that makes a table says in `store/wall.py` whether a tenant's statements may touch it."""
+    with psycopg.connect(database_url) as c:
+        rows = c.execute("select tablename::text from pg_tables where schemaname = %s", (SCHEMA,)).fetchall()
+        made = {row[0] for row in rows if not row[0].removeprefix("checkpoints_").isdigit()}
+        granted = c.execute(
+            "select table_name::text, array_agg(privilege_type::text order by privilege_type::text) from information_schema.role_table_grants"
+            " where grantee = %s and table_schema = %s group by 1",
+            (wall.role_of(SCHEMA), SCHEMA),
+        ).fetchall()
+    assert made == {*wall.TABLES, *wall.PRIVATE}
+    assert dict(granted) == {table: ["DELETE", "INSERT", "SELECT", "UPDATE"] for table in wall.TABLES}
+
+
+def test_a_connection_sees_the_schema_alone_and_functions_of_postgres_alone(database_url: str) -> None:
+    name = 'a "strange", name; --'
+    with psycopg.connect(database_url, autocommit=True) as c:
+        c.execute(f"create schema {quoted(name)}")
+        c.execute(f"create function {quoted(name)}.now() returns text language sql as $$ select 'taken' $$")
+        c.execute("create function public.only_there() returns text language sql as $$ select 'there' $$")
+    with connect(database_url, name) as c:
+        assert c.execute("select current_schema()::text, current_setting('enable_seqscan')").fetchone() == (name, "off")
+        assert c.execute("select now() = transaction_timestamp()").fetchone() == (True,)
+        with pytest.raises(psycopg.errors.UndefinedFunction):
+            c.execute("select only_there()")
+        c.execute("create temp table instances (id int)")
+        c.execute(f"create table {quoted(name)}.instances (theirs int)")
+        assert c.execute("select count(theirs) from instances").fetchone() == (0,)
+
+
+def test_tables_that_an_earlier_version_left_in_public_are_told_and_left(postgres: Postgres) -> None:
+    with psycopg.connect(postgres.url, autocommit=True) as c:
+        c.execute("create database earlier")
+    url = f"{postgres.url.rsplit('/', 1)[0]}/earlier"
+    with psycopg.connect(url, autocommit=True) as c:
+        for table in ("instances", "branches", "checkpoints"):
+            c.execute(f"create table {table} (theirs int)")
+    [remark] = migrate.upgrade(url, SCHEMA)
+    assert "schema public holds tables named as the engine's (branches, checkpoints, instances)" in remark
+    assert migrate.upgrade(url, SCHEMA) == []
+    with psycopg.connect(url) as c:
+        assert c.execute("select count(theirs) from public.instances").fetchone() == (0,)
+
+
+def test_a_programs_own_connections_read_json_as_they_always_did(database_url: str) -> None:
+    with psycopg.connect(database_url) as own:
+        assert own.execute("""select '{"$sealed": "x"}'::jsonb""").fetchone() == ({"$sealed": "x"},)
+        with pytest.raises(TypeError):
+            own.execute("select %s", (Json({"a": object()}),))
+        with pytest.raises(psycopg.errors.UntranslatableCharacter):
+            own.execute("select %s::jsonb", (Json("a\0b"),))
+
+
+def test_who_made_the_role_may_not_be_it_before_saying_so(postgres: Postgres, database_url: str) -> None:
+    """From PostgreSQL 16 on a user with CREATEROLE is a member of what it makes, without the right to become it."""
+    with psycopg.connect(postgres.url, autocommit=True) as c:
+        c.execute("create role maker login createrole")
+        c.execute(f"grant create on database {database_url.rsplit('/', 1)[1]} to maker")
+    url = database_url.replace("postgres@", "maker@")
+    try:
+        assert migrate.upgrade(url, 'Made "of", 7') == []
+        made = Database(url, 'Made "of", 7')
+        made.act_for("a")
+        assert made.connection().execute("select current_user::text").fetchone() == ('Made "of", 7_api',)
+        assert made.connection().execute("select count(*) from instances").fetchone() == (0,)
+        made.drop()
+    finally:
+        with psycopg.connect(database_url, autocommit=True) as c:
+            c.execute("drop owned by maker cascade")
+            c.execute('drop role "Made ""of"", 7_api"')
+            c.execute("drop role maker")
+
+
+def test_sessions_that_others_get_between_transactions_are_refused(postgres: Postgres, database_url: str) -> None:
+    with Pooler(postgres.port, "postgres", database_url.rsplit("/", 1)[1]) as pooler:
+        url = f"postgresql://postgres@127.0.0.1:{pooler.port}/{database_url.rsplit('/', 1)[1]}"
+        with pytest.raises(Unfit, match="use pool_mode session"):
+            migrate.upgrade(url, SCHEMA)
+        database = Database(url)
+        with pytest.raises(Unfit, match="use pool_mode session"):
+            database.connection()
+        database.drop()
+    database = Database(database_url)
+    assert database.connection().execute("select 1").fetchone() == (1,)
+    database.drop()
 
 
 def test_migrations_go_down_and_up_again(database_url: str) -> None:
-    config = migrate.alembic_config(database_url)
+    config = migrate.alembic_config(database_url, SCHEMA)
     command.downgrade(config, "base")
     with psycopg.connect(database_url) as c:
-        assert c.execute("select count(*) from pg_tables where schemaname = 'public'").fetchone() == (1,)
-    migrate.upgrade(database_url)
+        assert c.execute("select count(*) from pg_tables where schemaname = %s", (SCHEMA,)).fetchone() == (1,)
+    migrate.upgrade(database_url, SCHEMA)
 
 
 def facts_of(database: Database, branch: int) -> int:

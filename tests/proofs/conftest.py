@@ -10,6 +10,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes more than ten seconds for what it installs or builds")
     config.addinivalue_line("markers", "proves(*numbers): the faults that these tests failed for when they were found")
 
 

@@ -20,3 +20,12 @@ def named(*places: str) -> Any:
 create_app = named("orchestrator.api:create_app", "api:create_app")
 SERVING = "orchestrator.api" if create_app.__module__.startswith("orchestrator.") else "api"
 SHIPPED = "orchestrator.workflows" if SERVING.startswith("orchestrator.") else "workflows"
+
+
+def schema_of(c: Any) -> str:
+    """Where the engine's tables are."""
+    found = c.execute(
+        "select n.nspname::text from pg_class t join pg_namespace n on n.oid = t.relnamespace where t.relname = 'checkpoints'"
+    ).fetchall()
+    assert len(found) == 1, found
+    return str(found[0][0])

@@ -97,6 +97,21 @@ def test_only_the_store_speaks_sql() -> None:
     assert speakers == []
 
 
+def test_there_is_one_door_to_postgres_and_what_it_shares_bears_the_schemas_name() -> None:
+    """Connections see the engine's schema alone. Advisory locks and channels are the whole database's."""
+    for pattern, places in (
+        (r"psycopg\.connect\(|Connection\.connect\(|create_engine\(", {"store/connection.py", "dev/servers.py", "migrations/env.py"}),
+        (r"(?<!class )\bDatabase\(", {"store/connection.py", "stream/stores/postgres.py"}),
+        (r"pg_(try_)?advisory", {"store/locks.py", "store/migrate.py"}),
+        (r"pg_notify|\"listen |'listen ", {"store/notices.py"}),
+    ):
+        found = {
+            path.relative_to(PACKAGE).as_posix() for path in (p for p in PACKAGE.rglob("*.py")) if re.search(pattern, path.read_text())
+        }
+        found |= {f"{top}/{path.relative_to(ROOT / top).as_posix()}" for top in ("api", "migrations", "workflows") for path in (ROOT / top).rglob("*.py") if re.search(pattern, path.read_text())}  # fmt: skip
+        assert found == places, pattern
+
+
 def test_steps_see_neither_the_store_nor_the_engine() -> None:
     for path in [*files("steps"), *files("compensations")]:
         assert not {n for n in imports(path) if n.startswith(("orchestrator.store", "orchestrator.engine"))}, path

@@ -109,7 +109,7 @@ def open_store(settings: Settings) -> EventStore:
     if settings.eventstore_type == "postgres":
         from orchestrator.stream.stores.postgres import PostgresStore
 
-        return PostgresStore(settings.database_url, slow_s=settings.slow_query_s)
+        return PostgresStore(settings.database_url, settings.database_schema, slow_s=settings.slow_query_s)
     raise Invalid([Fault("EVENTSTORE_TYPE", f"is '{settings.eventstore_type}'; write redis or postgres")], "configuration")
 
 

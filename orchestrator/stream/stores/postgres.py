@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import psycopg
 
+from orchestrator.config.settings import SCHEMA
 from orchestrator.store import streams as tables
 from orchestrator.store.connection import BROKEN, Connection, Database
 from orchestrator.stream.stores import Backlog, ConsumerState, Entry, NoGroup, StoreAway
@@ -16,8 +17,8 @@ LOOK_EVERY_S = 0.25
 
 
 class PostgresStore:
-    def __init__(self, url: str, *, slow_s: float = 0.0) -> None:
-        self._database = Database(url, patience_s=5.0, slow_s=slow_s)
+    def __init__(self, url: str, schema: str = SCHEMA, *, slow_s: float = 0.0) -> None:
+        self._database = Database(url, schema, patience_s=5.0, slow_s=slow_s)
         self._listening: Connection | None = None
 
     @contextlib.contextmanager

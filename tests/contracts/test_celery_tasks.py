@@ -11,7 +11,7 @@ from celery import Celery, Task, _state, current_app, signals
 from celery.exceptions import Ignore, Reject
 
 from orchestrator.app import app as own
-from orchestrator.errors import Retryable, StepTimeout, Terminal
+from orchestrator.errors import MissingCode, Retryable, StepTimeout, Terminal
 from orchestrator.steps import apps
 from orchestrator.steps.celery import CeleryTask
 from orchestrator.steps.registry import StepContext

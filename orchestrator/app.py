@@ -11,19 +11,27 @@ import gc
 import logging
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
+import click
 from celery import Celery, signals
+from click.core import ParameterSource
 from kombu import Exchange, Queue
 
-from orchestrator.config.settings import Settings, load
+from orchestrator import reach
+from orchestrator.config import process
+from orchestrator.config.environment import DEFAULT
+from orchestrator.config.settings import Settings, shown
 from orchestrator.engine import interrupt, triggering
 from orchestrator.engine.catalog import discover
 from orchestrator.engine.maintenance import MaintenanceStep, QueuesStep
 from orchestrator.engine.publish import Publisher
 from orchestrator.engine.runtime import PRIORITIES, Runtime
 from orchestrator.engine.tasks import register
+from orchestrator.errors import Invalid
 from orchestrator.schedule.mirror import Mirror
 from orchestrator.steps.registry import REGISTRY
 from orchestrator.store.connection import Database
@@ -31,12 +39,89 @@ from orchestrator.stream.relay import Relay
 from orchestrator.stream.stores import withdraw
 from orchestrator.telemetry import logs, metrics, tracing
 
-app = Celery("orchestrator")
+_service: list[str] = []
+"""What this process serves as, once it said so: a worker, the API, a bridge … Others are commands and programs of users."""
+
+# A command does not wait for a server that refuses it; a service had its time at the start, and waits for one that was there before.
+CLIENT_PATIENCE_S = 0.2
+SERVICES = ("worker", "beat", "flower", "events", "multi", "shell")
+EXIT_REFUSED, EXIT_AWAY = 2, 4
+
+
+def settings() -> Settings:
+    """The process's own. In Celery's command line, what is wrong with them is said in sentences, not in a traceback."""
+    try:
+        return process.settings()
+    except Invalid as error:
+        raise _for_celery(error, exit_code=EXIT_REFUSED) from None
+
+
+def begin(service: str, *, logging_is_ours: bool = True) -> Settings:
+    """What every long-running process does first: read the settings, log as they say, tell what is odd about them."""
+    held = settings()
+    is_first = not _service
+    _service[:] = [service]
+    if logging_is_ours:
+        logs.configure(held.log_format, held.log_level)
+    if is_first:
+        tell_settings(service)
+    return held
+
+
+def tell_settings(service: str) -> None:
+    log, loaded = logging.getLogger("orchestrator.settings"), process.loaded()
+    for warning in loaded.warnings:
+        log.warning(warning)
+    if log.isEnabledFor(logging.DEBUG):
+        for setting, text, source in shown(loaded):
+            if source != DEFAULT:
+                log.debug("%s has %s=%s from %s", service, setting, text, source)
+
+
+def _for_celery(error: Exception, exit_code: int) -> Exception:
+    """As Celery's command line ends with it; the error itself where that is not running."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.find_root().command.name != "celery":
+        return error
+    return _Ended(str(error), exit_code)
+
+
+class _Ended(click.ClickException):
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = code  # type: ignore[misc]  # click reads it from the instance as well
+
+
+class Orchestrator(Celery):  # type: ignore[misc]
+    """Celery's app. Its command line (`celery call`, `status`, `inspect`, `purge` …) says at once, and in a sentence, that no broker is there."""
+
+    def connection_for_write(self, *arguments: Any, **options: Any) -> Any:
+        _expect_a_broker()
+        return super().connection_for_write(*arguments, **options)
+
+    def connection_for_read(self, *arguments: Any, **options: Any) -> Any:
+        _expect_a_broker()
+        return super().connection_for_read(*arguments, **options)
+
+    def _get_backend(self) -> Any:
+        _expect_a_broker()
+        return super()._get_backend()
 
 
 @functools.cache
-def settings() -> Settings:
-    return load()
+def _expect_a_broker() -> None:
+    """Once per command. Workers and beat wait for it by themselves, and so do programs that use this app."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.find_root().command.name != "celery" or context.info_name in SERVICES:
+        return
+    settings()
+    try:
+        reach.check_broker()
+    except reach.Away as away:
+        raise _for_celery(away, exit_code=EXIT_AWAY) from None
+
+
+app = Orchestrator("orchestrator")
 
 
 @functools.cache
@@ -45,9 +130,17 @@ def runtime() -> Runtime:
     held = settings()
     return Runtime(
         settings=held,
-        database=Database(held.database_url, slow_s=held.slow_query_s),
-        publisher=Publisher(app, helpers=held.fanout_helpers),
+        database=Database(held.database_url, slow_s=held.slow_query_s, first_patience_s=None if _service else CLIENT_PATIENCE_S),
+        publisher=Publisher(app, helpers=held.fanout_helpers, is_there=None if _service else _broker_answers),
     )
+
+
+def _broker_answers() -> bool:
+    try:
+        reach.check_broker()
+    except reach.Away:
+        return False
+    return True
 
 
 def celery_settings() -> dict[str, Any]:
@@ -118,9 +211,24 @@ triggering.withdraw[:] = [lambda held, stream, event_id: withdraw(held.settings,
 
 @signals.setup_logging.connect
 def _logging(loglevel: Any = None, **_: Any) -> None:
-    held = settings()
-    level = loglevel if isinstance(loglevel, int) else held.log_level
-    logs.configure(held.log_format, level)
+    """LOG_LEVEL, unless `--loglevel` was written: Celery gives its default as if somebody had said it."""
+    context = click.get_current_context(silent=True)
+    command = context.info_name if context is not None else None
+    held = begin("beat" if command == "beat" else "worker")
+    written = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    if context is not None and isinstance(loglevel, int) and context.get_parameter_source("loglevel") in written:
+        logs.configure(held.log_format, loglevel)
+    if command in ("worker", "beat"):
+        await_servers()
+
+
+def await_servers(*checks: Callable[[], None]) -> None:
+    """Wait for PostgreSQL and Redis; end the process when they do not come. Celery logs exceptions of signals and goes on."""
+    try:
+        reach.await_servers(*checks)
+    except reach.Away as away:
+        click.secho(str(away), fg="red", err=True)
+        sys.exit(EXIT_AWAY)
 
 
 @signals.worker_init.connect

@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 
 from orchestrator import composition
-from orchestrator.app import runtime, settings
+from orchestrator.app import begin, runtime, settings
 from orchestrator.cli.console import as_json, out, print_json, print_table
 from orchestrator.proxies.application import Application
 from orchestrator.proxies.certificates import LASTS_DAYS, RENEW_BEFORE_DAYS
@@ -165,10 +165,8 @@ def gateway() -> None:
     from urllib.parse import urlsplit
 
     from orchestrator.gateway.server import Listens, serve
-    from orchestrator.telemetry import logs
 
-    held = settings()
-    logs.configure(held.log_format, held.log_level)
+    held = begin("gateway")
     admin = urlsplit(held.gateway_admin_url)
     listens = Listens(
         host=held.gateway_host,

@@ -67,9 +67,12 @@ def sized(what: str, value: Any, limit_bytes: int) -> str:
 class Database:
     """Where the tables are. `connection()` is the calling thread's own."""
 
-    def __init__(self, url: str, *, patience_s: float = 30.0, slow_s: float = 0.0) -> None:
+    def __init__(self, url: str, *, patience_s: float = 30.0, slow_s: float = 0.0, first_patience_s: float | None = None) -> None:
+        """`first_patience_s`: how long a server is waited for that never answered; else as long as for one that is away."""
         self.url = url
         self.patience_s = patience_s
+        self.first_patience_s = patience_s if first_patience_s is None else first_patience_s
+        self.was_reached = False
         self.slow_s = slow_s
         self._local = threading.local()
         self.has_wall = True
@@ -83,9 +86,10 @@ class Database:
                 prepare_threshold=1,
                 connect_timeout=5,
                 options=OPTIONS,
-                application_name=os.environ.get("PGAPPNAME", "orchestrator"),
+                fallback_application_name="orchestrator",  # PGAPPNAME goes before it,
             )
             opened.slow_s = self.slow_s
+            self.was_reached = True
             self._local.connection = held
             self._local.pid = os.getpid()
             self._local.acts_for = None
@@ -128,7 +132,7 @@ class Database:
 
         The act may thus have happened twice: only acts that are harmless when repeated may come here.
         """
-        deadline = time.monotonic() + self.patience_s
+        deadline = time.monotonic() + (self.patience_s if self.was_reached else self.first_patience_s)
         pause = 0.02
         while True:
             try:

@@ -42,7 +42,8 @@ ARROWS: dict[str, set[str]] = {
     "stream": MEANS | {"store", "engine", "stream", "net"},
     "proxies": MEANS | {"store", "proxies"},
     "gateway": MEANS | {"net", "proxies", "gateway"},
-    "dev": MEANS | {"store", "dev"},
+    "reach": MEANS,
+    "dev": MEANS | {"store", "dev", "reach"},
 }
 PURE = ("definition", "plan", "history.py", "state.py")
 IMPURE = {"time", "datetime", "random", "os", "socket", "psycopg", "redis", "sqlalchemy", "subprocess", "requests", "httpx", "threading"}

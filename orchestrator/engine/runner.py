@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import psycopg
 
 from orchestrator.definition.tree import Definition
 from orchestrator.engine import admission as admissions
-from orchestrator.engine import intake, lifecycle, limits, scheduling, triggering, view
+from orchestrator.engine import intake, lifecycle, limits, redefining, scheduling, triggering, view
 from orchestrator.engine.catalog import discover, discover_schedules, discover_triggers, folders_of, schedules_in
 from orchestrator.engine.configuring import Configurations, fingerprint
 from orchestrator.engine.runtime import Runtime
@@ -77,8 +77,11 @@ class WorkflowRunner:
         if self._initialized:
             return
         self._initialized = True
-        for found in discover(self.runtime.settings.workflows):
-            self.register_workflow(found.definition, found.source)
+        discovered = discover(self.runtime.settings.workflows)
+        declared = redefining.versions_of(found.definition for found in discovered)
+        for found in discovered:
+            one = found.definition
+            self.register_workflow(one, found.source, declared=declared[one.namespace, one.name])
         for file, entries in discover_triggers((BUILTIN, *self.runtime.settings.workflows)):
             triggering.put_file(self.runtime, file, entries)
         self.configs.load_files(forget=False)
@@ -86,11 +89,18 @@ class WorkflowRunner:
 
     # ── definitions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def register_workflow(self, definition: Definition, source: str | None = None, *, tenant: str = "default") -> int:
+    def register_workflow(
+        self, definition: Definition, source: str | None = None, *, tenant: str = "default", declared: Collection[str] | None = None
+    ) -> int:
         """Make a definition startable, without a restart of anything: for everybody, or for one tenant.
 
-        Faults and version clashes are raised.
+        Faults and version clashes are raised; with DEV_MODE, what changed is registered under the next version instead.
         """
+        if self.runtime.settings.dev_mode:
+            return redefining.register_newest(self.database, lambda one: self._register(one, source, tenant), definition, tenant, declared)
+        return self._register(definition, source, tenant)
+
+    def _register(self, definition: Definition, source: str | None, tenant: str) -> int:
         scheduling.check(definition)
 
         def keep(c: Connection) -> int:

@@ -19,4 +19,4 @@ RUN pip install --no-deps --no-build-isolation -e . \
     && install -d -o orchestrator -g orchestrator -m 700 /data /certificates /output
 
 USER orchestrator
-CMD ["celery", "-A", "orchestrator.app", "worker", "--loglevel", "INFO"]
+CMD ["celery", "-A", "orchestrator.app", "worker"]

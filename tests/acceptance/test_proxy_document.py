@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis.asyncio
 
-from orchestrator.dev.servers import redis_program
 from tests.planes import serial
 from tests.site import Site
 from tests.stack import Stack, until
 
 
 def redis_cli(stack: Stack, *arguments: str) -> str:
-    program = shutil.which("redis-cli") or str(Path(redis_program()).with_name("redis-cli"))
-    command = [program, "-p", str(stack.redis_server.port), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    """As `redis-cli` prints it into a pipe."""
+    return stack.cli("redis", *arguments).stdout
 
 
 def test_the_publishers_of_the_document_as_they_are_written(site: Site) -> None:

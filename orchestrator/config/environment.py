@@ -54,11 +54,6 @@ class Environment:
                     return self._given(source, name, values[name])
         return None
 
-    def below(self, source: str) -> Environment:
-        """Without the sources above this one."""
-        numbers = [number for number, (name, _) in enumerate(self.levels) if name == source]
-        return Environment(self.levels[numbers[0] :] if numbers else (), self.lines, self.unreadable)
-
     def names(self) -> Iterator[Given]:
         """What people gave: the environment and `.env`."""
         for source, values in self.levels:

@@ -429,8 +429,11 @@ class Supervisor:
         with contextlib.suppress(OSError):
             self._guard.stdin.write("null\n")
             self._guard.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             self._guard.wait(5)
+        except subprocess.TimeoutExpired:
+            self._guard.kill()  # it holds the lock, which the next stack needs
+            self._guard.wait()
 
 
 def _in(pause_s: float) -> str:

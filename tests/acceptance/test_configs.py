@@ -334,7 +334,9 @@ def test_a_process_that_begins_elsewhere_takes_nothing_back(stack: Stack, tmp_pa
 def test_the_command_line_shows_what_is_in_force(stack: Stack, tmp_path: Path) -> None:
     told = stack.cli("config").stdout
     assert "DATABASE_URL" in told
-    assert "postgresql://" not in told
+    assert "postgresql://postgres:***@127.0.0.1" in told
+    assert "redis://:***@127.0.0.1" in told
+    assert stack.redis_server.password not in told
     assert "environment" in told
     good, bad = tmp_path / "good.yml", tmp_path / "bad.yml"
     good.write_text("id: numbered\nmaxRetries: 3\n")

@@ -6,6 +6,7 @@ that was left behind in a data folder by a crash is ended before another is star
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import secrets
@@ -250,12 +251,20 @@ class Postgres(Server):
         try:
             self._await(self._is_up, self._recovered)
         except psycopg.OperationalError:
-            # Somebody put data with another password here.
+            # Another server may have taken the port a moment ago: then this one is about to say so and end.
+            self._await_own_end()
+            # Else somebody put data with another password here.
             self.stop()
             if not again:
                 raise ServerError(f"postgres does not take its password (see {self.log})") from None
             self._set_password()
             self._serve(again=False)
+
+    def _await_own_end(self) -> None:
+        assert self.process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(2)
+            raise ServerError(f"{self.name} does not start: {self.last_words()} (see {self.log})")
 
     def _create(self) -> None:
         if self.folder.exists() and any(self.folder.iterdir()):
@@ -338,12 +347,15 @@ class Redis(Server):
         """Without a password given, one is made; an empty one lets everybody in."""
         super().__init__(folder, port, password)
         self.program = redis_program()
-        self._client: redis.Redis = redis.Redis.from_url(self.url, socket_connect_timeout=1, socket_timeout=2, retry=None)
+        self._client = self._connection()
 
     @property
     def url(self) -> str:
         entrance = f":{quote(self.password, safe='')}@" if self.password else ""
         return f"redis://{entrance}{LOOPBACK}:{self.port}/0"
+
+    def _connection(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url, socket_connect_timeout=1, socket_timeout=2, retry=None)
 
     @property
     def _settings(self) -> str:
@@ -381,6 +393,8 @@ class Redis(Server):
 
     def _serve(self) -> None:
         self._spawn([self.program, "-"], given=self._settings, cwd=self.folder)
+        self._client.close()
+        self._client = self._connection()
         self._await(self._is_up, self._loaded)
 
     def _is_up(self) -> bool:

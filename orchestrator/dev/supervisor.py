@@ -32,7 +32,7 @@ from orchestrator.config.settings import Settings
 from orchestrator.config.stack import FOLDER
 from orchestrator.dev import guard
 from orchestrator.dev.ending import SERVER, Process, end, process
-from orchestrator.dev.ports import LOOPBACK, answers, is_free, usual_or_free
+from orchestrator.dev.ports import LOOPBACK, answers, any_free, is_free, usual_or_free
 from orchestrator.dev.servers import Postgres, Redis, ServerError
 from orchestrator.dev.state import GUARD, FolderError, Home
 from orchestrator.dev.terminal import Terminal
@@ -228,9 +228,20 @@ class Supervisor:
             server.is_given_up = self.stopping.is_set
             self.servers.append(server)
             self._server_deaths[server.name] = Deaths()
-            self._start_server(server)
+            self._start_on_a_free_port(server)
             environment[variable] = server.url
         return environment
+
+    def _start_on_a_free_port(self, server: Postgres | Redis) -> None:
+        """Between the look whether a port is free and the moment it is listened on, another program may take it."""
+        for _ in range(TRIES_AT_START):
+            try:
+                return self._start_server(server)
+            except ServerError:
+                if self.stopping.is_set() or is_free(server.port):
+                    raise
+                server.port = any_free()
+        return self._start_server(server)
 
     def _start_server(self, server: Postgres | Redis) -> None:
         self._began_at[server.name] = time.monotonic()

@@ -22,7 +22,7 @@ from orchestrator.config.stack import running_stack, written_stack
 from orchestrator.dev import guard, privileges, state
 from orchestrator.dev.ending import SERVER, Process, end, process
 from orchestrator.dev.ports import any_free
-from orchestrator.dev.servers import Redis, ServerError
+from orchestrator.dev.servers import Postgres, Redis, ServerError
 from orchestrator.dev.state import FolderError, Home
 from orchestrator.dev.supervisor import Deaths, Supervisor, UpError, down
 from orchestrator.dev.watching import Watch, needs_a_new_start, package_folder
@@ -267,6 +267,27 @@ def test_what_keeps_dying_is_started_less_and_less_often_and_what_lived_long_at_
     assert not deaths.is_time
     assert deaths.count(31.0) == 0.0
     assert deaths.is_time
+
+
+@pytest.mark.parametrize("kind", [Redis, Postgres])
+def test_a_port_that_is_taken_at_the_last_moment_gives_way_to_another(tmp_path: Path, kind: type[Redis] | type[Postgres]) -> None:
+    """By a server of the same kind, which answers in its place and asks for another password."""
+    other = kind(tmp_path / "other/data", any_free())
+    server = kind(tmp_path / "own/data", other.port)
+    supervisor = Supervisor(tmp_path / "home", echo=lambda _: None)
+    other.start()
+    try:
+        with pytest.raises(ServerError, match="does not start"):
+            server.start()
+        supervisor.home.take(print)
+        supervisor._start_on_a_free_port(server)
+        assert server.port != other.port
+        assert server.is_running()
+        assert other.is_running()
+    finally:
+        for one in (server, other):
+            one.stop()
+        supervisor.stop()
 
 
 def test_a_default_port_that_is_taken_gives_way_and_a_chosen_one_does_not(tmp_path: Path) -> None:

@@ -4,16 +4,37 @@ PYTHON ?= python3
 VENV := .venv
 UV ?= uv
 BIN := $(VENV)/bin
+IMAGE ?= celery-orchestrator
+SECRETS := .orchestrator/docker.env
 export ALEMBIC_QUIET := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up test proves lint format bench chaos ctk coverage audit build lock clean
+.PHONY: help up dev run down docker-build docker-run test proves lint format bench chaos ctk coverage audit build lock clean
 
 help: ## show this
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 up: $(VENV)/.ready ## everything in one terminal: Postgres, Redis, web, worker, beat, bridge, gateway, Flower
 	@$(BIN)/orchestrator up
+
+dev: $(VENV)/.ready ## the same for development: code is loaded again when it changes, used versions are raised
+	@$(BIN)/orchestrator up --dev
+
+run: up ## the same as `make up`; with DATABASE_URL and REDIS_URL in .env over servers of your own
+
+down: $(VENV)/.ready ## stop the stack of this folder, from another terminal
+	@$(BIN)/orchestrator down
+
+docker-build: ## the image of every process
+	docker build -t $(IMAGE) .
+
+# Compose asks for passwords; they are made once, for whoever may read this folder.
+docker-run: docker-build $(SECRETS) ## every process of the Procfile in containers, with PostgreSQL and Redis (docker-compose.yml)
+	docker compose --env-file $(SECRETS) up
+
+$(SECRETS):
+	@mkdir -p $(@D)
+	@umask 077 && $(PYTHON) -c 'import secrets; [print(f"{name}={secrets.token_urlsafe(24)}") for name in ("POSTGRES_PASSWORD", "GATEWAY_TOKEN", "GRAFANA_PASSWORD")]' > $@
 
 test: $(VENV)/.dev ## everything CI runs: lint, types, all tests, the short form of chaos
 	@$(BIN)/python -m tests.run

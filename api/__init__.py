@@ -31,18 +31,15 @@ from orchestrator.api import (
     tenants,
     triggers,
 )
-from orchestrator.config.settings import load
 from orchestrator.engine.runner import WorkflowRunner
-from orchestrator.telemetry import logs
+from orchestrator.starting import begin
 
 
 def create_app(runner: WorkflowRunner | None = None) -> Flask:
     """The app over a runner; without one, the process's own is made when first needed."""
     app = Flask("orchestrator")
     app.request_class = asked.Asked
-    settings = runner.runtime.settings if runner is not None else load()
-    if runner is None and not logging.getLogger().handlers:
-        logs.configure(settings.log_format, settings.log_level)
+    settings = runner.runtime.settings if runner is not None else begin("web", logging_is_ours=not logging.getLogger().handlers)
     app.config["MAX_CONTENT_LENGTH"] = settings.request_limit_bytes
     app.json = asked.Json(app)
     app.extensions["runner"] = runner

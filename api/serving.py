@@ -1,19 +1,58 @@
-"""How gunicorn serves the API (`-c python:orchestrator.api.serving`): a worker knows the workflows and has its connections before it is asked."""
+"""How gunicorn serves the API (`orchestrator web`, or `gunicorn -c python:orchestrator.api.serving`): a worker knows the workflows and
+has its connections before it is asked, and what gunicorn logs stands among the process's own lines, at LOG_LEVEL.
+"""
 
 from __future__ import annotations
 
 import gc
 import logging
+import sys
+from pathlib import Path
 from typing import Any
 
 from flask import Flask
+from gunicorn.glogging import Logger
 
 from orchestrator.api.runner import runner
+from orchestrator.config.settings import Settings
+from orchestrator.errors import Invalid
+from orchestrator.starting import EXIT_REFUSED, begin
 
 logger = logging.getLogger("orchestrator.api")
 
 # Its place is one for all of gunicorn's servers of a user, and this is not the only one.
 control_socket_disable = True
+
+
+class Logs(Logger):  # type: ignore[misc]
+    """The first that gunicorn makes: settings that mean nothing end it here, before it listens."""
+
+    def setup(self, cfg: Any) -> None:
+        try:
+            begin("web")
+        except Invalid as error:
+            print(error, file=sys.stderr)  # noqa: T201  # there is no log yet
+            sys.exit(EXIT_REFUSED)
+        super().setup(cfg)
+        if cfg.errorlog == "-":
+            self.error_log.handlers[:] = [one for one in self.error_log.handlers if not getattr(one, "_gunicorn", False)]
+            self.error_log.propagate = True
+            self.error_log.setLevel(logging.NOTSET)
+
+
+logger_class = Logs
+control_socket_disable = True  # its place is one for all programs of a user
+
+
+def command(settings: Settings, *more: str) -> list[str]:
+    """What gunicorn is told: where to listen and with how many processes and threads; further options are its own."""
+    return [
+        str(Path(sys.executable).parent / "gunicorn"),
+        *("-c", "python:orchestrator.api.serving", "orchestrator.api:create_app()"),
+        *("--bind", f"{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"),
+        *("--workers", str(settings.web_workers), "--threads", str(settings.web_threads)),
+        *more,
+    ]
 
 
 def post_worker_init(worker: Any) -> None:

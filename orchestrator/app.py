@@ -20,7 +20,6 @@ from celery import Celery, _state, signals
 from celery.app.log import Logging
 from kombu import Exchange, Queue
 
-from orchestrator.config.settings import Settings, load
 from orchestrator.engine import interrupt, triggering
 from orchestrator.engine.catalog import discover
 from orchestrator.engine.publish import Publisher
@@ -29,12 +28,13 @@ from orchestrator.engine.tasks import register
 from orchestrator.keeper.bootsteps import OfficeStep, QueuesStep
 from orchestrator.schedule.beat import Scheduler
 from orchestrator.schedule.mirror import Mirror
+from orchestrator.starting import CLIENT_PATIENCE_S, begin_in_celery, expect_a_broker, is_broker_there, is_service, settings
 from orchestrator.steps import apps
 from orchestrator.steps.registry import REGISTRY
 from orchestrator.store.connection import Database
 from orchestrator.stream.relay import Relay
 from orchestrator.stream.stores import withdraw
-from orchestrator.telemetry import logs, metrics, tracing
+from orchestrator.telemetry import metrics, tracing
 
 
 class Logs(Logging):  # type: ignore[misc]
@@ -44,17 +44,30 @@ class Logs(Logging):  # type: ignore[misc]
         if self.already_setup:
             return None
         Logging._setup = True
-        held = settings()
-        logs.configure(held.log_format, loglevel if isinstance(loglevel, int) else held.log_level)
+        begin_in_celery(loglevel)
         return True
 
 
 class Orchestrator(Celery):  # type: ignore[misc]
+    """Celery's app. Its command line (`celery call`, `status`, `inspect`, `purge` …) says at once, and in a sentence, that no broker is there."""
+
     log_cls = Logs
 
     def __reduce__(self) -> Any:
         # Pool processes that are not forked (macOS) get this app, not one like it: its tasks are made here.
         return _this_app, ()
+
+    def connection_for_write(self, *arguments: Any, **options: Any) -> Any:
+        expect_a_broker()
+        return super().connection_for_write(*arguments, **options)
+
+    def connection_for_read(self, *arguments: Any, **options: Any) -> Any:
+        expect_a_broker()
+        return super().connection_for_read(*arguments, **options)
+
+    def _get_backend(self) -> Any:
+        expect_a_broker()
+        return super()._get_backend()
 
 
 def _this_app() -> Celery:
@@ -74,18 +87,13 @@ app = _make()
 
 
 @functools.cache
-def settings() -> Settings:
-    return load()
-
-
-@functools.cache
 def runtime() -> Runtime:
     """The process's runtime. A forked child keeps its parent's, whose connections it does not share."""
     held = settings()
     return Runtime(
         settings=held,
-        database=Database.of(held),
-        publisher=Publisher(app, helpers=held.fanout_helpers),
+        database=Database.of(held, first_patience_s=None if is_service() else CLIENT_PATIENCE_S),
+        publisher=Publisher(app, helpers=held.fanout_helpers, is_there=None if is_service() else is_broker_there),
     )
 
 

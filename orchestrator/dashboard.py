@@ -25,7 +25,12 @@ def arguments(settings: Settings) -> list[str]:
     """What `celery flower` is told."""
     if settings.auth != "on" and settings.flower_host not in LOOPBACK:
         raise OrchestratorError(f"FLOWER_HOST is {settings.flower_host}, which others can reach: set AUTH=on, or listen on 127.0.0.1")
-    told = [f"--address={settings.flower_host}", f"--port={settings.flower_port}", "--max-tasks=10000"]
+    told = [
+        f"--address={settings.flower_host}",
+        f"--port={settings.flower_port}",
+        "--max-tasks=10000",
+        "--logging=none",
+    ]  # logging is this process's own, at LOG_LEVEL
     # Flower asks whoever comes as soon as it has any password; whose they are is decided below.
     return [*told, "--basic-auth=keys:are-asked-for-instead"] if settings.auth == "on" else told
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from orchestrator.config import process
 from orchestrator.config.settings import SCHEMA
 from orchestrator.dev.ports import any_free
 from orchestrator.dev.servers import Postgres, Redis
@@ -19,6 +22,22 @@ from tests.stack import Stack
 for name in ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL"):
     os.environ.pop(name, None)
 os.environ["ORCHESTRATOR_HOME"] = "/nonexistent/orchestrator-tests"
+
+
+def _forgetting(act: Any) -> Any:
+    """A variable that a test sets or takes away is read anew by the settings of its process."""
+
+    @functools.wraps(act)
+    def acted(*arguments: Any, **options: Any) -> Any:
+        result = act(*arguments, **options)
+        process.forget()
+        return result
+
+    return acted
+
+
+for name in ("setenv", "delenv", "undo"):
+    setattr(pytest.MonkeyPatch, name, _forgetting(getattr(pytest.MonkeyPatch, name)))
 
 
 @pytest.fixture(scope="session")

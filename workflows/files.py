@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from orchestrator import Terminal
-from orchestrator.app import settings
+from orchestrator.starting import settings
 
 
 def write(path: str, text: str) -> str:

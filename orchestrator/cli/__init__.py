@@ -6,11 +6,15 @@ import sys
 
 import click
 import psycopg
+import redis
+from kombu.exceptions import OperationalError as KombuError
 
+from orchestrator import reach
 from orchestrator.cli import acting, breaking, configuring, documents, eventful, guarding, looking, proxying, running, sealing, timing
 from orchestrator.errors import Invalid, NotFound, OrchestratorError, Refused
+from orchestrator.starting import EXIT_AWAY, EXIT_REFUSED
 
-EXIT_REFUSED, EXIT_NOT_FOUND, EXIT_AWAY = 2, 3, 4
+EXIT_NOT_FOUND = 3
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -42,6 +46,9 @@ def main() -> None:
     except (Invalid, Refused) as error:
         _say(str(error))
         sys.exit(EXIT_REFUSED)
+    except reach.Away as error:
+        _say(str(error))
+        sys.exit(EXIT_AWAY)
     except OrchestratorError as error:
         _say(str(error))
         sys.exit(1)
@@ -49,9 +56,13 @@ def main() -> None:
         _say("the database has no tables yet; run `orchestrator migrate`, or `make up`")
         sys.exit(EXIT_AWAY)
     except psycopg.OperationalError as error:
-        _say(
-            f"the database does not answer: {str(error).strip().splitlines()[-1]}\nIs a stack running here (`make up`), or is DATABASE_URL wrong?"
-        )
+        _say(str(reach.postgres().away(reach.why(error))))
+        sys.exit(EXIT_AWAY)
+    except redis.RedisError as error:
+        _say(str(reach.redis_server().away(reach.why(error))))
+        sys.exit(EXIT_AWAY)
+    except KombuError as error:
+        _say(str(reach.broker().away(reach.why(error))))
         sys.exit(EXIT_AWAY)
 
 

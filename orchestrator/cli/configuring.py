@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,9 @@ from rich.markup import escape
 
 from orchestrator.cli.console import as_json, by_me, out, print_json, print_table, runner
 from orchestrator.cli.eventful import tenant
-from orchestrator.config.settings import Settings, load, sources, variable
+from orchestrator.config import process
+from orchestrator.config.environment import DEFAULT
+from orchestrator.config.settings import shown
 from orchestrator.definition.documents import parse
 
 environment = click.option("--environment", help="development, staging, production or test; else ENVIRONMENT.")
@@ -23,14 +24,14 @@ environment = click.option("--environment", help="development, staging, producti
 @click.option("--all", "everything", is_flag=True, help="Defaults, too.")
 def config(as_json: bool, everything: bool) -> None:
     """Every setting as it is in force, and where it comes from. Secrets are not shown."""
-    held, origins = load(), sources()
-    rows = []
-    for setting in fields(Settings):
-        name, value = variable(setting.name), getattr(held, setting.name)
-        hidden = setting.metadata["secret"] and value not in ("", setting.default)
-        text = "***" if hidden else ",".join(value) if isinstance(value, tuple) else str(value)
-        if everything or as_json or origins[name] != "default":
-            rows.append({"variable": name, "value": text, "source": origins[name]})
+    loaded = process.loaded()
+    rows = [
+        {"variable": name, "value": text, "source": source}
+        for name, text, source in shown(loaded)
+        if everything or as_json or source != DEFAULT
+    ]
+    for warning in loaded.warnings:
+        click.secho(f"warning: {warning}", fg="yellow", err=True)
     if as_json:
         print_json(rows)
         return

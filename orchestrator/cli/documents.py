@@ -26,10 +26,10 @@ def _read(path: Path) -> tuple[Definition, str]:
 
 def _discover() -> None:
     """Step types of the project's own modules count as known."""
-    from orchestrator.config.settings import load
+    from orchestrator.config import process
     from orchestrator.engine.catalog import discover
 
-    discover(load().workflows)
+    discover(process.settings().workflows)
 
 
 @click.command()

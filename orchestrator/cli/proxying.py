@@ -8,13 +8,14 @@ import click
 from rich.markup import escape
 
 from orchestrator import composition
-from orchestrator.app import runtime, settings
+from orchestrator.app import runtime
 from orchestrator.cli.console import as_json, out, print_json, print_table
 from orchestrator.proxies.application import Application
 from orchestrator.proxies.certificates import LASTS_DAYS, RENEW_BEFORE_DAYS
 from orchestrator.proxies.reconcile import Reconciler
 from orchestrator.proxies.reconcile import reconcile as reconcile_now
 from orchestrator.proxies.registry import Proxies, certificates_of
+from orchestrator.starting import begin, settings
 
 COLOURS = {"ACTIVE": "green", "FAILED": "red", "DELETED": "dim", "PENDING": "yellow"}
 
@@ -165,10 +166,8 @@ def gateway() -> None:
     from urllib.parse import urlsplit
 
     from orchestrator.gateway.server import Listens, serve
-    from orchestrator.telemetry import logs
 
-    held = settings()
-    logs.configure(held.log_format, held.log_level)
+    held = begin("gateway")
     admin = urlsplit(held.gateway_admin_url)
     listens = Listens(
         host=held.gateway_host,

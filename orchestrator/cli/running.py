@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import click
 import psycopg
@@ -15,9 +17,10 @@ import redis
 from rich.markup import escape
 
 import orchestrator
+from orchestrator import reach
 from orchestrator.cli.console import as_json, out, print_json
-from orchestrator.config.settings import Settings, load
-from orchestrator.config.stack import running_stack
+from orchestrator.config import process
+from orchestrator.config.settings import Settings
 from orchestrator.definition.durations import shown
 from orchestrator.definition.parsing import printable
 from orchestrator.store import figures, findings, lacking, queries, wall
@@ -26,17 +29,97 @@ from orchestrator.store.connection import Unfit, connect, refuse_shared_sessions
 
 
 @click.command()
-def up() -> None:
-    """Everything in one terminal: Postgres, Redis, web, worker, beat, bridge, Flower."""
-    from orchestrator.dev.supervisor import Supervisor, home_folder
+@click.option("--dev", is_flag=True, help="Load code again when it changes, and register changed workflows under the next version.")
+def up(dev: bool) -> None:
+    """Run everything in one terminal: PostgreSQL, Redis, web, worker, beat, bridge, gateway, Flower.
 
-    sys.exit(Supervisor(home_folder(), echo=click.echo).run())
+    Servers that DATABASE_URL and REDIS_URL name, in the environment or in .env, are used; the others are started. Ctrl-C stops it
+    all; so does "orchestrator down" in another terminal.
+
+    \b
+    Example:
+      orchestrator up --dev
+    """
+    from orchestrator.dev.supervisor import Supervisor
+
+    sys.exit(Supervisor(dev=dev, echo=click.echo).run())
+
+
+@click.command()
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait until it has stopped.")
+def down(timeout: float) -> None:
+    """Stop the stack of this folder, and what a crashed one left behind.
+
+    \b
+    Example:
+      orchestrator down
+    """
+    from orchestrator.dev.supervisor import down as stop
+
+    folder = Path(process.settings().home)
+    click.echo("stopped" if stop(folder, click.echo, timeout_s=timeout) else f"nothing runs from {folder.absolute()}")
+
+
+@click.command()
+def env() -> None:
+    """Print the addresses of PostgreSQL and Redis as shell variables, for psql, redis-cli and other programs.
+
+    \b
+    Example:
+      eval "$(orchestrator env)"
+      redis-cli XLEN events:bus
+    """
+    held = process.settings()
+    parts = urlsplit(held.redis_url)
+    database = urlsplit(held.database_url.split(",")[0])
+    variables = {
+        "DATABASE_URL": held.database_url,
+        "REDIS_URL": held.redis_url,
+        "REDISCLI_AUTH": unquote(parts.password or ""),
+        "PGHOST": database.hostname or "",
+        "PGPORT": str(database.port or 5432),
+        "PGUSER": unquote(database.username or ""),
+        "PGPASSWORD": unquote(database.password or ""),
+        "PGDATABASE": database.path.lstrip("/"),
+    }
+    for name, text in variables.items():
+        if text:
+            click.echo(f"export {name}={shlex.quote(text)}")
+
+
+@click.command("redis", context_settings={"ignore_unknown_options": True})
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def redis_command(command: tuple[str, ...]) -> None:
+    """Send one command to Redis and print its answer, as redis-cli does into a pipe: each value on a line of its own.
+
+    \b
+    Example:
+      orchestrator redis XADD events:bus '*' eventType cms.content.updated payload '{"serviceId": 123}'
+    """
+    client = redis.Redis.from_url(process.settings().redis_url, decode_responses=True, encoding_errors="replace", retry=None)
+    connection: Any = client.connection_pool.get_connection()
+    try:
+        connection.send_command(*command)
+        for one in _values(connection.read_response()):
+            click.echo("" if one is None else one)
+    except redis.ResponseError as error:
+        raise click.ClickException(str(error)) from None
+    finally:
+        client.connection_pool.release(connection)
+        client.close()
+
+
+def _values(answer: Any) -> list[Any]:
+    """An answer without its structure."""
+    if isinstance(answer, dict):
+        return [value for pair in answer.items() for one in pair for value in _values(one)]
+    return [value for one in answer for value in _values(one)] if isinstance(answer, list | set | tuple) else [answer]
 
 
 @click.command()
 def migrate() -> None:
     """Bring the database to the schema of this version."""
-    settings = load()
+    settings = process.settings()
     url, schema = settings.database_url, settings.database_schema
     before = migrations.current_revision(url, schema)
     for remark in migrations.upgrade(url, schema):
@@ -51,12 +134,32 @@ def flower(more: tuple[str, ...]) -> None:
     """Flower, behind the API's own credentials where AUTH=on; further options are Flower's."""
     from orchestrator import dashboard
     from orchestrator.app import app
+    from orchestrator.starting import begin
 
-    settings = load()
+    settings = begin("flower")
+    reach.await_servers(reach.check_broker)
     told = dashboard.arguments(settings)
     if settings.auth == "on":
         dashboard.guard(settings)
     app.start(["flower", *told, *more])
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("more", nargs=-1, type=click.UNPROCESSED)
+def web(more: tuple[str, ...]) -> None:
+    """Serve the API at HOST and PORT, with WEB_WORKERS and WEB_THREADS; further options are gunicorn's.
+
+    \b
+    Example:
+      orchestrator web --access-logfile -
+    """
+    from gunicorn.app import wsgiapp
+
+    from orchestrator.api import serving
+    from orchestrator.starting import begin
+
+    sys.argv[:] = serving.command(begin("web"), *more)
+    wsgiapp.run()
 
 
 @click.command()
@@ -67,13 +170,14 @@ def bridge() -> None:
     """
     import signal
 
-    from orchestrator.app import runtime, settings
+    from orchestrator.app import runtime
     from orchestrator.engine.runner import WorkflowRunner
+    from orchestrator.starting import begin
     from orchestrator.stream.bridge import Bridge
-    from orchestrator.telemetry import logs, metrics, scrape
+    from orchestrator.telemetry import metrics, scrape
 
-    held = settings()
-    logs.configure(held.log_format, held.log_level)
+    held = begin("bridge")
+    reach.await_servers()
     made = Bridge(runtime())
     if held.reconcile_s:
         from orchestrator.cli.proxying import reconciler
@@ -105,9 +209,10 @@ def doctor(as_json: bool, stuck_after: float) -> None:
 
 
 def _checks(stuck_after: float) -> Any:
-    settings = load()
-    where = "the stack that runs here" if running_stack() else "environment and defaults"
-    yield "settings", True, f"from {where}", ""
+    loaded = process.loaded()
+    settings = loaded.settings
+    origins = sorted(set(loaded.sources.values())) or ["defaults"]
+    yield "settings", not loaded.warnings, "; ".join(loaded.warnings) or f"from {', '.join(origins)}", "correct the name, or remove it"
     try:
         with connect(settings.database_url, settings.database_schema, timeout_s=3) as c:
             version = c.info.server_version // 10000
@@ -164,9 +269,9 @@ def _checks(stuck_after: float) -> Any:
             letters = statistics["dead_letters"]
             yield "dead letters", letters == 0, f"{letters}", "`orchestrator dead-letters` lists them; `orchestrator retry ID` tries again"
     except psycopg.OperationalError as error:
-        yield "postgres", False, str(error).strip().splitlines()[-1], "start it (`make up`), or set DATABASE_URL"
+        yield "postgres", False, *_remedy(reach.postgres(loaded).away(reach.why(error)))
     try:
-        server = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2)
+        server = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2, retry=None)
         server.ping()
         policy = server.config_get("maxmemory-policy").get("maxmemory-policy", "")
         yield (
@@ -176,7 +281,7 @@ def _checks(stuck_after: float) -> Any:
             "set maxmemory-policy noeviction: evicted messages and schedules are lost time",
         )
     except redis.RedisError as error:
-        yield "redis", False, str(error), "start it (`make up`), or set REDIS_URL; starts are accepted meanwhile"
+        yield "redis", False, *_remedy(reach.redis_server(loaded).away(reach.why(error)))
     free = shutil.disk_usage(".").free // 2**20
     yield "disk", free > 500, f"{free:,} MiB free", "make room"
 
@@ -218,6 +323,12 @@ def _place(one: dict[str, Any]) -> str:
 
 def _lines(texts: Iterable[str]) -> str:
     return "".join(f"\n    {printable(text, 400)}" for text in texts)
+
+
+def _remedy(away: reach.Away) -> tuple[str, str]:
+    """What is so, and what to do about it."""
+    what, _, remedy = str(away).partition(". ")
+    return f"{what}.", remedy
 
 
 LONG_STATEMENT_S = 10.0
@@ -285,4 +396,4 @@ def bench(measures: tuple[str, ...]) -> None:
     sys.exit(subprocess.run([sys.executable, "-m", "benchmarks", *measures], check=False, cwd=checkout).returncode)
 
 
-COMMANDS = [up, migrate, bridge, flower, doctor, bench]
+COMMANDS = [up, down, env, redis_command, migrate, web, bridge, flower, doctor, bench]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import fields
 
-from orchestrator.config.given import PASSWORDS
 from orchestrator.config.settings import SECRET, Settings, variable
 
 
@@ -13,22 +12,26 @@ def page() -> str:
     lines = [
         "# Settings",
         "",
-        "Read from the environment, then from `.env` in the folder, then from the stack that runs there (`make up`), else the default.",
-        "`REDIS_URL` may lack its scheme; without it `REDIS_HOST`, `REDIS_PORT` and `REDIS_PASSWORD` are read.",
-        "A password beside its URL, with any characters: `DATABASE_PASSWORD` goes into a `DATABASE_URL` without one. `DATABASE_URL=postgresql://`",
-        "leaves everything to libpq's own variables (`PGHOST`, `PGUSER`, `PGPASSWORD`, `PGPASSFILE` …).",
-        "What is secret may lie in a file: `<variable>_FILE` names it, for "
-        + ", ".join(f"`{name}`" for name in (*SECRET, *PASSWORDS))
-        + ".",
-        "Durations may be written as `15`, `15s`, `1m30s` or `PT15S`. All faults are reported at once.",
+        "Every process reads them when it starts, `make up` included: from the environment, then from `.env` in the folder, then from the stack",
+        "that runs there, else the default. A value that means nothing ends the process with exit code 2; all faults are reported at once, each",
+        "with its variable and value. A variable that is nearly the name of a setting gets a warning. `orchestrator config` shows what is in force",
+        "and where it comes from.",
         "",
-        "| variable | default | meaning |",
-        "|---|---|---|",
+        "The highest source that names Redis decides; there `REDIS_URL` goes before `REDIS_HOST` and `REDIS_PORT`. `REDIS_PASSWORD` is given to an",
+        "address that has none, `DATABASE_PASSWORD` likewise; any characters. `DATABASE_URL=postgresql://` leaves everything to libpq's own",
+        "variables (`PGHOST`, `PGUSER`, `PGPASSWORD`, `PGPASSFILE` …). An empty value counts as none, except where the meaning says otherwise.",
+        "",
+        "What is secret may lie in a file, as Docker and Kubernetes lay secrets down: `<variable>_FILE` names it, for",
+        ", ".join(f"`{name}`" for name in SECRET) + ".",
+        "",
+        "| variable | default | expected | meaning |",
+        "|---|---|---|---|",
     ]
     for setting in fields(Settings):
         default = setting.default
         shown = ",".join(default) if isinstance(default, tuple) else str(default)
-        lines.append(f"| `{variable(setting.name)}` | {f'`{shown}`' if shown else ''} | {setting.metadata['help']} |")
+        expected = setting.metadata["kind"].expected.replace("|", "\\|")
+        lines.append(f"| `{variable(setting.name)}` | {f'`{shown}`' if shown else ''} | {expected} | {setting.metadata['help']} |")
     return "\n".join(lines) + "\n"
 
 

@@ -8,11 +8,13 @@ message holds one.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from orchestrator.config import environment
+from orchestrator.config.process import settings
 
 kept: Callable[[str], str | None] | None = None
 """Where secrets are kept that are neither files nor variables; told by whoever has the database."""
@@ -27,13 +29,13 @@ def resolve(names: Iterable[str]) -> dict[str, Any]:
 
 
 def _read(name: str) -> Any:
-    folder = os.environ.get("SECRETS_DIR")
+    folder = settings().secrets_dir
     text = None
     if folder and "/" not in name and not name.startswith("."):
         path = Path(folder) / name
         text = path.read_text(encoding="utf-8").rstrip("\n") if path.is_file() else None
     if text is None:
-        text = os.environ.get(f"SECRET_{re.sub(r'[^A-Za-z0-9]', '_', name).upper()}")
+        text = environment.variable(f"SECRET_{re.sub(r'[^A-Za-z0-9]', '_', name).upper()}")
     if text is None and kept is not None:
         text = kept(name)
     if text is None:

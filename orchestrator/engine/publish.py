@@ -11,7 +11,7 @@ walk, which nearly all messages are, is written with the app's own message maker
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from celery import Celery, Signature
 from celery.utils import uuid
@@ -28,9 +28,11 @@ logger = logging.getLogger("orchestrator.publish")
 
 
 class Publisher:
-    def __init__(self, app: Celery, *, helpers: int) -> None:
+    def __init__(self, app: Celery, *, helpers: int, is_there: Callable[[], bool] | None = None) -> None:
+        """`is_there` is asked once, before the first message: what was never reached is not tried again and again."""
         self.app = app
         self.helpers = helpers
+        self._is_there = is_there
 
     def plan(self, plan: Plan, address: Address, helpers: int | None = None) -> bool:
         """Send what a plan renders to; `helpers` is how many can run at once, as far as is known."""
@@ -52,6 +54,11 @@ class Publisher:
     def _send(self, signatures: Sequence[Signature]) -> bool:
         if not signatures:
             return True
+        if self._is_there is not None:
+            if not self._is_there():
+                logger.warning("the broker is away; what was queued in Postgres is published again")
+                return False
+            self._is_there = None
         declared: set[str] = set()
         try:
             with self.app.producer_or_acquire() as producer, producer.batch():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from orchestrator.definition.dependencies import Dependency
 from orchestrator.definition.parsing import parse_as
 from orchestrator.definition.tree import Definition
 from orchestrator.engine import admission as admissions
-from orchestrator.engine import intake, lifecycle, limits, scheduling, triggering, view
+from orchestrator.engine import intake, lifecycle, limits, redefining, scheduling, triggering, view
 from orchestrator.engine.catalog import Catalog, Discovered, LeftOut, discover, discover_schedules, discover_triggers, folders_of, tell
 from orchestrator.engine.configuring import Configurations, fingerprint
 from orchestrator.engine.options import options_of
@@ -84,18 +84,19 @@ class WorkflowRunner:
             return
         self._initialized = True
         catalog = discover(self.runtime.settings.workflows)
+        declared = redefining.versions_of(found.definition for found in catalog.workflows)
         for found in catalog.workflows:
-            self._register_found(catalog, found)
+            self._register_found(catalog, found, declared[found.definition.namespace, found.definition.name])
         self._read_triggers(catalog)
         self.configs.load_files(forget=False)
         self.load_schedules()
         self.runtime.left_out[:] = catalog.left_out
         tell(catalog.left_out)
 
-    def _register_found(self, catalog: Catalog, found: Discovered) -> None:
+    def _register_found(self, catalog: Catalog, found: Discovered, declared: Collection[str]) -> None:
         definition = found.definition
         try:
-            self.register_workflow(definition, found.source)
+            self.register_workflow(definition, found.source, declared=declared)
         except OrchestratorError as error:
             catalog.leave_out(LeftOut("workflow", definition.ref, str(error), found.file, workflow=definition.name))
 
@@ -116,11 +117,18 @@ class WorkflowRunner:
 
     # ── definitions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def register_workflow(self, definition: Definition, source: str | None = None, *, tenant: str = "default") -> int:
+    def register_workflow(
+        self, definition: Definition, source: str | None = None, *, tenant: str = "default", declared: Collection[str] | None = None
+    ) -> int:
         """Make a definition startable, without a restart of anything: for everybody, or for one tenant.
 
-        Faults and version clashes are raised.
+        Faults and version clashes are raised; with DEV_MODE, what changed is registered under the next version instead.
         """
+        if self.runtime.settings.dev_mode:
+            return redefining.register_newest(self.database, lambda one: self._register(one, source, tenant), definition, tenant, declared)
+        return self._register(definition, source, tenant)
+
+    def _register(self, definition: Definition, source: str | None, tenant: str) -> int:
         scheduling.check(definition)
 
         def keep(c: Connection) -> int:

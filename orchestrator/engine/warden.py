@@ -19,11 +19,11 @@ import time
 
 import jq
 
+from orchestrator.config.process import settings
 from orchestrator.definition.programs import set_warden, shortened
 from orchestrator.errors import ExpressionError
 from orchestrator.net import schemas
 
-TIME_S = float(os.environ.get("EXPRESSION_TIMEOUT_S", "2"))
 MEMORY_BYTES = 512 * 1024 * 1024
 LARGEST_ANSWER = 64 * 1024 * 1024
 
@@ -64,11 +64,15 @@ while True:
 class Warden:
     """Asks one at a time; a fork of this process starts its own."""
 
-    def __init__(self, time_s: float = TIME_S) -> None:
-        self.time_s = time_s
+    def __init__(self, time_s: float | None = None) -> None:
+        self._time_s = time_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
+
+    @property
+    def time_s(self) -> float:
+        return settings().expression_timeout_s if self._time_s is None else self._time_s
 
     def run(self, guarded: str, alone: str, names: tuple[str, ...], text: str | None) -> str | None:
         asked = json.dumps({"guarded": guarded, "alone": alone, "names": names, "text": text}).encode()

@@ -65,7 +65,7 @@ class Passing:
     """The client side of the gateway: connections to targets are kept and shared."""
 
     def __init__(self) -> None:
-        self.policy = Policy.of_environment()
+        self.policy = Policy.of_process()
         self.session = self._made(TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=15, resolver=JudgedResolver(self.policy)))
         # A kept connection may be closed by its target just when it is used again. What may be repeated is repeated then;
         # everything else gets a connection of its own.

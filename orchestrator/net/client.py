@@ -37,7 +37,7 @@ def transport(policy: Policy) -> httpx.HTTPTransport:
 def client() -> httpx.Client:
     """Cheap: connections belong to the transport, which is kept per policy."""
     return httpx.Client(
-        transport=_Kept(transport(Policy.of_environment())),
+        transport=_Kept(transport(Policy.of_process())),
         follow_redirects=False,
         max_redirects=MOST_REDIRECTS,
         headers={"User-Agent": "celery-orchestrator"},

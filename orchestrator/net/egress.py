@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fnmatch
 import ipaddress
-import os
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 import httpcore
 
+from orchestrator.config.process import settings
 from orchestrator.net.problems import Problem
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -45,12 +45,9 @@ class Policy:
     private: bool = True
 
     @staticmethod
-    def of_environment() -> Policy:
-        def listed(name: str) -> tuple[str, ...]:
-            return tuple(part.strip().lower() for part in os.environ.get(name, "").split(",") if part.strip())
-
-        private = os.environ.get("EGRESS_PRIVATE", "true").strip().lower() not in ("0", "false", "no", "off")
-        return Policy(listed("EGRESS_ALLOW"), listed("EGRESS_DENY"), private)
+    def of_process() -> Policy:
+        held = settings()
+        return Policy(held.egress_allow, held.egress_deny, held.egress_private)
 
     def check(self, host: str, address: Address) -> None:
         """Raises a problem when this host, at this address, may not be called."""

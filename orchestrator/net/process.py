@@ -7,6 +7,7 @@ whatever the worker's user may do.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import shutil
@@ -18,10 +19,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.config.process import settings
 from orchestrator.net.problems import Problem
 
-TIME_S = float(os.environ.get("RUN_TIMEOUT_S", "300"))
-MEMORY_MB = int(os.environ.get("RUN_MEMORY_MB", "512"))
 MOST_OUTPUT = 4 * 1024 * 1024
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -34,7 +34,8 @@ class Ended:
 
 
 def allowed(switch: str, what: str) -> None:
-    if os.environ.get(switch, "").strip().lower() not in ("1", "true", "yes", "on"):
+    held = settings()
+    if not {"RUN_SCRIPTS": held.run_scripts, "RUN_SHELL": held.run_shell, "RUN_CONTAINERS": held.run_containers}[switch]:
         raise Problem("authorization", f"{what} are not run by this worker; set {switch}=true to allow them", title="Not enabled")
 
 
@@ -55,11 +56,11 @@ def run(
     awaited: bool = True,
 ) -> Ended | None:
     """Run a program to its end; None when its end is not waited for. What takes too long or says too much is killed."""
-    limit_s = min(TIME_S, timeout_s or TIME_S)
+    limit_s = min(settings().run_timeout_s, timeout_s or math.inf)
     folder = tempfile.mkdtemp(prefix="orchestrator-run-")
     limits = [f"ulimit -t {int(limit_s) + 5}", "ulimit -c 0", "ulimit -f 1048576"]
     if limit_memory:
-        limits.append(f"ulimit -v {MEMORY_MB * 1024}")
+        limits.append(f"ulimit -v {settings().run_memory_mb * 1024}")
     wrapped = ["/bin/sh", "-c", f'{"; ".join(limits)}; exec "$@"', "sh", *command]
     try:
         process = subprocess.Popen(

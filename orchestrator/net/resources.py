@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from orchestrator.config.process import settings
 from orchestrator.net.client import judged, send
 from orchestrator.net.problems import Problem
 
@@ -41,7 +41,7 @@ def fetched(address: str, auth: httpx.Auth | None = None) -> str:
 
 def _file(address: str) -> str:
     """`file://` leads into RESOURCES_DIR and nowhere else."""
-    folder = os.environ.get("RESOURCES_DIR")
+    folder = settings().resources_dir
     if not folder:
         raise Problem("configuration", f"'{address}': files are read only when RESOURCES_DIR is set")
     parts = urlsplit(address)

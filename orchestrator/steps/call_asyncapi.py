@@ -123,7 +123,7 @@ def _judge_address(url: str) -> None:
     import httpcore
 
     try:
-        resolved(str(parts.hostname), parts.port or 0, Policy.of_environment())
+        resolved(str(parts.hostname), parts.port or 0, Policy.of_process())
     except httpcore.ConnectError as error:
         raise Problem("communication", str(error), retryable=True) from None
 

@@ -126,7 +126,7 @@ def _address(host: str, port: int) -> str:
     import httpcore
 
     try:
-        address = resolved(host, port, Policy.of_environment())[0]
+        address = resolved(host, port, Policy.of_process())[0]
     except httpcore.ConnectError as error:
         raise Problem("communication", str(error), retryable=True) from None
     return f"[{address}]:{port}" if ipaddress.ip_address(address).version == 6 else f"{address}:{port}"

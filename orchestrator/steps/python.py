@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from orchestrator.config.settings import load
+from orchestrator.config.process import settings
 from orchestrator.errors import Terminal
 from orchestrator.steps.functions import Binding, StepFunction
 from orchestrator.steps.registry import StepContext, executor
@@ -21,7 +21,7 @@ class Python:
             raise Terminal("python step needs a 'function' parameter such as 'workflows.orders:total'")
         module, _, attribute = name.partition(":")
         # A document may call what its project wrote, not the whole of Python's library.
-        if not any(module == package or module.startswith(f"{package}.") for package in load().workflows):
+        if not any(module == package or module.startswith(f"{package}.") for package in settings().workflows):
             raise Terminal(f"'{module}' is not in ORCHESTRATOR_WORKFLOWS; only functions of the project's own workflows may be called")
         try:
             found = getattr(importlib.import_module(module), attribute)

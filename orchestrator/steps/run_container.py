@@ -7,7 +7,7 @@ instead of starting another.
 from __future__ import annotations
 
 import json
-import os
+import math
 import re
 import struct
 import time
@@ -15,6 +15,8 @@ from typing import Any
 
 import httpx
 
+from orchestrator.config import environment
+from orchestrator.config.process import settings
 from orchestrator.net import process
 from orchestrator.net.problems import Problem
 from orchestrator.steps.registry import StepContext, executor
@@ -35,7 +37,7 @@ class RunContainer:
         if not isinstance(image, str) or not image:
             raise Problem("configuration", "a container needs an `image`")
         awaited = given.get("await", True) is not False
-        limit_s = min(process.TIME_S, context.deadline_s or process.TIME_S)
+        limit_s = min(settings().run_timeout_s, context.deadline_s or math.inf)
         with Engine() as engine:
             engine.pull(image, given.get("pullPolicy", "ifNotPresent"))
             name = _name(given.get("name"), context)
@@ -85,8 +87,8 @@ def _configuration(image: str, given: dict[str, Any], context: StepContext) -> d
         "HostConfig": {
             "Binds": [f"{outer}:{inner}" for outer, inner in (given.get("volumes") or {}).items()],
             "PortBindings": {port: [{"HostPort": str(outer)}] for port, outer in ports.items()},
-            "Memory": process.MEMORY_MB * 1024 * 1024,
-            "NetworkMode": os.environ.get("CONTAINER_NETWORK", "bridge"),
+            "Memory": settings().run_memory_mb * 1024 * 1024,
+            "NetworkMode": settings().container_network,
         },
     }
     if command:
@@ -102,7 +104,7 @@ class Engine:
     """The few calls of the Docker Engine API that are needed; Podman answers them, too."""
 
     def __init__(self) -> None:
-        host = os.environ.get("CONTAINER_HOST") or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+        host = settings().container_host or environment.variable("DOCKER_HOST") or DEFAULT_HOST
         if host.startswith("unix://"):
             transport: httpx.HTTPTransport | None = httpx.HTTPTransport(uds=host.removeprefix("unix://"))
             base = "http://engine"
@@ -136,7 +138,7 @@ class Engine:
         if policy == "ifNotPresent" and self._call("GET", f"/images/{image}/json", good=(200, 404)).status_code == 200:
             return
         name, _, tag = image.rpartition(":") if ":" in image.rsplit("/", 1)[-1] else (image, "", "latest")
-        answer = self._call("POST", "/images/create", params={"fromImage": name, "tag": tag}, timeout=process.TIME_S)
+        answer = self._call("POST", "/images/create", params={"fromImage": name, "tag": tag}, timeout=settings().run_timeout_s)
         for line in answer.text.splitlines():
             if line.strip() and "error" in (said := json.loads(line)):
                 raise Problem("runtime", f"image '{image}' could not be pulled: {said['error']}")

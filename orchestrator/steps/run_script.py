@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from orchestrator.config.process import settings
 from orchestrator.net import process
 from orchestrator.net.authentication import authentication
 from orchestrator.net.problems import Problem
@@ -32,7 +33,7 @@ class RunScript:
             command = [process.program("python3"), "-I", "-c", code, *arguments]
         elif language in ("js", "javascript"):
             flavour = "module" if _is_module(code) else "commonjs"
-            memory = f"--max-old-space-size={process.MEMORY_MB}"
+            memory = f"--max-old-space-size={settings().run_memory_mb}"
             # As for a file, `process.argv` is [node, name, …].
             command = [process.program("node"), memory, f"--input-type={flavour}", "--eval", code, "--", "script", *arguments]
         else:

@@ -104,7 +104,7 @@ def connect(url: str, schema: str, *, autocommit: bool = True, timeout_s: int = 
         autocommit=True,
         prepare_threshold=1,
         connect_timeout=timeout_s,
-        application_name=name or os.environ.get("PGAPPNAME", "orchestrator"),
+        fallback_application_name=name or "orchestrator",  # PGAPPNAME goes before it
     )
     # For this connection alone: a program's own connections read and write JSON as they always did.
     set_json_dumps(dumps, opened)
@@ -149,17 +149,23 @@ def refuse_shared_sessions(url: str, schema: str, one: Connection) -> None:
 class Database:
     """Where the tables are. `connection()` is the calling thread's own."""
 
-    def __init__(self, url: str, schema: str = SCHEMA, *, patience_s: float = 30.0, slow_s: float = 0.0) -> None:
+    def __init__(
+        self, url: str, schema: str = SCHEMA, *, patience_s: float = 30.0, slow_s: float = 0.0, first_patience_s: float | None = None
+    ) -> None:
         self.url = url
         self.schema = schema
         self.patience_s = patience_s
+        self.first_patience_s = patience_s if first_patience_s is None else first_patience_s
+        self.was_reached = False
         self.slow_s = slow_s
         self._local = threading.local()
         self.has_wall = True
 
     @classmethod
-    def of(cls, settings: Settings, *, patience_s: float = 30.0) -> Database:
-        return cls(settings.database_url, settings.database_schema, patience_s=patience_s, slow_s=settings.slow_query_s)
+    def of(cls, settings: Settings, *, patience_s: float = 30.0, first_patience_s: float | None = None) -> Database:
+        """`first_patience_s`: how long a server is waited for that never answered; else as long as for one that is away."""
+        url, schema, slow_s = settings.database_url, settings.database_schema, settings.slow_query_s
+        return cls(url, schema, patience_s=patience_s, slow_s=slow_s, first_patience_s=first_patience_s)
 
     def another(self, *, patience_s: float) -> Database:
         """The same tables, over connections of its own."""
@@ -175,6 +181,7 @@ class Database:
                 opened.close()
                 raise
             opened.slow_s = self.slow_s
+            self.was_reached = True
             self._local.connection = held
             self._local.pid = os.getpid()
             self._local.acts_for = None
@@ -217,7 +224,7 @@ class Database:
 
         The act may thus have happened twice: only acts that are harmless when repeated may come here.
         """
-        deadline = time.monotonic() + self.patience_s
+        deadline = time.monotonic() + (self.patience_s if self.was_reached else self.first_patience_s)
         pause = 0.02
         while True:
             try:

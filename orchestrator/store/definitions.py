@@ -76,6 +76,25 @@ def register(c: Connection, definition: Definition, source: str | None = None, t
         return fresh[0], True
 
 
+@dataclass(frozen=True, slots=True)
+class Newest:
+    id: int
+    version: str
+    patch: int
+    digest: str
+
+
+def newest_patch(c: Connection, tenant: str, definition: Definition) -> Newest | None:
+    """The newest there is of this workflow's major and minor version."""
+    major, minor, _ = parse_version(definition.version)
+    row = c.execute(
+        "select id, version, patch, digest from definitions where tenant = %s and namespace = %s and name = %s and major = %s and minor = %s"
+        " and coalesce(substring(version from '[-+].*$'), '') = %s order by patch desc limit 1",
+        (tenant, definition.namespace, definition.name, major, minor, suffix(definition.version)),
+    ).fetchone()
+    return Newest(*row) if row else None
+
+
 def withdraw(c: Connection, tenant: str, namespace: str, name: str) -> list[str]:
     """Found by nobody's name any more; kept for histories of instances that ended. Gives the versions."""
     locks.hold(c, "definition", tenant, namespace, name)

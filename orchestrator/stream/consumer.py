@@ -26,6 +26,7 @@ from orchestrator.engine.runtime import Runtime
 from orchestrator.store import events, streams
 from orchestrator.store.connection import BROKEN
 from orchestrator.store.events import POISON, Arrival
+from orchestrator.stream import small
 from orchestrator.stream.envelopes import Poison, envelope_of, tenant_of
 from orchestrator.stream.outlets import OWN_SOURCES
 from orchestrator.stream.state import StateKeys
@@ -468,8 +469,8 @@ def letter_of(stream: str, entry_id: str, envelope: dict[str, Any], attempts: in
         "event_id": str(envelope["id"]),
         "event_type": str(envelope["type"]),
         "hostname": str((envelope.get("data") or {}).get("hostname", "")) if isinstance(envelope.get("data"), dict) else "",
-        "reason": str(detail.get("message") or detail.get("title") or "failed"),
-        "error": json.dumps(detail, ensure_ascii=False),
+        "reason": small.cut(str(detail.get("message") or detail.get("title") or "failed")),
+        "error": json.dumps(small.brief(detail), ensure_ascii=False),
         "attempts": str(attempts),
         "event": json.dumps(envelope, ensure_ascii=False)[:65536],
         "time": iso(time.time()),

@@ -11,6 +11,9 @@ import datetime as dt
 from collections.abc import Iterator
 from typing import Any
 
+from orchestrator.definition.external import REQUESTED
+from orchestrator.stream import small
+
 CHANNEL = "workflow:"
 RECENT = "workflow:events:recent"
 RECENT_LENGTH = 1000
@@ -120,6 +123,15 @@ def flunq(
                 "data": _flunq_data(type, data, about),
             },
         )
+
+
+def small_flunq(entry: dict[str, Any], limit_bytes: int, dump: small.Dump) -> dict[str, Any]:
+    """The same with large values left out. The input of a task is what an executor asks this stream for: it stays, once."""
+    keep = frozenset({"input"}) if entry["type"] == REQUESTED else frozenset[str]()
+    data = entry["data"] if isinstance(entry.get("data"), dict) else {"data": entry.get("data")}
+    if entry["type"] == REQUESTED:
+        data = {key: value for key, value in data.items() if key != "context"}
+    return {**entry, "data": small.fitted(data, limit_bytes, small.of_instance(entry.get("executionid")), dump, keep=keep)}
 
 
 def _flunq_data(type: str, data: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:

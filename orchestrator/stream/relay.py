@@ -12,6 +12,7 @@ webhooks                      as deliveries in Postgres, which the bridge's cour
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -21,7 +22,7 @@ from orchestrator.config.settings import Settings
 from orchestrator.store import outbox, webhooks
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.outbox import Told
-from orchestrator.stream import outlets, state
+from orchestrator.stream import outlets, small, state
 from orchestrator.stream.stores import EventStore, StoreAway, open_store
 from orchestrator.telemetry import metrics
 from orchestrator.telemetry.events import fields
@@ -37,6 +38,7 @@ class Relay:
         self.stream = settings.event_stream
         self.cloud_stream = settings.cloudevents_stream
         self.length = settings.event_stream_length
+        self.limit = settings.stream_payload_limit_bytes
         self._counted: dict[int, int] = {}
         self._redis = redis.Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=2, decode_responses=True)
         self._elsewhere: EventStore | None = None if settings.eventstore_type == "redis" else open_store(settings)
@@ -57,7 +59,7 @@ class Relay:
                     self._lifecycle(pipeline, event, instance)
                     self._bus(pipeline, event, instance)
                     said = outlets.told(f"evt_{event.id}", event.type, event.data, event.at, instance, event.instance_id)
-                    text = dumps(said)
+                    text = self._small(said, event)
                     recent.append(text)
                     pipeline.publish(f"{self.prefix}{outlets.CHANNEL}{said['type']}", text)
                 pipeline.lpush(self.prefix + outlets.RECENT, *recent)
@@ -75,11 +77,18 @@ class Relay:
 
     def _lifecycle(self, pipeline: Any, event: Told, instance: dict[str, Any]) -> None:
         entry: dict[Any, Any] = fields(event.id, event.type, event.instance_id, event.data, event.at, instance)
-        entry["data"] = dumps(entry["data"])
+        text = dumps(entry["data"])
+        if small.is_large(text, self.limit):
+            body = {key: small.event(value) if key == "event_data" else value for key, value in entry["data"].items()}
+            text = dumps(small.fitted(body, self.limit, small.of_instance(event.instance_id), dumps))
+        entry["data"] = text
         pipeline.xadd(self.stream, entry, maxlen=self.length, approximate=True)
         if instance.get("is_document") and event.instance_id:
             for cloud in cloud_events(entry["id"], event.type, event.data, event.at, instance, event.instance_id):
-                said: dict[Any, Any] = {**cloud, "data": dumps(cloud["data"])}
+                told = dumps(cloud["data"])
+                if small.is_large(told, self.limit):
+                    told = dumps(small.fitted(cloud["data"], self.limit, small.of_instance(event.instance_id), dumps))
+                said: dict[Any, Any] = {**cloud, "data": told}
                 pipeline.xadd(self.cloud_stream, said, maxlen=self.length, approximate=True)
 
     def _bus(self, pipeline: Any, event: Told, instance: dict[str, Any]) -> None:
@@ -89,19 +98,29 @@ class Relay:
             and self.settings.bus_stream
             and event.data.get("tenant", "default") == "default"
         ):
-            self._append(pipeline, self.settings.bus_stream, event.data["event"])
+            envelope = event.data["event"]
+            self._append(pipeline, self.settings.bus_stream, envelope, small.event)
         if event.type == "timer.scheduled":
             pipeline.zadd(self.prefix + outlets.TIMERS, {f"{event.instance_id}:{event.data['position']}": event.data["until"]})
         elif event.type == "timer.fired":
             pipeline.zrem(self.prefix + outlets.TIMERS, f"{event.instance_id}:{event.data['position']}")
         if self.settings.flunq_events:
             for stream, entry in outlets.flunq(f"evt_{event.id}", event.type, event.data, event.at, instance, event.instance_id):
-                self._append(pipeline, self.prefix + stream, entry)
+                self._append(pipeline, self.prefix + stream, entry, lambda one: outlets.small_flunq(one, self.limit, dumps))
 
-    def _append(self, pipeline: Any, stream: str, entry: dict[str, Any]) -> None:
-        flat: dict[Any, Any] = {
-            key: value if isinstance(value, str) and key != "data" else dumps(value) for key, value in entry.items() if value is not None
-        }
+    def _small(self, said: dict[str, Any], event: Told) -> str:
+        """For Pub/Sub and the newest thousand."""
+        text = dumps(said)
+        if not small.is_large(text, self.limit):
+            return text
+        if event.type in ("event.received", "event.emitted"):
+            return dumps({**said, "payload": None, "dataref": small.of_event(event.data["event"])})
+        return dumps({**said, "payload": small.fitted(said["payload"], self.limit, small.of_instance(event.instance_id), dumps)})
+
+    def _append(self, pipeline: Any, stream: str, entry: dict[str, Any], smaller: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        flat = _flat(entry)
+        if small.is_large(flat.get("data", ""), self.limit):
+            flat = _flat(smaller(entry))
         if self._elsewhere is not None:
             self._elsewhere.publish(stream, flat, self.settings.source_stream_length)
         else:
@@ -130,3 +149,7 @@ class Relay:
         if definition_id not in self._counted:
             self._counted[definition_id] = outbox.count_steps(c, definition_id)
         return self._counted[definition_id]
+
+
+def _flat(entry: dict[str, Any]) -> dict[Any, Any]:
+    return {key: value if isinstance(value, str) and key != "data" else dumps(value) for key, value in entry.items() if value is not None}

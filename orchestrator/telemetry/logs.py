@@ -42,5 +42,8 @@ def configure(format: str = "text", level: str | int = "INFO") -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper() if isinstance(level, str) else level)
     # Celery tells of every message it received and finished; what matters of them is told by the walk.
-    for noisy in ("celery.worker.strategy", "celery.app.trace", "alembic", "httpx", "httpcore"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for noisy in ("celery.worker.strategy", "celery.app.trace", "alembic", "httpx", "httpcore", "flower.command", "tornado.access"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    # At debug it is this project that is looked into; what libraries say to themselves would bury it.
+    for library in ("celery", "kombu", "amqp", "redbeat", "tornado", "asyncio", "aiohttp", "urllib3", "gunicorn", "flower", "redis"):
+        logging.getLogger(library).setLevel(max(logging.INFO, root.level))

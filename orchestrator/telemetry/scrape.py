@@ -6,11 +6,14 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 logger = logging.getLogger("orchestrator.metrics")
+
+AGAIN_S, TELL_AFTER_S = 0.5, 5.0
 
 
 def serve(port: int, host: str = "127.0.0.1") -> None:
@@ -21,10 +24,7 @@ def serve(port: int, host: str = "127.0.0.1") -> None:
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    try:
-        start_http_server(port, addr=host, registry=registry)
-    except OSError as error:
-        logger.warning("METRICS_PORT %d is not open here: %s. Another worker has it? Give each its own, or 0", port, error)
+    _opened(lambda: start_http_server(port, addr=host, registry=registry), f"METRICS_PORT {port}")
 
 
 def both(port: int, ask: Callable[[], dict[str, Any]], host: str = "127.0.0.1") -> None:
@@ -56,9 +56,30 @@ def health(port: int, ask: Callable[[], dict[str, Any]], host: str = "127.0.0.1"
         def log_message(self, *_: Any) -> None:
             return None
 
-    try:
+    def serve() -> None:
         server = ThreadingHTTPServer((host, port), Handler)
-    except OSError as error:
-        logger.warning("port %d for /health is not open here: %s. Another worker has it? Give each its own, or 0", port, error)
+        threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
+
+    _opened(serve, f"port {port} for /health")
+
+
+def _opened(act: Callable[[], Any], what: str) -> None:
+    """Now, or when a process that is just ending has given its port back."""
+    try:
+        act()
+    except OSError:
+        threading.Thread(target=_retried, args=(act, what), name=f"opens {what}", daemon=True).start()
+
+
+def _retried(act: Callable[[], Any], what: str) -> None:
+    began, said = time.monotonic(), False
+    while True:
+        time.sleep(AGAIN_S)
+        try:
+            act()
+        except OSError as error:
+            if not said and time.monotonic() - began > TELL_AFTER_S:
+                said = True
+                logger.warning("%s is not open here: %s. Another worker has it? Give each its own, or 0", what, error)
+            continue
         return
-    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()

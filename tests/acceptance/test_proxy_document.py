@@ -17,15 +17,8 @@ from tests.stack import Stack, until
 
 
 def redis_cli(stack: Stack, *arguments: str) -> str:
-    """What `redis-cli` prints into a pipe: each value of the answer on a line of its own. The program itself is not everywhere."""
-
-    def lines(answer: Any) -> list[str]:
-        return [line for one in answer for line in lines(one)] if isinstance(answer, list) else ["" if answer is None else str(answer)]
-
-    client = redis.Redis.from_url(stack.redis_url, decode_responses=True)
-    client.response_callbacks.clear()
-    with client:
-        return "\n".join(lines(client.execute_command(*arguments))) + "\n"
+    """As `redis-cli` prints it into a pipe."""
+    return stack.cli("redis", *arguments).stdout
 
 
 def test_the_publishers_of_the_document_as_they_are_written(site: Site) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 from celery.utils.imports import symbol_by_name
 from kombu import Connection, Queue
 from kombu.common import ignore_errors
@@ -15,6 +16,7 @@ from orchestrator.app import app
 from orchestrator.dev.ports import any_free
 from orchestrator.dev.servers import Redis
 from orchestrator.engine.consumer import Consumer, close_channels
+from orchestrator.engine.publish import Publisher
 
 
 @pytest.fixture
@@ -61,3 +63,16 @@ def test_a_lost_redis_does_not_end_a_worker(lost: Any) -> None:
 
 def test_workers_have_this_consumer() -> None:
     assert symbol_by_name(app.conf.worker_consumer) is Consumer
+
+
+def test_what_was_never_reached_is_asked_for_before_each_message_and_not_tried() -> None:
+    """A command that starts something: the instance is kept in Postgres, and the command does not wait for a broker."""
+    with Celery("test", broker="memory://", set_as_current=False) as other:
+        there = [False, True]
+        publisher = Publisher(other, helpers=1, is_there=lambda: there.pop(0))
+        app.set_default()  # as it was
+        branch = ("01a1f826-0000-7000-8000-000000000000", "", 1, "normal")
+        assert not publisher.branches([branch])
+        assert publisher.branches([branch])
+        assert publisher.branches([branch])
+        assert there == []

@@ -160,5 +160,5 @@ def test_a_stream_stays_bounded(store: EventStore) -> None:
 
 
 def test_another_kind_is_refused_by_name() -> None:
-    with pytest.raises(Invalid, match="'kafka'; write redis or postgres"):
+    with pytest.raises(Invalid, match='EVENTSTORE_TYPE: Expected redis or postgres, got "kafka"'):
         load({"EVENTSTORE_TYPE": "kafka"})

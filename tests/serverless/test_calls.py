@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.dev.ports import any_free
 from orchestrator.dev.servers import Redis
 from orchestrator.embedded import Embedded
 from orchestrator.net import authentication, egress, resources
@@ -385,12 +386,10 @@ def test_a_program_that_fails_fails_its_task_unless_its_code_is_wanted() -> None
 
 
 def test_programs_are_killed_when_they_take_too_long_say_too_much_or_want_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    from orchestrator.net import process
-
-    monkeypatch.setattr(process, "TIME_S", 1.0)
+    monkeypatch.setenv("RUN_TIMEOUT", "1")
     assert fault(shell("sleep 60 & sleep 60"))["type"].endswith("/timeout")
     assert "more than" in fault(shell("yes"))["detail"]
-    monkeypatch.setattr(process, "TIME_S", 20.0)
+    monkeypatch.setenv("RUN_TIMEOUT", "20")
     hungry = "do: [{r: {run: {script: {language: python, code: 'x = bytearray(2000000000); print(len(x))'}}}}]"
     assert "MemoryError" in fault(hungry)["detail"]
 
@@ -614,14 +613,23 @@ def asyncapi(host: str) -> dict[str, Any]:
     }
 
 
-def test_asyncapi_publishes_and_consumes_by_redis(standin: StandIn, redis_server: Redis) -> None:
+@pytest.fixture
+def open_redis(tmp_path: Path) -> Iterator[Redis]:
+    """One of somebody else's, that asks for no password."""
+    server = Redis(tmp_path / "redis", any_free(), password="")
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_asyncapi_publishes_and_consumes_by_redis(standin: StandIn, open_redis: Redis) -> None:
     import redis
 
-    standin.answers["GET", "/asyncapi.json"] = lambda _: (200, asyncapi(f"127.0.0.1:{redis_server.port}"))
+    standin.answers["GET", "/asyncapi.json"] = lambda _: (200, asyncapi(f"127.0.0.1:{open_redis.port}"))
     stop = threading.Event()
 
     def publish() -> None:
-        with redis.Redis.from_url(redis_server.url) as connection:
+        with redis.Redis.from_url(open_redis.url) as connection:
             n = 0
             while not stop.wait(0.02):
                 n += 1
@@ -648,7 +656,7 @@ def test_asyncapi_publishes_and_consumes_by_redis(standin: StandIn, redis_server
     stop.set()
     thread.join()
 
-    heard = redis.Redis.from_url(redis_server.url).pubsub(ignore_subscribe_messages=True)
+    heard = redis.Redis.from_url(open_redis.url).pubsub(ignore_subscribe_messages=True)
     heard.subscribe("notes")
     heard.get_message(timeout=1)
     send = f"""

@@ -43,7 +43,9 @@ ARROWS: dict[str, set[str]] = {
     "stream": MEANS | {"store", "engine", "stream", "net"},
     "proxies": MEANS | {"store", "proxies"},
     "gateway": MEANS | {"net", "proxies", "gateway"},
-    "dev": MEANS | {"store", "dev"},
+    "reach": MEANS | {"store"},
+    "starting": MEANS | {"reach"},
+    "dev": MEANS | {"store", "dev", "reach"},
 }
 PURE = ("definition", "plan", "history.py", "state.py")
 IMPURE = {"time", "datetime", "random", "os", "socket", "psycopg", "redis", "sqlalchemy", "subprocess", "requests", "httpx", "threading"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator import Workflow, composition, step
-from orchestrator.app import settings
 from orchestrator.proxies.registry import certificates_of
+from orchestrator.starting import settings
 from orchestrator.workflows.proxies.life_cycle import THRICE
 
 

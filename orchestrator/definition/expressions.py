@@ -186,6 +186,20 @@ def sources(value: Any, *, loose: bool = False) -> Iterator[str]:
             yield from sources(item, loose=loose)
 
 
+def placed(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every jq expression inside a template, with the JSON pointer at which it stands there."""
+    if isinstance(value, str):
+        source = embedded(value)
+        if source is not None:
+            yield place, source
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from placed(item, f"{place}/{str(key).replace('~', '~0').replace('/', '~1')}")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from placed(item, f"{place}/{number}")
+
+
 @functools.lru_cache(maxsize=4096)
 def _mentions(text: str, word: str) -> bool:
     return re.search(rf"\b{word}\b", text) is not None

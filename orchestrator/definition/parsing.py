@@ -218,9 +218,15 @@ def names_of(model: type[BaseModel]) -> list[str]:
     return found
 
 
+MOST_COMPARED = 300
+"""Of more names than that none is suggested: comparing texts takes its time."""
+
+
 def suggestion_for(name: str, known: Iterable[str], *, listed: bool = True) -> str:
     """`Did you mean "retries"?`, or what there is, when nothing is near."""
     known = list(known)
+    if len(known) > MOST_COMPARED:
+        return ""
     lowered = {one.lower().replace("_", "").replace("-", ""): one for one in known}
     near = difflib.get_close_matches(name.lower().replace("_", "").replace("-", ""), lowered, 1, 0.7)
     if near:

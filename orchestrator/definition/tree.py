@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from orchestrator.definition.codec import tagged
+from orchestrator.definition.codec import NOT_KEPT, tagged
 from orchestrator.definition.expressions import Expression, Jq, Template
+from orchestrator.definition.parsing import NOWHERE, Source
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.ids import Position
 
@@ -61,10 +62,14 @@ class Do(Task):
 @tagged("fork")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fork(Task):
-    """Side by side. Gives the outputs in order; merged into one object; or, competing, the first one's."""
+    """Side by side. Gives the outputs in order; merged into one object; or, competing, the first one's.
+
+    `at_least`: it is done when so many branches are; the others are stopped.
+    """
 
     branches: tuple[AnyTask, ...] = ()
     compete: bool = False
+    at_least: int | None = None
     gather: Literal["list", "merge"] = "list"
 
 
@@ -114,8 +119,12 @@ class Catch:
     retry: RetryPolicy | None = None
     retry_when: Expression | None = None
     retry_except_when: Expression | None = None
-    retry_limit_s: float | None = None
+    retry_limit_s: float | Expression | None = None
     """How long all attempts and the waits between them may take together."""
+    retry_delay: Expression | None = None
+    """Computed before each retry; it takes the place of the policy's base."""
+    retry_jitter: tuple[float | Expression, float | Expression] | None = None
+    """The same, of what is added to the delay."""
     do: Do | None = None
     then: str | None = None
 
@@ -289,6 +298,26 @@ class Limits:
     disk_mb: float | None = None
 
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Where the parts of a definition stand in the text that it was read from."""
+
+    source: Source = NOWHERE
+    _places: dict[int, tuple[Any, str]] = field(default_factory=dict, repr=False)
+
+    def at(self, part: T, place: str) -> T:
+        """Note that a part of the tree stands at this JSON pointer. The part is held, so that its identity stays its own."""
+        self._places.setdefault(id(part), (part, place))
+        return part
+
+    def place_of(self, part: Any) -> str | None:
+        known = self._places.get(id(part))
+        return None if known is None else known[1]
+
+
 @tagged("definition")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
@@ -317,6 +346,8 @@ class Definition:
     """When it starts by itself: every, cron, after, on."""
     trigger: AnyTask | None = None
     """The listener that `schedule.on` stands for."""
+    written: Written | None = field(default=None, compare=False, repr=False, metadata=NOT_KEPT)
+    """Where it was read from, for the lines of its faults."""
 
     @property
     def ref(self) -> str:

@@ -130,7 +130,7 @@ def test_in_loose_mode_any_string_is_tried_and_stands_for_itself_when_it_is_none
 
 
 def test_another_language_than_jq_is_refused() -> None:
-    with pytest.raises(Invalid, match="only jq"):
+    with pytest.raises(Invalid, match="Write jq"):
         definition("evaluate: {language: javascript}\ndo: [{s: {set: {a: 1}}}]")
 
 

@@ -188,7 +188,7 @@ def test_branches_work_on_copies_and_are_merged() -> None:
     assert output(states % "allOf", {"n": 3}, EXPRESSIONS) == {"n": 3, "doubled": 6, "sum": 4}
     one = output(states % "atLeast\n    numCompleted: 1", {"n": 3}, EXPRESSIONS)
     assert one in ({"n": 3, "doubled": 6}, {"n": 3, "sum": 4})
-    with pytest.raises(Invalid, match="atLeast"):
+    with pytest.raises(Invalid, match="from 1 to 2"):
         read(states % "atLeast\n    numCompleted: 5", EXPRESSIONS)
 
 
@@ -332,9 +332,9 @@ def test_rest_functions_are_operations_of_an_openapi_document(standin: StandIn) 
 @pytest.mark.parametrize(
     ("states", "more", "said"),
     [
-        ("  - {name: s, type: nothing, end: true}", "", "is no state"),
-        ("  - {name: s, type: inject, data: {}, transition: nowhere}", "", "no state 'nowhere'"),
-        ("  - {name: s, type: inject, data: {}, end: true}", "start: nowhere", "no state 'nowhere'"),
+        ("  - {name: s, type: nothing, end: true}", "", "Expected one of operation, event"),
+        ("  - {name: s, type: inject, data: {}, transition: nowhere}", "", 'no state "nowhere"'),
+        ("  - {name: s, type: inject, data: {}, end: true}", "start: nowhere", 'no state "nowhere"'),
         ("  - {name: s, type: inject, data: {}, end: true}\n  - {name: s, type: inject, data: {}, end: true}", "", "duplicate"),
         (
             "  - {name: s, type: operation, actions: [{functionRef: o}], end: true}",
@@ -346,7 +346,7 @@ def test_rest_functions_are_operations_of_an_openapi_document(standin: StandIn) 
             "functions: [{name: o, type: rpc, operation: 'x.proto#S#m'}]",
             "host",
         ),
-        ("  - {name: s, type: inject, data: {}, end: true}", "expressionLang: cel", "only jq"),
+        ("  - {name: s, type: inject, data: {}, end: true}", "expressionLang: cel", "Write jq"),
         ("  - {name: s, type: operation, actions: [{functionRef: x, retryRef: nope, retryableErrors: [e]}], end: true}", "", "no retry"),
     ],
 )

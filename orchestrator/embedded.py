@@ -6,11 +6,13 @@ One thread; waits go by the clock it is given, so that a test can hold time in i
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Protocol
 
 from orchestrator.config.secrets import resolve
@@ -24,6 +26,7 @@ from orchestrator.ids import Position, new_instance_id
 from orchestrator.plan.about import facts_of
 from orchestrator.plan.backward import Done, backward
 from orchestrator.plan.catching import told
+from orchestrator.plan.deciding import decided
 from orchestrator.plan.events import envelope_of
 from orchestrator.plan.forward import Forward
 from orchestrator.plan.gathering import handed_over, joined, laid_over
@@ -78,6 +81,8 @@ class Branch:
     output: Any = None
     error: Any = None
     listens: bool = False
+    forward: Forward | None = None
+    """Its fold, kept while it waits: what was recorded in it is applied to it at once."""
 
     @property
     def is_closed(self) -> bool:
@@ -290,7 +295,7 @@ class Embedded:
             skipped = Fact(branch.position, Kind.TASK_SKIPPED, {"because": "a dependency did not complete"})
             self._record(instance, branch, None, skipped, lambda: self._close(instance, branch, "skipped"))
             return
-        forward = self.forward_of(instance, branch)
+        forward = branch.forward = branch.forward or self.forward_of(instance, branch)
         if forward is None:
             self._end_undone(instance)
             return
@@ -331,11 +336,7 @@ class Embedded:
             case Perform():
                 return self._perform(instance, branch, forward, need)
             case Decide():
-                try:
-                    return record(Kind.DECIDED, {"slot": need.slot, "value": need.compute()})
-                except OrchestratorError as error:
-                    failure = Failure(error.code, str(error), need.position, type(error).__name__)
-                    return record(Kind.DECIDED, {"slot": need.slot, "error": failure.to_json()})
+                return record(Kind.DECIDED, decided(need))
             case Deadline(seconds=seconds):
                 return record(Kind.DEADLINE, {"due": now + seconds})
             case Sleep(seconds=seconds, until=until):
@@ -477,7 +478,7 @@ class Embedded:
     # ── events and children ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _listen(self, instance: Instance, branch: Branch, forward: Forward, need: Listening) -> bool:
-        for number, envelope in instance.events:
+        for number, envelope in instance.events[bisect.bisect_right(instance.events, need.heard.after, key=itemgetter(0)) :]:
             if not need.heard.is_new(number):
                 continue
             taken = forward.matching(envelope)

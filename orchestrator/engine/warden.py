@@ -49,8 +49,8 @@ while True:
             if len(kept) >= 1024:
                 kept.clear()
             kept[key] = program
-        found = [] if asked["text"] is None else [v for _, v in zip(range(1), program.input_text(asked["text"]))]
-        answer = {{"text": json.dumps(found[0]) if found else None}}
+        found = None if asked["text"] is None else [v for _, v in zip(range(asked["most"]), program.input_text(asked["text"]))]
+        answer = {{"text": None if found is None else json.dumps(found)}}
     except MemoryError:
         answer = {{"error": "it needs too much memory"}}
     except ValueError as error:
@@ -70,8 +70,8 @@ class Warden:
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
 
-    def run(self, guarded: str, alone: str, names: tuple[str, ...], text: str | None) -> str | None:
-        asked = json.dumps({"guarded": guarded, "alone": alone, "names": names, "text": text}).encode()
+    def run(self, guarded: str, alone: str, names: tuple[str, ...], text: str | None, most: int) -> str | None:
+        asked = json.dumps({"guarded": guarded, "alone": alone, "names": names, "text": text, "most": most}).encode()
         with self._lock:
             answer = self._ask(asked, alone)
         if "error" in answer:

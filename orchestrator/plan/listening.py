@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from orchestrator.definition.expressions import Scope, embedded, evaluate, is_true, jq_value
+from orchestrator.definition.expressions import Jq, Scope, condition, embedded, evaluate
 from orchestrator.definition.tree import EventFilter, Listen
 from orchestrator.errors import ExpressionError
 from orchestrator.plan.needs import Heard
@@ -27,7 +27,7 @@ def matching(task: Listen, note: dict[str, Any], event: dict[str, Any], scope: S
 
 
 def received(task: Listen, note: dict[str, Any], data: dict[str, Any], scope: Scope) -> dict[str, Any]:
-    """The listener's note after a recorded event."""
+    """The listener's note after a recorded event. Computes nothing: whether `until` holds now is asked by whoever goes on (`asks`)."""
     number = data["filter"]
     is_until = task.until_event is not None and number == len(task.filters)
     outputs = note.get("outputs", [])
@@ -40,19 +40,25 @@ def received(task: Listen, note: dict[str, Any], data: dict[str, Any], scope: Sc
         "count": note.get("count", 0) + 1,
         "fresh": not is_until,
     }
-    return {**after, "complete": _complete(task, after, is_until, scope)}
+    asks = task.mode == "any" and task.until_event is None and task.until is not None
+    return {**after, "asks": asks, "complete": not asks and _complete(task, after, is_until)}
 
 
-def _complete(task: Listen, note: dict[str, Any], is_until: bool, scope: Scope) -> bool:
+def _complete(task: Listen, note: dict[str, Any], is_until: bool) -> bool:
     if task.mode == "one":
         return True
     if task.mode == "all":
         return len(note["matched"]) >= len(task.filters)
     if task.until_event is not None:
         return is_until
-    if task.until is not None:
-        return is_true(evaluate(task.until, note["outputs"], scope))
     return bool(task.filters) or bool(note["outputs"])
+
+
+def is_over(task: Listen, note: dict[str, Any], scope: Scope) -> bool:
+    """Whether it has enough. Raises `ExpressionError` when what ends it cannot be computed."""
+    if note.get("asks") and task.until is not None:
+        return condition(task.until, note["outputs"], scope)
+    return bool(note.get("complete"))
 
 
 def _fits(candidate: EventFilter, event: dict[str, Any], pins: dict[str, Any], scope: Scope) -> dict[str, Any] | None:
@@ -60,7 +66,7 @@ def _fits(candidate: EventFilter, event: dict[str, Any], pins: dict[str, Any], s
     if not all(_attribute(value, event.get(name), scope) for name, value in wanted.items()):
         return None
     try:
-        if candidate.condition is not None and not is_true(evaluate(candidate.condition, event, scope)):
+        if candidate.condition is not None and not condition(candidate.condition, event, scope):
             return None
         pins = dict(pins)
         for key, source, expect in candidate.correlate:
@@ -80,7 +86,7 @@ def _attribute(wanted: Any, have: Any, scope: Scope) -> bool:
         source = embedded(wanted)
         if source is not None:
             try:
-                return is_true(jq_value(source, have, scope))
+                return condition(Jq(source), have, scope)
             except ExpressionError:
                 return False
         return wanted == have or (isinstance(have, str) and _pattern(wanted, have))

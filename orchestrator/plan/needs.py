@@ -33,11 +33,12 @@ class Perform:
 
 @dataclass(frozen=True, slots=True)
 class Decide:
-    """Compute a value and record it, so that a later walk does not decide again."""
+    """Compute a value and record it, so that a later walk does not decide again. See `deciding` for what is plain."""
 
     position: Position
     slot: str
     compute: Callable[[], Any]
+    is_plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

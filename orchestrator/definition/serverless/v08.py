@@ -46,13 +46,6 @@ from orchestrator.definition.tree import (
 from orchestrator.errors import Fault, Invalid
 from orchestrator.ids import escaped
 
-# Objects key by key, arrays joined with what they lack; anything else is replaced.
-MERGE = (
-    'def m($a; $b): if ($a | type) == "object" and ($b | type) == "object" then'
-    " reduce ($b | keys_unsorted[]) as $k ($a; .[$k] = (if $a | has($k) then m($a[$k]; $b[$k]) else $b[$k] end))"
-    ' elif ($a | type) == "array" and ($b | type) == "array" then $a + ($b - $a)'
-    " elif $b == null then $a else $b end; "
-)
 _FUNCTION = re.compile(r"fn:([A-Za-z_][\w-]*)")
 FOREVER_S = 100 * 365 * 86400.0
 SHORTEST_EVERY_S = 0.1
@@ -273,7 +266,7 @@ class Reader:
         actions = [self._action(action, number, limit) for number, action in enumerate(given)]
         if mode != "parallel" or len(actions) < 2:
             return tuple(actions)
-        together = Jq(f"{MERGE}reduce .[] as $each ($input; m(.; $each))")
+        together = Jq("reduce .[] as $each ($input; _merged(.; $each))")
         return (Fork(name="actions", branches=tuple(actions), around=Around(output_as=together)),)
 
     def _switch(self, state: dict[str, Any]) -> tuple[tuple[AnyTask, ...], Tail]:
@@ -324,9 +317,7 @@ class Reader:
             taken = self._taken(held["eventRefs"][0], held.get("eventDataFilter"), "reduce .[] as $event (%s; %s)")
             heard = Do(name="heard", tasks=(listen,), around=Around(output_as=taken))
             branches.append(Do(name=f"on {number}", tasks=(heard, *self._actions(held.get("actions") or [], held.get("actionMode")))))
-        fork = Fork(
-            name="events", branches=tuple(branches), around=Around(output_as=Jq(f"{MERGE}reduce .[] as $each ($input; m(.; $each))"))
-        )
+        fork = Fork(name="events", branches=tuple(branches), around=Around(output_as=Jq("reduce .[] as $each ($input; _merged(.; $each))")))
         return self._patiently(fork, timeout_s), self._tail(state)
 
     def _first_event(self, groups: list[tuple[list[str], Any]], timeout_s: float | None) -> AnyTask:
@@ -365,7 +356,7 @@ class Reader:
         )
         under = "$input" if form.startswith(".[0]") else "."
         return Jq(
-            MERGE + form % (("$input", f"m({under}; {brought})") if form.startswith("reduce") else ("$input", f"m($input; {brought})"))
+            form % (("$input", f"_merged({under}; {brought})") if form.startswith("reduce") else ("$input", f"_merged($input; {brought})"))
         )
 
     def _callback(self, state: dict[str, Any]) -> tuple[tuple[AnyTask, ...], Tail]:
@@ -385,7 +376,7 @@ class Reader:
         least = self._number_completed(state, len(branches))
         compete = least == 1
         at_least = least if least is not None and 1 < least < len(branches) else None
-        merged = Jq(f"{MERGE}m($input; .)" if compete else f"{MERGE}reduce .[] as $each ($input; m(.; $each))")
+        merged = Jq("_merged($input; .)" if compete else "reduce .[] as $each ($input; _merged(.; $each))")
         fork = Fork(name="branches", branches=tuple(branches), compete=compete, at_least=at_least, around=Around(output_as=merged))
         return (fork,), self._tail(state)
 
@@ -402,7 +393,7 @@ class Reader:
         return number
 
     def _inject(self, state: dict[str, Any]) -> tuple[tuple[AnyTask, ...], Tail]:
-        return (Set(name="inject", value=Jq(f"{MERGE}m(.; {json.dumps(state.get('data') or {})})")),), self._tail(state)
+        return (Set(name="inject", value=Jq(f"_merged(.; {json.dumps(state.get('data') or {})})")),), self._tail(state)
 
     def _sleep(self, state: dict[str, Any]) -> tuple[tuple[AnyTask, ...], Tail]:
         return (Wait(name="sleep", duration=self._seconds(state["duration"]) or 0.0),), self._tail(state)
@@ -565,10 +556,10 @@ class Reader:
         results = self._source(data_filter["results"]) if data_filter.get("results") else "."
         place = self._place(data_filter.get("toStateData"))
         if place is not None:
-            return Jq(f"{MERGE}({results}) as $result | m($input; null | setpath({json.dumps(place)}; $result))")
+            return Jq(f"({results}) as $result | _merged($input; null | setpath({json.dumps(place)}; $result))")
         # A result that is no object has no place of its own in an object.
         return Jq(
-            f'{MERGE}({results}) as $result | if ($result | type) == "object" or ($input | type) != "object" then m($input; $result) else $input end'
+            f'({results}) as $result | if ($result | type) == "object" or ($input | type) != "object" then _merged($input; $result) else $input end'
         )
 
     def _given(self, action: dict[str, Any]) -> Expression | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.definition.expressions import evaluate, is_true
+from orchestrator.definition.expressions import condition, evaluate
 from orchestrator.definition.tree import (
     CONTINUE,
     EXIT,
@@ -142,7 +142,7 @@ def choose(cases: tuple[Case, ...], data: Any, scope: dict[str, Any]) -> str | N
     for case in cases:
         if case.when is None:
             default = case.name
-        elif is_true(evaluate(case.when, data, scope)):
+        elif condition(case.when, data, scope):
             return case.name
     return default
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from orchestrator.config.secrets import resolve
 from orchestrator.definition.documents import inline
 from orchestrator.definition.retry import RetryPolicy
-from orchestrator.definition.tree import AnyTask, Definition, Step, Undo, find
+from orchestrator.definition.tree import AnyTask, Definition, Fork, Step, Undo, find
 from orchestrator.engine import perform, warden
 from orchestrator.errors import IllegalMove, NotFound, OrchestratorError
 from orchestrator.history import Fact, Failure, Kind, effective
@@ -336,7 +336,7 @@ class Embedded:
             case Perform():
                 return self._perform(instance, branch, forward, need)
             case Decide():
-                return record(Kind.DECIDED, decided(need))
+                return record(Kind.DECIDED, decided(need, self.clock.now))
             case Deadline(seconds=seconds):
                 return record(Kind.DEADLINE, {"due": now + seconds})
             case Sleep(seconds=seconds, until=until):
@@ -355,7 +355,11 @@ class Embedded:
             case Listening():
                 return self._listen(instance, branch, forward, need)
             case Publish():
-                envelope = envelope_of(need.compute(), instance.id, need.position, instance.definition, self.clock.now())
+                try:
+                    envelope = envelope_of(need.compute(), instance.id, need.position, instance.definition, self.clock.now())
+                except OrchestratorError as error:
+                    failure = Failure(error.code, str(error), need.position, type(error).__name__)
+                    return record(Kind.STEP_FAILED, {"error": failure.to_json()})
                 return record(Kind.EMITTED, {"event": envelope}, lambda: self.send(envelope))
             case StartChild():
                 return self._start_child(instance, branch, forward, need)
@@ -460,7 +464,7 @@ class Embedded:
         assert parent is not None
         branch.state, branch.outcome, branch.output, branch.error, branch.context = "closed", outcome, output, error, context
         siblings = [child for child in parent.opened if child.join_position == branch.join_position]
-        if outcome == "ended" or (branch.mode == "compete" and outcome == "completed") or (branch.mode == "fork" and outcome == "failed"):
+        if outcome == "ended" or self._decides(instance, branch, siblings):
             for sibling in siblings:
                 self._cut(sibling)
         for sibling in siblings:
@@ -468,6 +472,16 @@ class Embedded:
                 self._queue(instance, sibling)
         if all(sibling.is_closed for sibling in siblings):
             self._queue(instance, parent)
+
+    def _decides(self, instance: Instance, branch: Branch, siblings: list[Branch]) -> bool:
+        """Whether the others are not wanted any more."""
+        if branch.outcome != "completed":
+            return branch.outcome == "failed" and branch.mode in ("fork", "some")
+        if branch.mode == "some":
+            fork = find(self._root(instance, branch) or instance.definition.do, branch.join_position.removeprefix("/undo"))
+            assert isinstance(fork, Fork)
+            return sum(sibling.outcome == "completed" for sibling in siblings) >= (fork.at_least or 0)
+        return branch.mode == "compete"
 
     def _cut(self, branch: Branch) -> None:
         if not branch.is_closed:

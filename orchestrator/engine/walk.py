@@ -287,7 +287,7 @@ class Walk:
         return queue_of(self.held.priority)
 
     def decide(self, need: Decide) -> None:
-        self.record(Fact(need.position, Kind.DECIDED, decided(need)))
+        self.record(Fact(need.position, Kind.DECIDED, decided(need, self.now)))
         if len(self.pending) >= 500:
             self.flush()
 

@@ -18,10 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.definition.durations import seconds
 from orchestrator.net.problems import Problem
 
-TIME_S = float(os.environ.get("RUN_TIMEOUT_S", "300"))
-MEMORY_MB = int(os.environ.get("RUN_MEMORY_MB", "512"))
+TIME_S = 300.0
+MEMORY_MB = 512
 MOST_OUTPUT = 4 * 1024 * 1024
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -31,6 +32,15 @@ class Ended:
     code: int
     stdout: str
     stderr: str
+
+
+def time_s() -> float:
+    """How long a program may run; read when one is to be run."""
+    return seconds(os.environ.get("RUN_TIMEOUT_S") or TIME_S)
+
+
+def memory_mb() -> int:
+    return int(os.environ.get("RUN_MEMORY_MB") or MEMORY_MB)
 
 
 def allowed(switch: str, what: str) -> None:
@@ -55,11 +65,11 @@ def run(
     awaited: bool = True,
 ) -> Ended | None:
     """Run a program to its end; None when its end is not waited for. What takes too long or says too much is killed."""
-    limit_s = min(TIME_S, timeout_s or TIME_S)
+    limit_s = min(time_s(), timeout_s or time_s())
     folder = tempfile.mkdtemp(prefix="orchestrator-run-")
     limits = [f"ulimit -t {int(limit_s) + 5}", "ulimit -c 0", "ulimit -f 1048576"]
     if limit_memory:
-        limits.append(f"ulimit -v {MEMORY_MB * 1024}")
+        limits.append(f"ulimit -v {memory_mb() * 1024}")
     wrapped = ["/bin/sh", "-c", f'{"; ".join(limits)}; exec "$@"', "sh", *command]
     try:
         process = subprocess.Popen(

@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.history import Failure
+from orchestrator.ids import Position
 from orchestrator.plan.needs import Decide
 
 LARGEST = 4096
@@ -28,9 +29,18 @@ def once(make: Callable[[], Any]) -> Callable[[], Any]:
     return compute
 
 
-def decided(need: Decide) -> dict[str, Any]:
+def at_what_time(position: Position, slot: str, made: Callable[[float], Any] = float) -> Decide:
+    """The present, recorded."""
+    return Decide(position, slot, _never, of_time=made)
+
+
+def _never() -> Any:
+    raise AssertionError("a time is decided by a clock")
+
+
+def decided(need: Decide, now: Callable[[], float]) -> dict[str, Any]:
     try:
-        value = need.compute()
+        value = need.compute() if need.of_time is None else need.of_time(now())
     except OrchestratorError as error:
         return {"slot": need.slot, "error": Failure(error.code, str(error), need.position, type(error).__name__).to_json()}
     if need.is_plain and is_large(value):

@@ -55,7 +55,7 @@ from orchestrator.history import Fact, Failure, Kind, effective
 from orchestrator.ids import Position, pointer, unescaped
 from orchestrator.plan import listening
 from orchestrator.plan.bodies import around, events, facts, several, tasks
-from orchestrator.plan.deciding import once
+from orchestrator.plan.deciding import at_what_time, once
 from orchestrator.plan.frames import EMPTY, Frame, Phase, Pool
 from orchestrator.plan.interrupted import Fault, Pending
 from orchestrator.plan.needs import (
@@ -67,8 +67,7 @@ from orchestrator.plan.needs import (
 )
 
 _ENTER, _BODY, _LEAVE = Phase.ENTER, Phase.BODY, Phase.LEAVE
-NOW = Jq("now")
-STARTED_AT = Jq("now | {iso8601: todate, epoch: {seconds: floor, milliseconds: (. * 1000 | floor)}}")
+STAMPED = Jq("{iso8601: todate, epoch: {seconds: floor, milliseconds: (. * 1000 | floor)}}")
 RUNTIME = {"name": "celery-orchestrator", "version": "0.1.0", "metadata": {}}
 
 
@@ -306,7 +305,7 @@ class Forward:
     def _tell_start(self, frame: Frame, expression: Expression) -> None:
         """When the task started is recorded only where an expression asks for it."""
         if "startedAt" not in frame.decided and mentions(expression, "task") and mentions(expression, "startedAt"):
-            raise Pending(Decide(Position(frame.position), "startedAt", lambda: evaluate(STARTED_AT, None, {})))
+            raise Pending(at_what_time(Position(frame.position), "startedAt", lambda now: evaluate(STAMPED, now, {})))
 
     def recorded(self, frame: Frame, slot: str, expression: Expression, data: Any, **more: Any) -> Any:
         if slot in frame.decided:
@@ -315,6 +314,12 @@ class Forward:
         scope = self.scope(frame, **more)
         compute = once(lambda: evaluate(expression, data, scope))
         raise Pending(Decide(Position(frame.position), slot, compute, is_plain(expression)))
+
+    def time(self, frame: Frame, slot: str) -> float:
+        """The present when this was first asked, by the clock of whoever walks."""
+        if slot not in frame.decided:
+            raise Pending(at_what_time(Position(frame.position), slot))
+        return float(frame.decided[slot])
 
     def holds(self, frame: Frame, slot: str, expression: Expression, data: Any, **more: Any) -> bool:
         """Whether a condition holds; computed here when it can only come out one way, recorded otherwise."""
@@ -330,10 +335,10 @@ class Forward:
         scope = self.scope(frame, **more)
         raise Pending(Decide(Position(frame.position), slot, lambda: condition(expression, data, scope)))
 
-    def seconds_of(self, frame: Frame, slot: str, duration: float | Expression) -> float:
+    def seconds_of(self, frame: Frame, slot: str, duration: float | Expression, read: Callable[[Any], float] = seconds) -> float:
         if isinstance(duration, int | float):
             return float(duration)
-        return seconds(self.value(frame, slot, duration, frame.input))
+        return read(self.value(frame, slot, duration, frame.input))
 
     def _check(self, frame: Frame, schema: Any, data: Any, what: str) -> None:
         if is_elsewhere(schema):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
+
+import jsonschema_rs
 
 from orchestrator.definition.expressions import Jq, Scope, condition, embedded, evaluate
 from orchestrator.definition.tree import EventFilter, Listen
 from orchestrator.errors import ExpressionError
 from orchestrator.plan.needs import Heard
+
+_SPECIAL = re.compile(r"[*+?\[\]()|\\^$.{}]")
+_BOUNDED = jsonschema_rs.FancyRegexOptions(backtrack_limit=10_000)
 
 
 def matching(task: Listen, note: dict[str, Any], event: dict[str, Any], scope: Scope) -> dict[str, Any] | None:
@@ -71,7 +77,8 @@ def _fits(candidate: EventFilter, event: dict[str, Any], pins: dict[str, Any], s
         pins = dict(pins)
         for key, source, expect in candidate.correlate:
             value = evaluate(source, event, scope)
-            expected = evaluate(expect, event, scope) if expect is not None else pins.get(key, value)
+            # What is expected is computed from what the listener was given.
+            expected = evaluate(expect, scope.get("input"), scope) if expect is not None else pins.get(key, value)
             if value is None or value != expected:
                 return None
             pins[key] = value
@@ -96,10 +103,19 @@ def _attribute(wanted: Any, have: Any, scope: Scope) -> bool:
 
 
 def _pattern(wanted: str, have: str) -> bool:
+    matcher = _matcher(wanted)
+    return matcher is not None and bool(matcher.is_valid(have))
+
+
+@functools.lru_cache(maxsize=1024)
+def _matcher(wanted: str) -> Any:
+    """By an engine whose time is bounded by what it reads: a pattern such as (a+)+ must not hold up a worker. None: it is no pattern."""
+    if not _SPECIAL.search(wanted):
+        return None
     try:
-        return re.fullmatch(wanted, have) is not None
-    except re.error:
-        return False
+        return jsonschema_rs.validator_for({"pattern": f"^(?:{wanted})$"}, pattern_options=_BOUNDED)
+    except (ValueError, jsonschema_rs.ValidationError):
+        return None
 
 
 def types(task: Listen) -> tuple[str | None, ...]:

@@ -30,7 +30,7 @@ class Parallel:
     """`width` branches to be walked by at most so many helpers, then joined."""
 
     width: int
-    mode: Literal["fork", "compete", "graph"]
+    mode: Literal["fork", "compete", "some", "graph"]
 
 
 Plan = Sequence | Parallel

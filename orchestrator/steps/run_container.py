@@ -19,6 +19,7 @@ from orchestrator.net import process
 from orchestrator.net.problems import Problem
 from orchestrator.steps.registry import StepContext, executor
 from orchestrator.steps.run_script import arguments_of, stdin_of
+from orchestrator.steps.run_shell import with_arguments
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 API = "/v1.41"
@@ -35,7 +36,7 @@ class RunContainer:
         if not isinstance(image, str) or not image:
             raise Problem("configuration", "a container needs an `image`")
         awaited = given.get("await", True) is not False
-        limit_s = min(process.TIME_S, context.deadline_s or process.TIME_S)
+        limit_s = min(process.time_s(), context.deadline_s or process.time_s())
         with Engine() as engine:
             engine.pull(image, given.get("pullPolicy", "ifNotPresent"))
             name = _name(given.get("name"), context)
@@ -85,13 +86,13 @@ def _configuration(image: str, given: dict[str, Any], context: StepContext) -> d
         "HostConfig": {
             "Binds": [f"{outer}:{inner}" for outer, inner in (given.get("volumes") or {}).items()],
             "PortBindings": {port: [{"HostPort": str(outer)}] for port, outer in ports.items()},
-            "Memory": process.MEMORY_MB * 1024 * 1024,
+            "Memory": process.memory_mb() * 1024 * 1024,
             "NetworkMode": os.environ.get("CONTAINER_NETWORK", "bridge"),
         },
     }
     if command:
-        # The arguments are $1, $2 … of the command, as a shell has them.
-        configured["Entrypoint"] = ["/bin/sh", "-c", command, "sh"]
+        # The arguments are $1, $2 … of the command, or stand at its end, as those of a shell do.
+        configured["Entrypoint"] = ["/bin/sh", "-c", with_arguments(command) if arguments else command, "sh"]
         configured["Cmd"] = arguments
     elif arguments:
         configured["Cmd"] = arguments
@@ -136,7 +137,7 @@ class Engine:
         if policy == "ifNotPresent" and self._call("GET", f"/images/{image}/json", good=(200, 404)).status_code == 200:
             return
         name, _, tag = image.rpartition(":") if ":" in image.rsplit("/", 1)[-1] else (image, "", "latest")
-        answer = self._call("POST", "/images/create", params={"fromImage": name, "tag": tag}, timeout=process.TIME_S)
+        answer = self._call("POST", "/images/create", params={"fromImage": name, "tag": tag}, timeout=process.time_s())
         for line in answer.text.splitlines():
             if line.strip() and "error" in (said := json.loads(line)):
                 raise Problem("runtime", f"image '{image}' could not be pulled: {said['error']}")

@@ -1,10 +1,14 @@
-"""`run: script`: Python or JavaScript, inline or from a resource, in a process of its own. Off unless RUN_SCRIPTS is on."""
+"""`run: script`: Python or JavaScript, inline or from a resource, in a process of its own. Off unless RUN_SCRIPTS is on.
+
+A list of arguments is the script's argv. A map of them, as DSL 1.0.0 has it, is the script's variables.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+from orchestrator.definition.parsing import shown
 from orchestrator.net import process
 from orchestrator.net.authentication import authentication
 from orchestrator.net.problems import Problem
@@ -26,13 +30,17 @@ class RunScript:
             code = fetched(where, authentication(policy, context.secrets))
         if not isinstance(code, str):
             raise Problem("configuration", "a script needs `code`, or a `source` to read it from")
-        arguments = arguments_of(given.get("arguments"))
+        named = given.get("arguments")
+        variables = named if isinstance(named, dict) else None
+        arguments = [] if variables is not None else arguments_of(named)
         language = given.get("language")
         if language == "python":
-            command = [process.program("python3"), "-I", "-c", code, *arguments]
+            with_variables = [] if variables is None else [_WITH_VARIABLES, json.dumps(variables)]
+            command = [process.program("python3"), "-I", "-c", *with_variables, code, *arguments]
         elif language in ("js", "javascript"):
             flavour = "module" if _is_module(code) else "commonjs"
-            memory = f"--max-old-space-size={process.MEMORY_MB}"
+            memory = f"--max-old-space-size={process.memory_mb()}"
+            code = code if variables is None else f"Object.assign(globalThis, {json.dumps(variables)}); {code}"
             # As for a file, `process.argv` is [node, name, …].
             command = [process.program("node"), memory, f"--input-type={flavour}", "--eval", code, "--", "script", *arguments]
         else:
@@ -49,6 +57,15 @@ class RunScript:
         return context.input if not awaited else process.outcome(ended, given.get("return", "stdout"), "the script")
 
 
+# Up to DSL 1.0.1 the arguments of a script were a map: its names are variables of the script.
+_WITH_VARIABLES = """
+import json, sys
+_, variables, code = sys.argv
+sys.argv = ["-c"]
+exec(compile(code, "<script>", "exec"), {"__name__": "__main__", **json.loads(variables)})
+"""
+
+
 def _is_module(code: str) -> bool:
     return any(line.lstrip().startswith(("import ", "export ", "import{")) for line in code.splitlines()) or "await " in code
 
@@ -57,7 +74,7 @@ def arguments_of(given: Any) -> list[str]:
     if given is None:
         return []
     if not isinstance(given, list):
-        raise Problem("configuration", "arguments must be a list")
+        raise Problem("configuration", f"arguments must be a list, not {shown(given)}")
     return [item if isinstance(item, str) else json.dumps(item) for item in given]
 
 

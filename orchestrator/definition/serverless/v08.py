@@ -807,7 +807,7 @@ class Reader:
         declared = self.events.get(reference) or {"type": reference}
         attributes: dict[str, Any] = {"type": declared.get("type") or reference}
         if declared.get("source"):
-            attributes["source"] = re.escape(str(declared["source"])).replace(r"\+", "[^/]+")
+            attributes["source"] = re.sub(r"[\\.^$*?{}\[\]()|]", r"\\\g<0>", str(declared["source"])).replace("+", "[^/]+")
         correlate = tuple(
             (
                 item["contextAttributeName"],

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.definition import cron, paths
-from orchestrator.definition.durations import BadDuration, seconds
+from orchestrator.definition.durations import BadDuration, from_now, seconds
 from orchestrator.definition.expressions import Expression, Jq, Template, check_jq, embedded, names_in
 from orchestrator.definition.external import external
 from orchestrator.definition.parsing import NOWHERE, Source, json_faults, shown, suggestion_for
@@ -109,7 +109,7 @@ class Reader:
             self.fault("/do", "A workflow needs at least one task.")
         around = self._around(document, "", is_workflow=True)
         body = self.tasks(document["do"], "/do")
-        schedule = document.get("schedule")
+        schedule = dict(document["schedule"]) if "schedule" in document else None
         trigger = self._trigger(schedule)
         metadata = {**(about.get("metadata") or {}), **({"tags": about["tags"]} if about.get("tags") else {})}
         return Definition(
@@ -151,7 +151,7 @@ class Reader:
                 self._period(schedule[key], least, f"/schedule/{key}")
         if "cron" in schedule:
             try:
-                cron.check(schedule["cron"])
+                schedule["cron"] = cron.check(schedule["cron"])
             except cron.BadCron as error:
                 self.fault("/schedule/cron", str(error))
         if "on" not in schedule:
@@ -530,9 +530,8 @@ class Reader:
         if isinstance(given, str) and (source := embedded(given)) is not None:
             return self._expression(source, place)
         try:
-            if isinstance(given, dict) and any(isinstance(value, int) and value < 0 for value in given.values()):
-                return 0.0
-            return seconds(given)
+            # A wait for a time that has passed is none; nothing else may be negative.
+            return from_now(given) if place.endswith("/wait") else seconds(given)
         except BadDuration as error:
             self.fault(place, str(error))
             return 0.0

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.durations import seconds
-from orchestrator.definition.expressions import Expression, Jq
+from orchestrator.definition.expressions import Expression
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.tree import (
     EXIT,
@@ -22,8 +22,6 @@ from orchestrator.plan.needs import Need, Sleep
 
 if TYPE_CHECKING:
     from orchestrator.plan.forward import Forward
-
-NOW = Jq("now")
 
 
 def extended(forward: Forward, frame: Frame) -> None:
@@ -66,7 +64,7 @@ def try_(forward: Forward, frame: Frame) -> Need | None:
         case None | "again":
             attempt = note.get("attempt", 0) + 1
             if attempt == 1 and task.catch.retry_limit_s is not None:
-                note = {"began": forward.recorded(frame, "began", NOW, None)}
+                note = {"began": forward.time(frame, "began")}
             frame.note = {"stage": "try", "attempt": attempt, "began": note.get("began")}
             name = "try" if attempt == 1 else f"try#{attempt}"
             forward.push(task.do, f"{frame.position}/{name}", frame.input, frame.vars)
@@ -134,8 +132,8 @@ def has_time(forward: Forward, frame: Frame, catch: Catch, delay: float, named: 
     if catch.retry_limit_s is None:
         return True
     limit_s = length_of(forward, frame, "retry limit", catch.retry_limit_s, named)
-    now = forward.recorded(frame, "judged at", NOW, None)
-    return bool(now + delay - frame.note["began"] <= limit_s)
+    began: float = frame.note["began"]
+    return forward.time(frame, "judged at") + delay - began <= limit_s
 
 
 def try_receives(forward: Forward, frame: Frame, output: Any, then: str | None) -> None:

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 def fork(forward: Forward, frame: Frame) -> Need | None:
     task: Fork = frame.task  # type: ignore[assignment]
-    mode: Mode = "compete" if task.compete else "fork"
+    mode: Mode = "compete" if task.compete else "fork" if task.at_least is None else "some"
     if "opened" in frame.note:
-        return Join(Position(frame.position), mode)
+        return Join(Position(frame.position), mode, task.at_least or 0)
     if not task.branches:
         forward.done(frame, frame.input if task.gather == "merge" else [])
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.definition.durations import from_now
 from orchestrator.definition.expressions import condition, evaluate
 from orchestrator.definition.tree import (
     CONTINUE,
@@ -105,7 +106,7 @@ def switch(forward: Forward, frame: Frame) -> None:
 def wait(forward: Forward, frame: Frame) -> Need:
     task: Wait = frame.task  # type: ignore[assignment]
     until = frame.note.get("until")
-    length = None if until is not None else forward.seconds_of(frame, "duration", task.duration)
+    length = None if until is not None else forward.seconds_of(frame, "duration", task.duration, read=from_now)
     return Sleep(Position(frame.position), length, until)
 
 

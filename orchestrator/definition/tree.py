@@ -425,16 +425,27 @@ def find(root: AnyTask, position: str) -> AnyTask:
 
 
 def in_order(nodes: tuple[Node, ...]) -> list[Node]:
-    """A graph's nodes with dependencies before what depends on them, else as they were written."""
-    left, done, ordered = list(nodes), set[str](), list[Node]()
-    while left:
-        ready = [node for node in left if done.issuperset(node.after)]
-        if not ready:
-            raise ValueError("the graph has a cycle")
-        ordered += ready
-        done |= {node.task.name for node in ready}
-        left = [node for node in left if node.task.name not in done]
-    return ordered
+    """A graph's nodes with dependencies before what depends on them, else as they were written: round by round, those that may begin."""
+    waiting_for = {node.task.name: len(set(node.after)) for node in nodes}
+    followers: dict[str, list[str]] = {}
+    for node in nodes:
+        for name in set(node.after):
+            followers.setdefault(name, []).append(node.task.name)
+    round_of: dict[str, int] = {}
+    ready = [name for name, count in waiting_for.items() if not count]
+    number = 0
+    while ready:
+        round_of |= dict.fromkeys(ready, number)
+        following: list[str] = []
+        for name in ready:
+            for follower in followers.get(name, ()):
+                waiting_for[follower] -= 1
+                if not waiting_for[follower]:
+                    following.append(follower)
+        ready, number = following, number + 1
+    if len(round_of) < len(waiting_for):
+        raise ValueError("the graph has a cycle")
+    return sorted(nodes, key=lambda node: round_of[node.task.name])
 
 
 def default_retry(definition: Definition) -> RetryPolicy:

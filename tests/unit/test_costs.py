@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from orchestrator.definition import native, programs
 from orchestrator.definition.documents import read_document
+from orchestrator.definition.validate import check
 from orchestrator.embedded import Embedded
 from orchestrator.history import Kind
 from orchestrator.plan.forward import Forward
@@ -108,3 +110,36 @@ def test_what_was_not_recorded_is_computed_again_from_the_history() -> None:
 
     assert again is not None
     assert again.need.output == instance.output == {"n": list(range(2000))}  # type: ignore[union-attr]
+
+
+def many(form: str, tasks: int) -> str:
+    if form == "1.0":
+        body = "".join(f"  - s{n}: {{set: {{x: '${{ .a{n} + 1 }}'}}, if: .y{n} > 1, then: s{(n + 1) % tasks}}}\n" for n in range(tasks))
+        return f"{HEAD}do:\n{body}"
+    if form == "0.8":
+        states = "".join(f"- {{name: s{n}, type: inject, data: {{x: {n}}}, transition: s{(n + 1) % tasks}}}\n" for n in range(tasks))
+        return f"id: many\nspecVersion: '0.8'\nstates:\n{states}"
+    return "type: many\nsteps:\n" + "".join(
+        f"- {{id: s{n}, type: noop{f', dependencies: [s{n - 1}]' if n else ''}}}\n" for n in range(tasks)
+    )
+
+
+@pytest.mark.parametrize("form", ["1.0", "0.8", "graph"])
+def test_reading_and_checking_a_document_does_the_same_for_each_of_its_tasks(form: str) -> None:
+    def calls(tasks: int) -> int:
+        text, count = many(form, tasks), [0]
+
+        def counting(frame: Any, event: str, argument: Any) -> None:
+            count[0] += 1
+
+        sys.setprofile(counting)
+        try:
+            check(read_document(text, "many.yaml"), lambda type: True)
+        finally:
+            sys.setprofile(None)
+        return count[0]
+
+    calls(10)
+    once, twice = calls(200), calls(400)
+    assert twice - once <= 1.05 * once
+    assert (twice - once) / 200 < 1500

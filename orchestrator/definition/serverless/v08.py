@@ -58,7 +58,9 @@ Tail = tuple[tuple[AnyTask, ...], str]
 
 def read(document: dict[str, Any], source: Source = NOWHERE) -> Definition:
     """The definition; `Invalid` with every fault, each with its pointer, line and column."""
-    found = list(itertools.islice(json_faults(document), MOST_FAULTS)) or list(itertools.islice(faults(document), MOST_FAULTS))
+    # A text was looked at when it was read.
+    found = list(itertools.islice(json_faults(document), MOST_FAULTS)) if source.text is None else []
+    found = found or list(itertools.islice(faults(document), MOST_FAULTS))
     definition = None
     if not found:
         reader = Reader(document, source)

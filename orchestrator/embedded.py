@@ -75,7 +75,11 @@ class Branch:
     after: list[Branch] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    followers: list[Branch] = field(default_factory=list)
     opened: list[Branch] = field(default_factory=list)
+    joins: dict[str, list[Branch]] = field(default_factory=dict)
+    open: dict[str, int] = field(default_factory=dict)
+    """Of each join, its branches, and how many of them are not closed."""
     state: str = "ready"
     outcome: str | None = None
     output: Any = None
@@ -87,6 +91,11 @@ class Branch:
     @property
     def is_closed(self) -> bool:
         return self.state == "closed"
+
+    def close(self, outcome: str) -> None:
+        if self.parent is not None and not self.is_closed:
+            self.parent.open[self.join_position] -= 1
+        self.state, self.outcome = "closed", outcome
 
 
 @dataclass(slots=True)
@@ -227,7 +236,7 @@ class Embedded:
         target = check_move("cancel", instance.state)
         for branch in instance.branches():
             if not branch.is_closed:
-                branch.state, branch.outcome = "closed", "cancelled"
+                branch.close("cancelled")
         instance.error = {"code": "cancelled", "message": reason}
         if instance.definition.saga and instance.definition.compensate_on_cancel:
             self._turn_round(instance, State.CANCELLED)
@@ -347,8 +356,8 @@ class Embedded:
             case FanOut():
                 return not record(Kind.OPENED, {"count": len(need.openings)}, lambda: self._open(instance, branch, forward, need))
             case Join():
-                children = [child for child in branch.opened if child.join_position == need.position]
-                if not all(child.is_closed for child in children):
+                children = branch.joins.get(need.position, [])
+                if branch.open.get(need.position):
                     branch.state = "joining"
                     return self._park(instance, branch, forward, None, "joining")
                 return record(Kind.JOINED, joined(need, children))
@@ -451,7 +460,10 @@ class Embedded:
         fresh = [Branch(o.position, branch, need.position, need.mode, need.shared, o.vars, forward.context) for o in need.openings]
         for child, opening in zip(fresh, need.openings, strict=True):
             child.after = [fresh[k] for k in opening.after]
+            for before in child.after:
+                before.followers.append(child)
         branch.opened += fresh
+        branch.joins[need.position], branch.open[need.position] = fresh, len(fresh)
         self._park(instance, branch, forward, None, "joining")
         for child in fresh:
             if child.after:
@@ -462,15 +474,16 @@ class Embedded:
     def _close(self, instance: Instance, branch: Branch, outcome: str, output: Any = None, error: Any = None, context: Any = None) -> None:
         parent = branch.parent
         assert parent is not None
-        branch.state, branch.outcome, branch.output, branch.error, branch.context = "closed", outcome, output, error, context
-        siblings = [child for child in parent.opened if child.join_position == branch.join_position]
+        branch.close(outcome)
+        branch.output, branch.error, branch.context = output, error, context
+        siblings = parent.joins[branch.join_position]
         if outcome == "ended" or self._decides(instance, branch, siblings):
             for sibling in siblings:
                 self._cut(sibling)
-        for sibling in siblings:
-            if sibling.state == "blocked" and all(before.is_closed for before in sibling.after):
-                self._queue(instance, sibling)
-        if all(sibling.is_closed for sibling in siblings):
+        for follower in branch.followers:
+            if follower.state == "blocked" and all(before.is_closed for before in follower.after):
+                self._queue(instance, follower)
+        if not parent.open[branch.join_position]:
             self._queue(instance, parent)
 
     def _decides(self, instance: Instance, branch: Branch, siblings: list[Branch]) -> bool:
@@ -485,7 +498,7 @@ class Embedded:
 
     def _cut(self, branch: Branch) -> None:
         if not branch.is_closed:
-            branch.state, branch.outcome = "closed", "cancelled"
+            branch.close("cancelled")
         for child in branch.opened:
             self._cut(child)
 

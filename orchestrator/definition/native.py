@@ -17,16 +17,60 @@ from typing import Any
 from orchestrator.definition import paths
 from orchestrator.errors import ExpressionError
 
-Scope = Mapping[str, Any]
-Evaluator = Callable[[Any, Scope], Any]
-
 
 class NotHere(Exception):
     """Ask jq."""
 
 
+class Scope:
+    """The named values, and how many steps an evaluation may still take: what loops in loops is left to jq, which is watched."""
+
+    __slots__ = ("left", "named")
+
+    def __init__(self, named: Mapping[str, Any]) -> None:
+        self.named = named
+        self.left = MOST_STEPS
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.named
+
+    def __getitem__(self, name: str) -> Any:
+        return self.named[name]
+
+    def spend(self, steps: int) -> None:
+        self.left -= steps
+        if self.left < 0:
+            raise NotHere
+
+
+class _Bound(Scope):
+    """With one more name, inside of `… as $name | …`."""
+
+    __slots__ = ("name", "outer", "value")
+
+    def __init__(self, outer: Scope, name: str, value: Any) -> None:
+        self.outer = outer
+        self.name = name
+        self.value = value
+
+    def __contains__(self, name: str) -> bool:
+        return name == self.name or name in self.outer
+
+    def __getitem__(self, name: str) -> Any:
+        return self.value if name == self.name else self.outer[name]
+
+    def spend(self, steps: int) -> None:
+        self.outer.spend(steps)
+
+
+Evaluator = Callable[[Any, Scope], Any]
+
+
 MERGED = "_merged"
+CHANGED = "_changed"
 LONGEST = 4000
+MOST_STEPS = 100_000
+MOST_COMPARED = 1_000
 LARGEST_TEXT = 1024 * 1024
 LARGEST_LIST = 1_000_000
 _SAFE = 2**53
@@ -46,10 +90,10 @@ def compiled(source: str) -> Evaluator | None:
     return made
 
 
-def value(evaluator: Evaluator, data: Any, scope: Scope) -> Any:
+def value(evaluator: Evaluator, data: Any, named: Mapping[str, Any]) -> Any:
     """What jq would give; raises `NotHere` where that is not certain."""
     try:
-        return evaluator(data, scope)
+        return evaluator(data, Scope(named))
     except RecursionError:
         raise NotHere from None
 
@@ -182,10 +226,37 @@ class _Parser:
     # terms
 
     def postfix(self) -> Evaluator:
+        if self.met("reduce"):
+            return self.reduction()
         made, iterates = self.path()
         if iterates:
             raise _NotPlain
+        if self.met("as"):
+            name = self.new_name()
+            self.take("|")
+            body = self.pipe()
+            return lambda data, scope: body(data, _Bound(scope, name, made(data, scope)))
         return made
+
+    def new_name(self) -> str:
+        kind, text = self.tokens[self.at]
+        if kind != "name" or text in _OWN_NAMES:
+            raise _NotPlain
+        self.at += 1
+        return text[1:]
+
+    def reduction(self) -> Evaluator:
+        source, iterates = self.path()
+        if not iterates:
+            raise _NotPlain
+        self.take("as")
+        name = self.new_name()
+        self.take("(")
+        first = self.pipe()
+        self.take(";")
+        following = self.pipe()
+        self.take(")")
+        return _reduced(source, name, first, following)
 
     def path(self) -> tuple[Evaluator, bool]:
         """A term with its keys; and whether `[]` ends it, which gives each of its items."""
@@ -307,12 +378,13 @@ class _Parser:
             return self.choice()
         if self.peek() == "(":
             self.take("(")
-            if word == MERGED:
+            if word in _WITH_TWO:
                 left = self.pipe()
                 self.take(";")
                 right = self.pipe()
                 self.take(")")
-                return lambda data, scope: _merged(left(data, scope), right(data, scope))
+                operation = _WITH_TWO[word]
+                return lambda data, scope: operation(data, left(data, scope), right(data, scope))
             if word not in _WITH_ONE:
                 raise _NotPlain
             inner = self.each() if word == "map" else self.pipe()
@@ -611,6 +683,10 @@ def _divided(left: Any, right: Any) -> Any:
 
 def _same(left: Any, right: Any) -> bool:
     """jq's equality: numbers are equal as numbers, and true is not 1."""
+    if left is right:
+        return True
+    if isinstance(left, dict | list | tuple) and len(left) > MOST_COMPARED:
+        raise NotHere
     if isinstance(left, dict) and isinstance(right, dict):
         return left.keys() == right.keys() and all(_same(item, right[key]) for key, item in left.items())
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):
@@ -769,27 +845,53 @@ def _in_steps(steps: list[Evaluator]) -> Evaluator:
     return evaluate
 
 
+def _each_of(data: Any, scope: Scope) -> list[Any] | tuple[Any, ...]:
+    items = _items(data)
+    scope.spend(len(items))
+    return items
+
+
 def _mapped(each: Evaluator) -> Evaluator:
     if each is _identity:
         return lambda data, scope: list(_items(data))
-    return lambda data, scope: [made for item in _items(data) if (made := each(item, scope)) is not _LEFT_OUT]
+    return lambda data, scope: [made for item in _each_of(data, scope) if (made := each(item, scope)) is not _LEFT_OUT]
+
+
+def _reduced(source: Evaluator, name: str, first: Evaluator, following: Evaluator) -> Evaluator:
+    def evaluate(data: Any, scope: Scope) -> Any:
+        found = first(data, scope)
+        for item in _each_of(source(data, scope), scope):
+            found = following(found, _Bound(scope, name, item))
+        return found
+
+    return evaluate
 
 
 def _merged(under: Any, over: Any) -> Any:
     """What `programs.HELPERS` says in jq: objects key by key, lists joined with what they lack, anything else replaced."""
+    if under is over:
+        return under
     if isinstance(under, dict) and isinstance(over, dict):
         return {**under, **{key: _merged(under[key], item) if key in under else item for key, item in over.items()}}
     if isinstance(under, list | tuple) and isinstance(over, list | tuple):
+        if len(under) * len(over) > MOST_COMPARED:
+            raise NotHere
         return [*under, *(item for item in over if not any(_same(item, known) for known in under))]
     return under if over is None else over
 
 
+def _changed(data: Any, name: Any, before: Any) -> Any:
+    if not (isinstance(data, dict) and isinstance(name, str) and isinstance(before, dict)):
+        raise NotHere
+    return {key: item for key, item in data.items() if key != name and not _same(item, before.get(key))}
+
+
 def _any(each: Evaluator) -> Evaluator:
-    return lambda data, scope: any(_truth(each(item, scope)) for item in _items(data))
+    return lambda data, scope: any(_truth(each(item, scope)) for item in _each_of(data, scope))
 
 
 def _all(each: Evaluator) -> Evaluator:
-    return lambda data, scope: all(_truth(each(item, scope)) for item in _items(data))
+    return lambda data, scope: all(_truth(each(item, scope)) for item in _each_of(data, scope))
 
 
 def _has(key: Evaluator) -> Evaluator:
@@ -829,4 +931,22 @@ _WITH_ONE: dict[str, Callable[[Evaluator], Evaluator]] = {
     "has": _has,
     "startswith": _begins,
     "endswith": _ends,
+}
+
+
+def _set_at(data: Any, path: Any, value: Any) -> Any:
+    if not isinstance(path, list) or not all(isinstance(key, str) for key in path):
+        raise NotHere
+    if not path:
+        return value
+    if data is not None and not isinstance(data, dict):
+        raise NotHere
+    held = data or {}
+    return {**held, path[0]: _set_at(held.get(path[0]), path[1:], value)}
+
+
+_WITH_TWO: dict[str, Callable[[Any, Any, Any], Any]] = {
+    MERGED: lambda data, under, over: _merged(under, over),
+    CHANGED: _changed,
+    "setpath": _set_at,
 }

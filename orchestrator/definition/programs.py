@@ -56,7 +56,9 @@ HELPERS = {
         f" reduce ($b | keys_unsorted[]) as $k ($a; .[$k] = (if $a | has($k) then {native.MERGED}($a[$k]; $b[$k]) else $b[$k] end))"
         ' elif ($a | type) == "array" and ($b | type) == "array" then $a + ($b - $a)'
         " elif $b == null then $a else $b end; "
-    )
+    ),
+    # What an object has beside a name, and what was before.
+    native.CHANGED: f"def {native.CHANGED}($name; $before): del(.[$name]) | with_entries(select(.value != $before[.key])); ",
 }
 MOST_OUTPUTS = 10_000
 _UNSTABLE = re.compile(r"\b(now|localtime|strflocaltime|input_line_number)\b")

@@ -50,6 +50,11 @@ SCOPE = (
 DIRECTIVES = (CONTINUE, EXIT, END)
 LARGEST_TREE = 50_000
 DEEPEST_TREE = 70
+LONGEST_NAME = 200
+LONGEST_TASK_NAME = 300
+# Positions of what branches, and types that are listened for, are kept in indexes, whose entries have about 2,700 bytes.
+LONGEST_POSITION_BYTES = 1500
+LONGEST_TYPE_BYTES = 1000
 MOST_FAULTS = 200
 MOST_CYCLES = 20
 
@@ -70,6 +75,9 @@ def faults(definition: Definition, knows_type: Callable[[str], bool]) -> Iterato
         yield Fault("/type", "A workflow needs a type.")
     elif not _is_name(definition.name):
         yield Fault("/type", f"The name {shown(definition.name)} holds a character that is not allowed: '/', '@', '#' and blanks are not.")
+    for field, name in (("type", definition.name), ("namespace", definition.namespace)):
+        if len(name) > LONGEST_NAME:
+            yield Fault(f"/{field}", f"Expected a name of at most {LONGEST_NAME} characters, got {len(name):,}.")
     try:
         parse_version(definition.version)
     except BadVersion as error:
@@ -149,15 +157,24 @@ class _Check:
         self.knows_type = knows_type
         self.written = written
 
-    def task(self, task: AnyTask, place: str, scope: tuple[str, ...]) -> Iterator[Fault]:
+    def task(self, task: AnyTask, place: str, scope: tuple[str, ...], length: int = 0) -> Iterator[Fault]:
+        """`length`: how many bytes its position has."""
         place = self.written.place_of(task) or place
+        if len(task.name) > LONGEST_TASK_NAME:
+            yield Fault(place, f"Expected a name of at most {LONGEST_TASK_NAME} characters, got {len(task.name):,}.")
+        is_branching = isinstance(task, Fork | Graph) or (isinstance(task, For) and task.parallel)
+        if is_branching and length > LONGEST_POSITION_BYTES:
+            yield Fault(
+                place,
+                f"The names of the tasks around this one have {length:,} bytes; around branches at most {LONGEST_POSITION_BYTES:,} are kept.",
+            )
         if place and ("/" in task.name or "#" in task.name):
             yield Fault(place, f"The name {shown(task.name)} holds a character that is not allowed: '/' and '#' are not.")
         yield from self._around(task, place, scope)
         yield from self._own(task, place, scope)
         inner = scope + _bound(task)
         for segment, child in children(task):
-            yield from self.task(child, place + segment, inner)
+            yield from self.task(child, place + segment, inner, length + len(segment.encode(errors="replace")))
 
     def _around(self, task: AnyTask, place: str, scope: tuple[str, ...]) -> Iterator[Fault]:
         around = task.around
@@ -240,6 +257,9 @@ class _Check:
                 yield from self._expression(until, f"{place}/listen/until", scope)
 
     def _filter(self, candidate: EventFilter, place: str, scope: tuple[str, ...]) -> Iterator[Fault]:
+        kind = (candidate.attributes or {}).get("type")
+        if isinstance(kind, str) and len(kind.encode(errors="replace")) > LONGEST_TYPE_BYTES:
+            yield Fault(f"{place}/with/type", f"Expected the type of an event, at most {LONGEST_TYPE_BYTES:,} bytes.")
         yield from self._expression(candidate.condition, place, scope)
         yield from self._expression(Template(candidate.attributes), f"{place}/with", scope)
         for name, source, expected in candidate.correlate:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 
+from orchestrator.definition.parsing import shown
+
 _VERSION = re.compile(r"(\d{1,9})(?:\.(\d{1,9}))?(?:\.(\d{1,9}))?([-+][0-9A-Za-z.+-]{1,64})?")
 
 
 class BadVersion(ValueError):
     def __init__(self, value: object) -> None:
-        super().__init__(f"invalid version {value!r}; write 1, 1.0 or 1.0.0")
+        super().__init__(f"Invalid version {shown(value)}: expected 1, 1.2 or 1.2.3.")
 
 
 def parse_version(version: object) -> tuple[int, int, int]:

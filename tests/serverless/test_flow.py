@@ -67,6 +67,16 @@ def test_a_target_that_is_not_in_the_list_is_refused(body: str) -> None:
         ("schedule: {cron: 'a b c d e'}\ndo: [{a: {set: {x: 1}}}]", '"A" is not a minute'),
         ("schedule: {cron: '0 0 30 2 *'}\ndo: [{a: {set: {x: 1}}}]", "never comes"),
         ("do: [{a: {wait: P10000Y}}]", "Invalid duration"),
+        (f"do: [{{{'a' * 301}: {{set: {{x: 1}}}}}}]", "at most 300 characters"),
+        (f"do: [{{a: {{listen: {{to: {{one: {{with: {{type: {'a' * 1001}}}}}}}}}}}}}]", "at most 1,000 bytes"),
+        (
+            "do: [{a: "
+            + "".join(f"{{do: [{{{'b' * 290}{n}: " for n in range(6))
+            + "{fork: {branches: [{x: {set: {y: 1}}}]}}"
+            + "}]}" * 6
+            + "}]",
+            "around branches at most",
+        ),
         ("do: []", "at least one task"),
         ("do: [{a: {switch: [{x: {then: end}}, {y: {then: end}}]}}]", "second default"),
         ("do: [{a: {call: unknown}}]", "no function"),

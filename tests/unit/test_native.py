@@ -47,6 +47,10 @@ def joined(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
         inner.map(lambda t: f"-({t})"),
         st.tuples(inner, inner, inner).map(lambda t: f"if {t[0]} then {t[1]} else {t[2]} end"),
         two.map(lambda t: f"_merged({t[0]}; {t[1]})"),
+        inner.map(lambda t: f'_changed("a"; {t})'),
+        two.map(lambda t: f"({t[0]}) as $y | {t[1]}"),
+        two.map(lambda t: f"reduce .[] as $x ({t[0]}; {t[1]})"),
+        inner.map(lambda t: f'setpath(["a", "b"]; {t})'),
     )
 
 
@@ -94,8 +98,8 @@ def test_the_commonest_expressions_are_plain(source: str) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    [".[]", ".a[]", "..", ".a?", ".a |= 1", "reduce .[] as $x (0; . + $x)", "def f: 1; f", "$ENV", "$__loc__", "now", "try error catch .", "1, 2", "[1, 2 | 3]",
-     '"\\\\(x)"', '"a\\("b")c"', "input", "1 < 2 < 3", "{a: 1,}", "", "(", ".a.", "99999999999999999999", "select(.a)"],
+    [".[]", ".a[]", "..", ".a?", ".a |= 1", "def f: 1; f", "$ENV", "$__loc__", "now", "try error catch .", "1, 2", "[1, 2 | 3]",
+     '"\\\\(x)"', '"a\\("b")c"', "input", "1 < 2 < 3", "{a: 1,}", "", "(", ".a.", "99999999999999999999", "select(.a)", ". as [$a] | $a", "reduce . as $x (0; 1)", "foreach .[] as $x (0; 1)"],
 )  # fmt: skip
 def test_what_is_not_plain_is_left_to_jq(source: str) -> None:
     assert native.compiled(source) is None
@@ -111,3 +115,11 @@ def test_what_is_long_is_handed_on_and_not_copied() -> None:
 def test_what_would_grow_without_end_is_left_to_jq_which_is_bounded() -> None:
     with pytest.raises(native.NotHere):
         native.value(native.compiled(". + ."), "x" * 600_000, {})  # type: ignore[arg-type]
+
+
+def test_loops_in_loops_are_left_to_jq_which_is_watched() -> None:
+    evaluator = native.compiled("map($x | map($x | map(1)))")
+    assert evaluator is not None
+    with pytest.raises(native.NotHere):
+        native.value(evaluator, list(range(100)), {"x": list(range(100))})
+    assert native.value(evaluator, [1, 2], {"x": [3]}) == [[[1]], [[1]]]

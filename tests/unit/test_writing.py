@@ -306,7 +306,7 @@ class TestBuilder:
         with pytest.raises(Invalid) as caught:
             check(Definition(name="x", version="one", do=tree), KNOWS)
         said = str(caught.value)
-        for part in ("invalid version 'one'", "unreachable target 'nowhere'", "duplicate task name: 'a'", "more than one default case"):
+        for part in ('Invalid version "one"', "unreachable target 'nowhere'", "duplicate task name: 'a'", "more than one default case"):
             assert part in said
 
     def test_limits_and_loops_without_end_condition_are_checked(self) -> None:

@@ -65,12 +65,25 @@ def understood(schema: dict[str, Any]) -> None:
     http = _variant(defs["callTask"], "http")["allOf"][1]["properties"]["with"]["properties"]
     http["headers"]["oneOf"][0]["additionalProperties"] = scalar
     http["query"]["oneOf"][0]["additionalProperties"] = {"anyOf": [scalar, {"type": "array", "items": scalar}]}
+    _either_way(schema)
     run = defs["runTask"]["allOf"][1]["properties"]["run"]["oneOf"]
     for number, form in enumerate(("container", "script", "shell")):
         held = run[number]["properties"][form]["properties"]
         items = {"type": "array", "items": {"type": ["string", "number", "boolean"]}}
         # Up to 1.0.1 the arguments of scripts and shells were a map.
         held["arguments"] = items if form == "container" else {"anyOf": [items, {"type": "object"}]}
+
+
+def _either_way(part: Any) -> None:
+    """Text and an expression: an expression is text, too, and both forms hold where one must."""
+    if isinstance(part, dict):
+        if any(isinstance(form, dict) and form.get("$ref") == "#/$defs/runtimeExpression" for form in part.get("oneOf") or ()):
+            part["anyOf"] = part.pop("oneOf")
+        for inner in part.values():
+            _either_way(inner)
+    elif isinstance(part, list):
+        for inner in part:
+            _either_way(inner)
 
 
 def closed(part: Any, parts: frozenset[str], *, is_part: bool = False) -> None:

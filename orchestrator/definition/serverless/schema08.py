@@ -51,6 +51,8 @@ def understood(schema: dict[str, Any]) -> None:
     schema["properties"]["$schema"] = {"type": "string"}
     # Its three forms exclude one another, and so both fields together.
     definitions["sleep"]["anyOf"] = definitions["sleep"].pop("oneOf")
+    # Most write the schema of their data where it is used.
+    schema["properties"]["dataInputSchema"]["oneOf"][1]["properties"]["schema"] = {"type": ["string", "object"]}
     for name in ("databasedswitchstate", "eventbasedswitchstate"):
         definitions[name]["required"] = [field for field in definitions[name]["required"] if field != "defaultCondition"]
 

@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.definition import cron, paths, programs
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.expressions import Expression, Jq, Template, embedded
-from orchestrator.definition.parsing import NOWHERE, Source, json_faults, shown, suggestion_for
+from orchestrator.definition.parsing import NOWHERE, Source, json_faults, printable, shown, suggestion_for
 from orchestrator.definition.retry import NO_RETRY, RetryPolicy
 from orchestrator.definition.serverless.growth import Growth, TooLarge
 from orchestrator.definition.serverless.schema08 import faults
@@ -410,7 +410,7 @@ class Reader:
         parallel = state.get("mode", "parallel") == "parallel"
         # Each round works on a copy of the state's data with its item in it; its results are what it changed there.
         given = f".state + {{{json.dumps(parameter)}: $item}}"
-        changed = f"(del(.[{json.dumps(parameter)}]) | with_entries(select(.value != $input[.key])))"
+        changed = f"_changed({json.dumps(parameter)}; $input)"
         if parallel:
             body = Do(tasks=actions, around=Around(input_from=Jq(given), output_as=Jq(changed)))
         else:
@@ -768,7 +768,7 @@ class Reader:
             self.fault(f"There is no expression function {shown(name)}.", suggestion=suggestion_for(name, self.functions, listed=False))
             return "null"
         if name in self._inside or len(self._inside) > DEEPEST_FUNCTIONS:
-            self.fault(f"The function {shown(name)} calls itself: {' → '.join([*self._inside, name])}.")
+            self.fault(f"The function {shown(name)} calls itself: {' → '.join(map(printable, [*self._inside, name]))}.")
             return "null"
         if name not in self._sources:
             self._inside.append(name)

@@ -17,7 +17,7 @@ from orchestrator.definition import cron, paths
 from orchestrator.definition.durations import BadDuration, from_now, seconds
 from orchestrator.definition.expressions import Expression, Jq, Template, check_jq, embedded, names_in
 from orchestrator.definition.external import external
-from orchestrator.definition.parsing import NOWHERE, Source, json_faults, shown, suggestion_for
+from orchestrator.definition.parsing import NOWHERE, Source, json_faults, printable, shown, suggestion_for
 from orchestrator.definition.parsing import escaped as escaped_pointer
 from orchestrator.definition.retry import NO_RETRY, RetryPolicy
 from orchestrator.definition.serverless.endpoints import marked
@@ -183,7 +183,7 @@ class Reader:
             [(name, task)] = item.items()
             here = f"{place}/{number}/{escaped_pointer(name)}"
             if name in names:
-                self.fault(here, f'The task name "{name}" is used twice in this list.')
+                self.fault(here, f"The task name {shown(name)} is used twice in this list.")
             names.add(name)
             found.append(self.task(name, task, here))
         for number, item in enumerate(given):
@@ -193,7 +193,7 @@ class Reader:
                     here = f"{place}/{number}/{escaped_pointer(name)}{where}"
                     self.fault(
                         here,
-                        f'There is no task "{target}" in this list to go to.',
+                        f"There is no task {shown(target)} in this list to go to.",
                         suggestion_for(target, [*names, *RESERVED], listed=False),
                     )
         return tuple(found)
@@ -220,7 +220,7 @@ class Reader:
             [(case, held)] = item.items()
             here = f"{place}/switch/{number}/{escaped_pointer(case)}"
             if case in names:
-                self.fault(here, f'The case name "{case}" is used twice.')
+                self.fault(here, f"The case name {shown(case)} is used twice.")
             names.add(case)
             when = self._expression(held["when"], f"{here}/when") if "when" in held else None
             if when is None and has_default:
@@ -264,7 +264,7 @@ class Reader:
         if isinstance(error, str):
             known = self.use.get("errors") or {}
             if error not in known:
-                self.fault(where, f'There is no error "{error}" in use.errors.', suggestion_for(error, known))
+                self.fault(where, f"There is no error {shown(error)} in use.errors.", suggestion_for(error, known))
                 return Do(name=name)
             error, where = known[error], f"/use/errors/{escaped_pointer(error)}"
         return Raise(name=name, around=around, error=self._template(error, where))
@@ -435,7 +435,9 @@ class Reader:
         reference = _catalogued(call)
         if call in functions:
             if call in self._inside or len(self._inside) > DEEPEST_FUNCTIONS:
-                self.fault(f"{place}/call", f'The function "{call}" calls itself: {" → ".join([*self._inside, call])}.')
+                self.fault(
+                    f"{place}/call", f"The function {shown(call)} calls itself: {' → '.join(map(printable, [*self._inside, call]))}."
+                )
                 return Do(name=name)
             self._inside.append(call)
             body = self.task(call, functions[call], f"/use/functions/{escaped_pointer(call)}")
@@ -446,7 +448,7 @@ class Reader:
             known = [*functions, *CALLS, f"{OWN_STEP}NAME"]
             self.fault(
                 f"{place}/call",
-                f'There is no function "{call}": not in use.functions, no URL, and not name:version@catalog.',
+                f"There is no function {shown(call)}: not in use.functions, no URL, and not name:version@catalog.",
                 suggestion_for(call, known, listed=False),
             )
             return Do(name=name)
@@ -455,7 +457,7 @@ class Reader:
         if catalog and endpoint is None and catalog != "default":
             self.fault(
                 f"{place}/call",
-                f'There is no catalog "{catalog}" in use.catalogs.',
+                f"There is no catalog {shown(catalog)} in use.catalogs.",
                 suggestion_for(catalog, self.use.get("catalogs") or ()),
             )
             return Do(name=name)
@@ -523,7 +525,7 @@ class Reader:
         if isinstance(given, str):
             known = self.use.get("timeouts") or {}
             if given not in known:
-                self.fault(place, f'There is no timeout "{given}" in use.timeouts.', suggestion_for(given, known))
+                self.fault(place, f"There is no timeout {shown(given)} in use.timeouts.", suggestion_for(given, known))
                 return None
             return self._duration(known[given]["after"], f"/use/timeouts/{escaped_pointer(given)}/after")
         return self._duration(given["after"], f"{place}/after")
@@ -551,7 +553,7 @@ class Reader:
 
     def _variable(self, name: str, place: str) -> str:
         if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-            self.fault(place, f'"{name}" cannot be a variable: write letters, digits and underscores.')
+            self.fault(place, f"{shown(name)} cannot be a variable: write letters, digits and underscores.")
             return "item"
         return name
 
@@ -603,7 +605,7 @@ class Reader:
         if isinstance(given, str):
             known = self.use.get("retries") or {}
             if given not in known:
-                self.fault(place, f'There is no retry policy "{given}" in use.retries.', suggestion_for(given, known))
+                self.fault(place, f"There is no retry policy {shown(given)} in use.retries.", suggestion_for(given, known))
                 return None
             return known[given], f"/use/retries/{escaped_pointer(given)}"
         return given, place
@@ -668,7 +670,7 @@ class Reader:
             known = self.use.get("authentications") or {}
             if given["use"] not in known:
                 self.fault(
-                    place, f'There is no authentication "{given["use"]}" in use.authentications.', suggestion_for(given["use"], known)
+                    place, f"There is no authentication {shown(given['use'])} in use.authentications.", suggestion_for(given["use"], known)
                 )
                 return {}
             if place.startswith("/use/authentications"):
@@ -682,7 +684,7 @@ class Reader:
             if name is not None and name not in secrets:
                 self.fault(
                     f"{place}/{escaped_pointer(scheme)}/use",
-                    f'There is no secret "{name}" in use.secrets.',
+                    f"There is no secret {shown(name)} in use.secrets.",
                     suggestion_for(str(name), secrets),
                 )
         return given

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
 
+from orchestrator.definition.documents import read_document
+from orchestrator.embedded import Embedded
 from orchestrator.errors import Invalid
-from tests.serverless.running import definition, fault, output, run
+from orchestrator.testing import ManualClock
+from tests.serverless.running import HEAD, definition, fault, output, run
 
 
 def names(body: str, input: object = None) -> list[str]:
@@ -600,3 +606,45 @@ def test_older_documents_are_read_in_their_own_words() -> None:
     assert (task.catch.errors, task.catch.retry.base_s) == ({"detail": "x"}, 90.0)
     # What is data stays as it is written, whatever its names are.
     assert task.do.tasks[0].value.value == {"delay": "2s"}
+
+
+def test_tasks_may_be_asked_of_executors_outside() -> None:
+    head = HEAD % "outside"
+    text = head.replace("version: '1.0.0'}", "version: '1.0.0', metadata: {executor: external}}") + (
+        "do: [{get: {call: http, with: {method: get, endpoint: 'http://x/{id}', query: {n: '${ .n }'}}, timeout: {after: PT1M}}}, {s: {set: {got: '${ . }'}}}]"
+    )
+    engine = Embedded(clock=ManualClock())
+    instance = engine.start(read_document(text, "case.yaml"), {"n": 5, "id": 7})
+    engine.settle()
+    [asked] = [fact.data["event"] for fact in instance.history if fact.kind == "event.emitted"]
+    assert asked["type"] == "io.flunq.task.requested"
+    data = asked["data"]
+    assert (data["task_name"], data["task_type"], data["input"]) == ("get", "http", {"n": 5, "id": 7})
+    assert data["config"]["parameters"] == {"method": "get", "endpoint": "http://x/{id}", "query": {"n": 5}}
+    done = {"task_id": data["task_id"], "success": True, "output": {"ok": True}}
+    engine.send({"specversion": "1.0", "id": "1", "source": "/executor", "type": "external.completed", "data": done})
+    assert engine.finish(instance).output == {"got": {"ok": True}}
+    for wrong in ("executor: somebody", "executor: 5"):
+        with pytest.raises(Invalid, match="engine or external"):
+            read_document(text.replace("executor: external", wrong))
+    with pytest.raises(Invalid, match="neither secrets nor authentication"):
+        read_document(text.replace("${ .n }", "${ $secrets.token }"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kind", "counts"),
+    [
+        ("a.*z", "abcz", True),
+        ("a.*z", "abczx", False),
+        ("com\\.x\\..+", "com.x.y", True),
+        ("com.x", "com.x", True),
+        ("[", "[", True),
+        ("(a+)+b", "a" * 60, False),
+        ("(?=a)(a+)+b(?<!c)", "a" * 60, False),
+    ],
+)
+def test_a_pattern_takes_no_longer_than_it_reads(pattern: str, kind: str, counts: bool) -> None:
+    body = f"do: [{{l: {{listen: {{to: {{one: {{with: {{type: {json.dumps(pattern)}}}}}}}}}}}}}]"
+    began = time.monotonic()
+    assert (run(body, events=[{"type": kind, "data": 1}]).state == "COMPLETED") is counts
+    assert time.monotonic() - began < 2

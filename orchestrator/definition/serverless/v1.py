@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.definition import cron, paths
 from orchestrator.definition.durations import BadDuration, from_now, seconds
-from orchestrator.definition.expressions import Expression, Jq, Template, check_jq, embedded, names_in
+from orchestrator.definition.expressions import SECRETS, Expression, Jq, Template, check_jq, embedded, names_in, sources
 from orchestrator.definition.external import external
 from orchestrator.definition.parsing import NOWHERE, Source, json_faults, printable, shown, suggestion_for
 from orchestrator.definition.parsing import escaped as escaped_pointer
@@ -50,6 +50,8 @@ from orchestrator.errors import ExpressionError, Fault, Invalid
 from orchestrator.ids import escaped, unescaped
 
 RESERVED = ("continue", "exit", "end")
+EXECUTORS = ("engine", "external")
+"""Who does calls and programs: the engine, or executors that are asked by events (`document.metadata.executor`)."""
 LANGUAGES = ("js", "javascript", "python")
 EVENT_ATTRIBUTES = ("id", "source", "type", "time", "subject", "datacontenttype", "dataschema", "data", "specversion")
 OWN_STEP = "step:"
@@ -85,6 +87,7 @@ class Reader:
         self.faults: list[Fault] = []
         self.loose = (document.get("evaluate") or {}).get("mode") == "loose"
         self.written = Written(source)
+        self.executor = (document["document"].get("metadata") or {}).get("executor", "engine")
         self._growth = Growth()
         self._inside: list[str] = []
         self._extending = False
@@ -105,6 +108,8 @@ class Reader:
         about = document["document"]
         if not about["dsl"].startswith("1.0."):
             self.fault("/document/dsl", f"Version {about['dsl']} of the DSL is not read here.", "Write 1.0.3, or an earlier 1.0.")
+        if self.executor not in EXECUTORS:
+            self.fault("/document/metadata/executor", f"Expected {' or '.join(EXECUTORS)}, got {shown(self.executor)}.")
         self._check_evaluate()
         self._check_use()
         if not document["do"]:
@@ -327,6 +332,8 @@ class Reader:
         if form == "script" and run[form]["language"] not in LANGUAGES:
             language = run[form]["language"]
             self.fault(f"{place}/run/script/language", f"Scripts in {shown(language)} are not run here.", "Write js or python.")
+        if self.executor == "external":
+            return self._asked_of_others(name, f"run.{form}", run[form], f"{place}/run/{form}", around)
         if form == "container":
             return self._container(name, parameters, place, around)
         # Shells and scripts own `${ }`: what stands between them is ours only when it is an expression.
@@ -387,6 +394,8 @@ class Reader:
         if call not in CALLS:
             return self._function(name, call, arguments, place, around)
         where = f"{place}/with"
+        if self.executor == "external":
+            return self._asked_of_others(name, call, arguments, where, around)
         parameters = marked(self._with_authentications(copy.deepcopy(arguments), where))
         if call == "asyncapi" and "subscription" in parameters:
             return self._subscription(name, parameters, where, around)
@@ -395,6 +404,12 @@ class Reader:
             if isinstance(timeout, float):
                 parameters["timeout"] = timeout
         return self._step(name, around, f"call.{call}", parameters, where)
+
+    def _asked_of_others(self, name: str, type: str, arguments: Any, where: str, around: Around) -> AnyTask:
+        """The task goes out as an event, with its arguments as they were computed. Events are kept, and so hold no secret."""
+        if any(names_in(source) & set(SECRETS) for source in sources(arguments)) or "authentication" in _names(arguments):
+            self.fault(where, "What goes to executors outside is kept as an event: it may hold neither secrets nor authentication.")
+        return external(name, type, None, None, {"parameters": arguments}, around)
 
     def _subscription(self, name: str, parameters: dict[str, Any], where: str, around: Around) -> AnyTask:
         subscription = parameters["subscription"]
@@ -688,6 +703,17 @@ class Reader:
                     suggestion_for(str(name), secrets),
                 )
         return given
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The names of all fields in it."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _names(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _names(item)
 
 
 def _wanted(errors: dict[str, Any] | None) -> Any:

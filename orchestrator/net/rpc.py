@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
+from orchestrator import nesting
 from orchestrator.net.client import Answer
 from orchestrator.net.problems import Problem
 
@@ -26,7 +26,7 @@ def messages(answer: Answer) -> Iterator[dict[str, Any]]:
 
 def _message(text: str, answer: Answer) -> Any:
     try:
-        return json.loads(text)
+        return nesting.parse(text)
     except ValueError:
         raise Problem("runtime", f"{answer.url} answered with something that is no JSON-RPC") from None
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+from orchestrator import nesting
 from orchestrator.definition.durations import seconds
 from orchestrator.definition.expressions import Jq, embedded, evaluate, is_true
 from orchestrator.definition.serverless.resources import parsed
@@ -259,7 +260,7 @@ def _message(raw: bytes | str) -> dict[str, Any]:
     """A text that is an object with a payload is the message itself; anything else is its payload."""
     text = raw.decode(errors="replace") if isinstance(raw, bytes) else raw
     try:
-        found = json.loads(text)
+        found = nesting.parse(text)
     except ValueError:
         found = text
     if isinstance(found, dict) and "payload" in found:

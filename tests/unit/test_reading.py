@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,3 +145,11 @@ def test_a_place_is_found_where_it_is_written() -> None:
     assert marks.of("/a/1/e") == (3, 14)
     assert marks.of("/a/0/nothing/at/all") == (2, 5)
     assert Marks("a: [").of("/a") is None
+
+
+def test_texts_are_read_by_one_reader() -> None:
+    """Whoever loads YAML by himself goes around its bounds."""
+    package = Path(yaml12.__file__).parents[1]
+    loading = re.compile(r"yaml\.(?:safe_)?(?:load|compose|parse|scan)|SafeLoader")
+    loaders = {str(file.relative_to(package)) for file in package.rglob("*.py") if loading.search(file.read_text())}
+    assert loaders == {"definition/yaml12.py"}

@@ -127,17 +127,16 @@ def faults_of(error: pydantic.ValidationError, model: type[BaseModel], data: Any
             continue
         message, suggestion = _message(one, model)
         said.append((at, message, suggestion, None))
-    faults: list[Fault] = []
+    around = {at[:end] for at, *_ in said for end, character in enumerate(at) if character == "/"}
+    faults: dict[Fault, None] = {}
     for at, message, suggestion, given in said:
         if message in _EXPECTED:
             # Of a field that may be several things, what lies deeper says more than that it is none of the others.
-            if any(other.startswith(f"{at}/") for other, *_ in said):
+            if at in around:
                 continue
             message = f"Expected {' or '.join(expected[at])}, got {shown(given)}."
-        fault = Fault(at, message, suggestion)
-        if fault not in faults:
-            faults.append(fault)
-    return faults
+        faults[Fault(at, message, suggestion)] = None
+    return list(faults)
 
 
 def _message(one: Any, model: type[BaseModel]) -> tuple[str, str]:

@@ -19,10 +19,13 @@ from orchestrator.definition.serverless import schema, schema08
 from orchestrator.definition.validate import check
 from orchestrator.embedded import Embedded, Instance
 from orchestrator.errors import Invalid
+from orchestrator.net import authentication, resources
+from orchestrator.plan.catching import STATUS_OF
 from orchestrator.steps.registry import REGISTRY
 from orchestrator.testing import ManualClock
 from tests.chaos.crowd import LONG
 from tests.odd import ODD
+from tests.serverless.standins import StandIn
 from tests.stack import Stack, until
 
 FOLDER = Path(__file__).parent / "fields"
@@ -303,6 +306,87 @@ def test_an_odd_result_around_a_workflow_is_used_or_a_fault(place: str) -> None:
     around = {"input": {"input": {"from": ".odd"}}, "output": {"output": {"as": ".odd"}}, "timeout": {"timeout": {"after": "${ .odd }"}}}
     definition = definition_from({**HEAD, **around[place], "do": [{"s": {"set": "${ . }"}}, {"w": {"wait": {"seconds": 1}}}]})
     try_out(definition, catches=False)
+
+
+# ── in what calls refer to ──────────────────────────────────────────────────────────────────────────────────────────
+
+OPENAPI = {
+    "openapi": "3.0.0",
+    "servers": [{"url": "/{v}", "variables": {"v": {"default": "x"}}}],
+    "paths": {"/p/{id}": {"parameters": [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}], "post": {
+        "operationId": "o", "servers": [{"url": "/"}],
+        "parameters": [{"name": "q", "in": "query", "style": "form", "explode": True, "schema": {"default": [1]}}, {"name": "h", "in": "header"},
+                       {"$ref": "#/components/parameters/z"}],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": {}}}}}}},
+    "components": {"parameters": {"z": {"name": "z", "in": "cookie"}}},
+}  # fmt: skip
+SWAGGER = {"swagger": "2.0", "host": "127.0.0.1:9", "basePath": "/v2", "schemes": ["http"], "paths": {"/p/{id}": {"post": {
+    "operationId": "o", "parameters": [{"name": "id", "in": "path"}, {"name": "b", "in": "body"}, {"name": "f", "in": "formData"}]}}}}  # fmt: skip
+ASYNC_2 = {
+    "asyncapi": "2.6.0",
+    "servers": {"s": {"url": "127.0.0.1:9/{v}", "protocol": "http", "variables": {"v": {"default": "x"}}}},
+    "channels": {"c": {"publish": {"operationId": "o"}}},
+}
+ASYNC_3 = {
+    "asyncapi": "3.0.0",
+    "servers": {"s": {"host": "127.0.0.1:9", "pathname": "/x", "protocol": "http"}},
+    "channels": {"c": {"address": "a"}},
+    "operations": {"o": {"channel": {"$ref": "#/channels/c"}}},
+}
+MESSAGE = {"jsonrpc": "2.0", "id": 1, "result": {"protocolVersion": "x"}, "error": {"code": 1, "message": "m"}}
+REFERRED: list[tuple[Any, str]] = [
+    (OPENAPI, "{call: openapi, with: {document: {endpoint: '%s'}, operationId: o, parameters: {id: 1, h: x, z: y, a: 2}}}"),
+    (SWAGGER, "{call: openapi, with: {document: {endpoint: '%s'}, operationId: o, parameters: {id: 1, b: {a: 1}, f: g}}}"),
+    (ASYNC_2, "{call: asyncapi, with: {document: {endpoint: '%s'}, channel: c, message: {payload: {a: 1}}}}"),
+    (ASYNC_3, "{call: asyncapi, with: {document: {endpoint: '%s'}, operation: o, message: {payload: {a: 1}}}}"),
+    ({"input": {"from": "."}, "set": {"x": 1}}, "{call: '%s', with: {}}"),
+    ({"url": "/rpc"}, "{call: a2a, with: {agentCard: {endpoint: '%s'}, method: tasks/get, parameters: {id: x}}}"),
+    (MESSAGE, "{call: a2a, with: {server: '%s', method: tasks/get, parameters: {id: x}}}"),
+    (MESSAGE, "{call: mcp, with: {method: tools/list, transport: {http: {endpoint: '%s'}}}}"),
+    ({"type": "object", "properties": {"x": {"type": "string"}}}, "{set: {x: 1}, output: {schema: {resource: {endpoint: '%s'}}}}"),
+    ({"access_token": "t", "token_type": "bearer", "expires_in": 5},
+     "{call: http, with: {method: get, endpoint: {uri: 'http://127.0.0.1:9', authentication: {oauth2: {authority: '%s', grant: client_credentials}}}}}"),
+    ({"token_endpoint": "http://127.0.0.1:9"},
+     "{call: http, with: {method: get, endpoint: {uri: 'http://127.0.0.1:9', authentication: {oidc: {authority: '%s', grant: client_credentials}}}}}"),
+]  # fmt: skip
+TYPED = {"Problem", "Invalid", "ValidationError", "ExpressionError", "TooDeep"}
+
+
+def test_an_odd_document_that_a_call_refers_to_is_a_problem_that_says_what_is_odd(standin: StandIn) -> None:
+    kinds = [definition_from({**HEAD, "do": [{"c": parse(task % f"{standin.address}/odd")}]}) for _, task in REFERRED]
+    cases = [
+        (number, path, name, value)
+        for number, (document, _) in enumerate(REFERRED)
+        for path in [(), *places(document)]
+        for name, value in ODD
+        if is_json(value)
+    ]
+    random.Random(27).shuffle(cases)
+    for number, path, name, value in cases if LONG else cases[:500]:
+        raw = json.dumps(with_odd(REFERRED[number][0], path, value) if path else value).encode()
+        for method in ("GET", "POST"):
+            for ending in ("", "/.well-known/openid-configuration", "/oauth2/token"):
+                standin.answers[method, f"/odd{ending}"] = lambda _, raw=raw: (200, raw, {"content-type": "application/json"})  # type: ignore[misc]
+        resources._kept.clear()
+        authentication.TOKENS._kept.clear()
+        began = time.monotonic()
+        engine = Embedded(clock=ManualClock())
+        instance = engine.finish(engine.start(kinds[number], {}))
+        assert time.monotonic() - began < MOST_S, (number, path, name)
+        assert instance.error is None or instance.error["name"] in TYPED or instance.error["code"] in STATUS_OF, (
+            number,
+            path,
+            name,
+            instance.error,
+        )
+
+
+def is_json(value: Any) -> bool:
+    try:
+        json.dumps(value).encode()
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 # ── on workers ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -140,6 +140,8 @@ class _Parser:
                 break
             at = found.end()
         self.at = 0
+        self.begun: Evaluator | None = None
+        """A term that was read to see what it is, and that an operation begins with."""
 
     # tokens
 
@@ -226,11 +228,17 @@ class _Parser:
     # terms
 
     def postfix(self) -> Evaluator:
+        if self.begun is not None:
+            made, self.begun = self.begun, None
+            return self.bound(made)
         if self.met("reduce"):
             return self.reduction()
         made, iterates = self.path()
         if iterates:
             raise _NotPlain
+        return self.bound(made)
+
+    def bound(self, made: Evaluator) -> Evaluator:
         if self.met("as"):
             name = self.new_name()
             self.take("|")
@@ -416,12 +424,14 @@ class _Parser:
             self.take(")")
             self.take("]")
             return lambda data, scope: _range(count(data, scope))
-        all_of = self.all_of()
-        if all_of is not None:
-            each = self.each() if self.met("|") else _identity
-            self.take("]")
-            mapped = _mapped(each)
-            return lambda data, scope: mapped(all_of(data, scope), scope)
+        if self.peek() not in ("-", "reduce"):
+            made, iterates = self.path()
+            if iterates:
+                each = self.each() if self.met("|") else _identity
+                self.take("]")
+                mapped = _mapped(each)
+                return lambda data, scope: mapped(made(data, scope), scope)
+            self.begun = made
         items = [self.otherwise()]
         while self.met(","):
             items.append(self.otherwise())
@@ -433,18 +443,6 @@ class _Parser:
             items = [lambda data, scope: rest(first(data, scope), scope)]
         self.take("]")
         return lambda data, scope: [item(data, scope) for item in items]
-
-    def all_of(self) -> Evaluator | None:
-        """The list of which a list constructor takes each item, if that is what it does."""
-        start = self.at
-        try:
-            made, iterates = self.path()
-        except _NotPlain:
-            iterates = False
-        if iterates and self.peek() in ("|", "]"):
-            return made
-        self.at = start
-        return None
 
     def object(self) -> Evaluator:
         entries: list[tuple[Evaluator, Evaluator]] = []

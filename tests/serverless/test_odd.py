@@ -28,6 +28,7 @@ from tests.odd import ODD
 from tests.serverless.standins import StandIn
 from tests.stack import Stack, until
 
+pytestmark = pytest.mark.timeout(3600 if LONG else 180)
 FOLDER = Path(__file__).parent / "fields"
 MOST_S = 5.0
 HEAD = {"document": {"dsl": "1.0.3", "namespace": "odd", "name": "odd", "version": "1.0.0"}}

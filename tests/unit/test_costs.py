@@ -98,7 +98,7 @@ def test_what_grows_in_every_round_is_not_recorded_in_every_round() -> None:
         [instance] = loop(APPEND, rounds).instances.values()
         return sum(len(dumps(fact.data)) for fact in instance.history if fact.kind == Kind.DECIDED)
 
-    assert recorded(6000) < 1.6 * recorded(4000)
+    assert recorded(3000) < 1.4 * recorded(2000)
 
 
 def test_what_was_not_recorded_is_computed_again_from_the_history() -> None:

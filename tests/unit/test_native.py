@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from orchestrator.definition.expressions import jq_value
 from orchestrator.errors import ExpressionError
 from tests.chaos.crowd import LONG
 
+pytestmark = pytest.mark.timeout(3600 if LONG else 180)
 SCALARS = (
     st.none()
     | st.booleans()
@@ -123,3 +125,12 @@ def test_loops_in_loops_are_left_to_jq_which_is_watched() -> None:
     with pytest.raises(native.NotHere):
         native.value(evaluator, list(range(100)), {"x": list(range(100))})
     assert native.value(evaluator, [1, 2], {"x": [3]}) == [[[1]], [[1]]]
+
+
+@pytest.mark.parametrize(
+    "source", ["[" * 60 + "1" + "]" * 60, "[" * 2000, "(" * 2000, "{a: " * 500, "-" * 3000 + "1", ".a" * 2000, "[.[]|" * 300, "if " * 900]
+)
+def test_reading_an_expression_takes_no_longer_than_it_is(source: str) -> None:
+    began = time.monotonic()
+    native.compiled(source)
+    assert time.monotonic() - began < 1

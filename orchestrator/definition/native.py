@@ -112,7 +112,7 @@ _TOKEN = re.compile(
     | (?P<name>\$[A-Za-z_]\w*)
     | (?P<word>[A-Za-z_]\w*)
     | (?P<text>"(?:[^"\\]|\\.)*")
-    | (?P<sign>//|==|!=|<=|>=|[.|,;:()\[\]{}<>+*/-])
+    | (?P<sign>\.\.|//|==|!=|<=|>=|[.|,;:()\[\]{}<>+*/-])
     | (?P<end>\Z)
     )""",
     re.VERBOSE | re.DOTALL | re.ASCII,
@@ -150,7 +150,7 @@ class _Parser:
         return text if kind in ("sign", "word") else kind
 
     def take(self, expected: str | None = None) -> str:
-        if expected is not None and self.peek() != expected:
+        if (expected is not None and self.peek() != expected) or self.tokens[self.at][0] == "end":
             raise _NotPlain
         self.at += 1
         return self.tokens[self.at - 1][1]
@@ -220,7 +220,7 @@ class _Parser:
                 return left
 
     def negated(self) -> Evaluator:
-        if self.met("-"):
+        if self.begun is None and self.met("-"):
             inner = self.negated()
             return lambda data, scope: _minus(0, _number(inner(data, scope)))
         return self.postfix()

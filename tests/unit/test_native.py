@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.definition import native, programs
-from orchestrator.definition.expressions import jq_value
+from orchestrator.definition.expressions import jq_value, names_in
 from orchestrator.errors import ExpressionError
 from tests.chaos.crowd import LONG
 
@@ -92,7 +93,7 @@ def alike(one: Any, other: Any) -> bool:
     "source",
     [". + {n: .n + 1}", "{n: ((.n // []) + [$item])}", ". | length >= 3", '.status == "ready" and (.items | length) > 0', '"Hello \\(.name)"',
      "map(select(.done)) | length", ".items | map(.price) | add", '.kind | startswith("a")', "if .n > 3 then \"big\" else \"small\" end", ".[-1].data.ok",
-     "[.items[] | .id]", "any(.n > 1)", "$context.total + .n", '._merged', '_merged(.; {"a": [1]})'],
+     "[.items[] | .id]", "[.a - 1, .b * 2]", "any(.n > 1)", "$context.total + .n", '._merged', '_merged(.; {"a": [1]})'],
 )  # fmt: skip
 def test_the_commonest_expressions_are_plain(source: str) -> None:
     assert native.compiled(source) is not None
@@ -100,7 +101,7 @@ def test_the_commonest_expressions_are_plain(source: str) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    [".[]", ".a[]", "..", ".a?", ".a |= 1", "def f: 1; f", "$ENV", "$__loc__", "now", "try error catch .", "1, 2", "[1, 2 | 3]",
+    [".[]", ".a[]", "..", "..[0]", "..a", '[ "a" - ]', "1 +", ".a.", ".a?", ".a |= 1", "def f: 1; f", "$ENV", "$__loc__", "now", "try error catch .", "1, 2", "[1, 2 | 3]",
      '"\\\\(x)"', '"a\\("b")c"', "input", "1 < 2 < 3", "{a: 1,}", "", "(", ".a.", "99999999999999999999", "select(.a)", ". as [$a] | $a", "reduce . as $x (0; 1)", "foreach .[] as $x (0; 1)"],
 )  # fmt: skip
 def test_what_is_not_plain_is_left_to_jq(source: str) -> None:
@@ -134,3 +135,24 @@ def test_reading_an_expression_takes_no_longer_than_it_is(source: str) -> None:
     began = time.monotonic()
     native.compiled(source)
     assert time.monotonic() - began < 1
+
+
+TOKENS = [".", ".a", ".b", "[", "]", "(", ")", "{", "}", "|", ",", ":", ";", "+", "-", "*", "/", "//", "==", "<", "and", "or", "not", "if", "then", "else", "elif", "end", "1", "2.5", '"s"', '"x\\(.a)"', "$x", "as", "reduce", "map", "select", "length", "null", "true", ".[]", ".[0]", "a", "any", "_merged", "setpath", "range", "#", "?", "..", '.["a"]', '"a"']  # fmt: skip
+
+
+def test_what_is_read_as_plain_is_an_expression_of_jq() -> None:
+    """Random words in a row: whatever of them is read here, jq reads, too, and means the same."""
+    chosen = random.Random(1126)
+    for _ in range(500_000 if LONG else 20_000):
+        words = [chosen.choice(TOKENS) for _ in range(chosen.randint(1, 8))]
+        source = " ".join(words) if chosen.random() < 0.7 else "".join(words)
+        evaluator = native.compiled(source)
+        if evaluator is None or names_in(source) - {"x"}:
+            continue
+        programs.check(source, ("x",))
+        for data in (None, {"a": 1, "b": {"a": [1]}}, [1, {"a": 2}], "s"):
+            try:
+                found = native.value(evaluator, data, {"x": {"a": 3}})
+            except native.NotHere:
+                continue
+            assert programs.outputs(source, ("x",), [data, {"a": 3}]) == [found], (source, data)

@@ -101,7 +101,7 @@ def test_the_commonest_expressions_are_plain(source: str) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    [".[]", ".a[]", "..", "..[0]", "..a", '[ "a" - ]', "1 +", ".a.", ".a?", ".a |= 1", "def f: 1; f", "$ENV", "$__loc__", "now", "try error catch .", "1, 2", "[1, 2 | 3]",
+    [".[]", ".a[]", "..", "..[0]", "..a", '[ "a" - ]', "1 +", ".a?", ".a |= 1", "def f: 1; f", "$ENV", "$__loc__", "now", "try error catch .", "1, 2", "[1, 2 | 3]",
      '"\\\\(x)"', '"a\\("b")c"', "input", "1 < 2 < 3", "{a: 1,}", "", "(", ".a.", "99999999999999999999", "select(.a)", ". as [$a] | $a", "reduce . as $x (0; 1)", "foreach .[] as $x (0; 1)"],
 )  # fmt: skip
 def test_what_is_not_plain_is_left_to_jq(source: str) -> None:

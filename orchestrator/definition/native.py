@@ -69,6 +69,7 @@ Evaluator = Callable[[Any, Scope], Any]
 MERGED = "_merged"
 CHANGED = "_changed"
 LONGEST = 4000
+MOST_BRACKETS = 100
 MOST_STEPS = 100_000
 MOST_COMPARED = 1_000
 LARGEST_TEXT = 1024 * 1024
@@ -79,7 +80,7 @@ _SAFE = 2**53
 @functools.lru_cache(maxsize=8192)
 def compiled(source: str) -> Evaluator | None:
     """The evaluator of an expression; None when it is not plain."""
-    if len(source) > LONGEST:
+    if len(source) > LONGEST or sum(map(source.count, "([{")) > MOST_BRACKETS:
         return None
     try:
         parser = _Parser(source)

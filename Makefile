@@ -65,7 +65,7 @@ bench: $(VENV)/.bench ## all measures beside their peers; `make bench M=sequence
 	@$(BIN)/python -m benchmarks $(M)
 
 chaos: $(VENV)/.dev ## the long form: kills, floods, freezes, 1,000 instances each
-	@CHAOS=long $(BIN)/python -m pytest tests/chaos tests/serverless/test_fuzzing.py -p no:randomly -q -s
+	@CHAOS=long $(BIN)/python -m pytest tests/chaos tests/serverless/test_fuzzing.py tests/serverless/test_odd.py tests/unit/test_native.py -p no:randomly -q -s
 
 ctk: $(VENV)/.dev ## the Serverless Workflow conformance kit, with real workers and in one process; CTK=<its directory>
 	@$(BIN)/python -m tests.serverless

@@ -21,7 +21,7 @@ def register() -> tuple[Response, int]:
     """
     text = request.get_data(as_text=True)
     definition = read_document(text, "request.json" if request.is_json else "request.yaml")
-    check(definition, REGISTRY.knows)
+    check(definition, REGISTRY)
     runner().register_workflow(definition, text, tenant=asked.tenant())
     return jsonify({"workflow": definition.name, "namespace": definition.namespace, "version": definition.version}), 201
 

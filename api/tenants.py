@@ -229,7 +229,7 @@ def _put(tenant: str, before: Stored | None) -> Stored:
             given["document"] = head
         text = json.dumps(given)
     definition = read_document(text, "request.yaml")
-    check(definition, REGISTRY.knows)
+    check(definition, REGISTRY)
     if before is not None and (definition.name, definition.namespace) != (before.name, before.namespace):
         raise Invalid(
             [Fault("definition", f"is '{definition.namespace}.{definition.name}'; the workflow is '{_id(before.namespace, before.name)}'")],

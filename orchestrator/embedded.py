@@ -6,17 +6,19 @@ One thread; waits go by the clock it is given, so that a test can hold time in i
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Protocol
 
 from orchestrator.config.secrets import resolve
 from orchestrator.definition.documents import inline
 from orchestrator.definition.retry import RetryPolicy
-from orchestrator.definition.tree import AnyTask, Definition, Step, Undo, find
+from orchestrator.definition.tree import AnyTask, Definition, Fork, Step, Undo, find
 from orchestrator.engine import perform, warden
 from orchestrator.errors import IllegalMove, NotFound, OrchestratorError
 from orchestrator.history import Fact, Failure, Kind, effective
@@ -24,6 +26,7 @@ from orchestrator.ids import Position, new_instance_id
 from orchestrator.plan.about import facts_of
 from orchestrator.plan.backward import Done, backward
 from orchestrator.plan.catching import told
+from orchestrator.plan.deciding import decided
 from orchestrator.plan.events import envelope_of
 from orchestrator.plan.forward import Forward
 from orchestrator.plan.gathering import handed_over, joined, laid_over
@@ -72,16 +75,27 @@ class Branch:
     after: list[Branch] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    followers: list[Branch] = field(default_factory=list)
     opened: list[Branch] = field(default_factory=list)
+    joins: dict[str, list[Branch]] = field(default_factory=dict)
+    open: dict[str, int] = field(default_factory=dict)
+    """Of each join, its branches, and how many of them are not closed."""
     state: str = "ready"
     outcome: str | None = None
     output: Any = None
     error: Any = None
     listens: bool = False
+    forward: Forward | None = None
+    """Its fold, kept while it waits: what was recorded in it is applied to it at once."""
 
     @property
     def is_closed(self) -> bool:
         return self.state == "closed"
+
+    def close(self, outcome: str) -> None:
+        if self.parent is not None and not self.is_closed:
+            self.parent.open[self.join_position] -= 1
+        self.state, self.outcome = "closed", outcome
 
 
 @dataclass(slots=True)
@@ -222,7 +236,7 @@ class Embedded:
         target = check_move("cancel", instance.state)
         for branch in instance.branches():
             if not branch.is_closed:
-                branch.state, branch.outcome = "closed", "cancelled"
+                branch.close("cancelled")
         instance.error = {"code": "cancelled", "message": reason}
         if instance.definition.saga and instance.definition.compensate_on_cancel:
             self._turn_round(instance, State.CANCELLED)
@@ -290,7 +304,7 @@ class Embedded:
             skipped = Fact(branch.position, Kind.TASK_SKIPPED, {"because": "a dependency did not complete"})
             self._record(instance, branch, None, skipped, lambda: self._close(instance, branch, "skipped"))
             return
-        forward = self.forward_of(instance, branch)
+        forward = branch.forward = branch.forward or self.forward_of(instance, branch)
         if forward is None:
             self._end_undone(instance)
             return
@@ -331,11 +345,7 @@ class Embedded:
             case Perform():
                 return self._perform(instance, branch, forward, need)
             case Decide():
-                try:
-                    return record(Kind.DECIDED, {"slot": need.slot, "value": need.compute()})
-                except OrchestratorError as error:
-                    failure = Failure(error.code, str(error), need.position, type(error).__name__)
-                    return record(Kind.DECIDED, {"slot": need.slot, "error": failure.to_json()})
+                return record(Kind.DECIDED, decided(need, self.clock.now))
             case Deadline(seconds=seconds):
                 return record(Kind.DEADLINE, {"due": now + seconds})
             case Sleep(seconds=seconds, until=until):
@@ -346,15 +356,19 @@ class Embedded:
             case FanOut():
                 return not record(Kind.OPENED, {"count": len(need.openings)}, lambda: self._open(instance, branch, forward, need))
             case Join():
-                children = [child for child in branch.opened if child.join_position == need.position]
-                if not all(child.is_closed for child in children):
+                children = branch.joins.get(need.position, [])
+                if branch.open.get(need.position):
                     branch.state = "joining"
                     return self._park(instance, branch, forward, None, "joining")
                 return record(Kind.JOINED, joined(need, children))
             case Listening():
                 return self._listen(instance, branch, forward, need)
             case Publish():
-                envelope = envelope_of(need.compute(), instance.id, need.position, instance.definition, self.clock.now())
+                try:
+                    envelope = envelope_of(need.compute(), instance.id, need.position, instance.definition, self.clock.now())
+                except OrchestratorError as error:
+                    failure = Failure(error.code, str(error), need.position, type(error).__name__)
+                    return record(Kind.STEP_FAILED, {"error": failure.to_json()})
                 return record(Kind.EMITTED, {"event": envelope}, lambda: self.send(envelope))
             case StartChild():
                 return self._start_child(instance, branch, forward, need)
@@ -446,7 +460,10 @@ class Embedded:
         fresh = [Branch(o.position, branch, need.position, need.mode, need.shared, o.vars, forward.context) for o in need.openings]
         for child, opening in zip(fresh, need.openings, strict=True):
             child.after = [fresh[k] for k in opening.after]
+            for before in child.after:
+                before.followers.append(child)
         branch.opened += fresh
+        branch.joins[need.position], branch.open[need.position] = fresh, len(fresh)
         self._park(instance, branch, forward, None, "joining")
         for child in fresh:
             if child.after:
@@ -457,27 +474,38 @@ class Embedded:
     def _close(self, instance: Instance, branch: Branch, outcome: str, output: Any = None, error: Any = None, context: Any = None) -> None:
         parent = branch.parent
         assert parent is not None
-        branch.state, branch.outcome, branch.output, branch.error, branch.context = "closed", outcome, output, error, context
-        siblings = [child for child in parent.opened if child.join_position == branch.join_position]
-        if outcome == "ended" or (branch.mode == "compete" and outcome == "completed") or (branch.mode == "fork" and outcome == "failed"):
+        branch.close(outcome)
+        branch.output, branch.error, branch.context = output, error, context
+        siblings = parent.joins[branch.join_position]
+        if outcome == "ended" or self._decides(instance, branch, siblings):
             for sibling in siblings:
                 self._cut(sibling)
-        for sibling in siblings:
-            if sibling.state == "blocked" and all(before.is_closed for before in sibling.after):
-                self._queue(instance, sibling)
-        if all(sibling.is_closed for sibling in siblings):
+        for follower in branch.followers:
+            if follower.state == "blocked" and all(before.is_closed for before in follower.after):
+                self._queue(instance, follower)
+        if not parent.open[branch.join_position]:
             self._queue(instance, parent)
+
+    def _decides(self, instance: Instance, branch: Branch, siblings: list[Branch]) -> bool:
+        """Whether the others are not wanted any more."""
+        if branch.outcome != "completed":
+            return branch.outcome == "failed" and branch.mode in ("fork", "some")
+        if branch.mode == "some":
+            fork = find(self._root(instance, branch) or instance.definition.do, branch.join_position.removeprefix("/undo"))
+            assert isinstance(fork, Fork)
+            return sum(sibling.outcome == "completed" for sibling in siblings) >= (fork.at_least or 0)
+        return branch.mode == "compete"
 
     def _cut(self, branch: Branch) -> None:
         if not branch.is_closed:
-            branch.state, branch.outcome = "closed", "cancelled"
+            branch.close("cancelled")
         for child in branch.opened:
             self._cut(child)
 
     # ── events and children ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _listen(self, instance: Instance, branch: Branch, forward: Forward, need: Listening) -> bool:
-        for number, envelope in instance.events:
+        for number, envelope in instance.events[bisect.bisect_right(instance.events, need.heard.after, key=itemgetter(0)) :]:
             if not need.heard.is_new(number):
                 continue
             taken = forward.matching(envelope)

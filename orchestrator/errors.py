@@ -76,6 +76,12 @@ class Invalid(Refused):
         super().__init__(f"{what} has {len(self.faults)} {noun}:\n{lines}")
 
 
+class InvalidEvent(Invalid):
+    """An event that a workflow emits is none: a fault of the task that emits it."""
+
+    code = "validation"
+
+
 class NotFound(Refused):
     code = "not_found"
 

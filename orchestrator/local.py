@@ -195,7 +195,7 @@ class WorkflowEngine:
         if not self._accepts:
             raise IllegalMove("start", "stopped engine")
         definition = workflow if isinstance(workflow, Definition) else definition_from(workflow)
-        check(definition, self.registry.knows)
+        check(definition, self.registry)
         embedded = Embedded(clock=WallClock(), registry=self.registry, default_retry=self.retry)
         instance = embedded.start(definition, {} if input is None else input)
         total = len(getattr(definition.do, "nodes", ())) or len(getattr(definition.do, "tasks", ())) or 1

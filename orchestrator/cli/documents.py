@@ -20,7 +20,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 def _read(path: Path) -> tuple[Definition, str]:
     text = path.read_text(encoding="utf-8")
     definition = read_document(text, path.name)
-    check(definition, REGISTRY.knows)
+    check(definition, REGISTRY)
     return definition, text
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 TAG = "is"
+NOT_KEPT = {"kept": False}
+"""The metadata of a field that is true of this process alone, and no part of what is stored."""
 T = TypeVar("T")
 _CLASSES: dict[str, type] = {}
 _FIELDS: dict[type, tuple[str, tuple[tuple[str, Any], ...]]] = {}
@@ -21,7 +23,7 @@ def tagged(name: str) -> Callable[[type[T]], type[T]]:
             raise ValueError(f"two classes are tagged '{name}'")
         _CLASSES[name] = cls
         fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # every tagged class is a dataclass
-        _FIELDS[cls] = (name, tuple((f.name, f.default) for f in fields))
+        _FIELDS[cls] = (name, tuple((f.name, f.default) for f in fields if f.metadata != NOT_KEPT))
         return cls
 
     return register

@@ -29,6 +29,22 @@ class BadDuration(ValueError):
         super().__init__(f"Invalid duration {text}: write seconds (1.5), '30s', '1m30s', 'PT1M30S' or {{'minutes': 5}}, up to 1,000 years.")
 
 
+def from_now(value: Any) -> float:
+    """The same, of a time that may have passed: what is below zero is now."""
+    if isinstance(value, dict) and all(isinstance(n, int | float) and not isinstance(n, bool) for n in value.values()) and _sum(value) <= 0:
+        return 0.0
+    if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
+        return 0.0
+    return seconds(value)
+
+
+def _sum(value: dict[str, Any]) -> float:
+    try:
+        return float(sum(FIELDS_S[unit] * number for unit, number in value.items()))
+    except (KeyError, OverflowError):
+        raise BadDuration(value) from None
+
+
 def seconds(value: Any) -> float:
     """The duration in seconds; `BadDuration` when it is none, is negative, or is longer than any calendar."""
     found = _read(value)
@@ -54,10 +70,7 @@ def _fields(value: dict[str, Any]) -> float:
         raise BadDuration(value)
     if any(isinstance(n, bool) or not isinstance(n, int | float) or n < 0 for n in value.values()):
         raise BadDuration(value)
-    try:
-        return float(sum(FIELDS_S[unit] * number for unit, number in value.items()))
-    except OverflowError:
-        raise BadDuration(value) from None
+    return _sum(value)
 
 
 def _text(text: str) -> float:

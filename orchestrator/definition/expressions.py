@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.definition import paths, programs
+from orchestrator.definition import native, paths, programs
 from orchestrator.definition.codec import plain, tagged
-from orchestrator.errors import ExpressionError, MissingCode, OrchestratorError
+from orchestrator.errors import ExpressionError, MissingCode, MissingSecret, OrchestratorError
 
 Scope = Mapping[str, Any]
 
@@ -43,7 +43,9 @@ class Names(dict[str, Any]):
 
 # ── jq ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+SECRETS = ("secrets", "secret", "SECRETS", "SECRET")
 _NAME = re.compile(r"\$([A-Za-z_]\w*)")
+_SECRET = re.compile(r"""\$(?:secrets?|SECRETS?)\s*(?:\|\s*)?(?:\.\s*([A-Za-z_]\w*)|\.?\s*\[?\s*"([^"\\]*)")""")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -52,21 +54,51 @@ def names_in(source: str) -> frozenset[str]:
     return frozenset(_NAME.findall(source))
 
 
+@functools.lru_cache(maxsize=4096)
+def secrets_in(source: str) -> frozenset[str]:
+    """The secrets an expression asks for by name."""
+    return frozenset(one or other for one, other in _SECRET.findall(source))
+
+
+class Secrets(dict[str, Any]):
+    """The secrets that a definition declares: whoever asks for another one may not have it."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            raise MissingSecret(f"The secret {key!r} is not declared in use.secrets.")
+        return super().get(key, default)
+
+
 def jq_value(source: str, data: Any, scope: Scope) -> Any:
-    """The first output of a jq expression; none at all is null."""
+    """What a jq expression gives: its output; null when there is none; the list of them when there are several."""
+    found = jq_outputs(source, data, scope)
+    return found[0] if len(found) == 1 else found or None
+
+
+def jq_outputs(source: str, data: Any, scope: Scope) -> list[Any]:
     path = paths.parsed(source)
     if path is not None:
         name, keys = path
         if name is None or name in scope:
-            return told(paths.followed(data if name is None else scope[name], keys))
+            return [told(paths.followed(data if name is None else scope[name], keys))]
+    for secret in secrets_in(source):
+        held = next((scope[name] for name in SECRETS if name in scope), None)
+        if isinstance(held, dict):
+            held.get(secret)
+    plain_one = native.compiled(source)
+    if plain_one is not None:
+        try:
+            return [native.value(plain_one, data, scope)]
+        except native.NotHere:
+            pass
     wanted = names_in(source)
     names = tuple(sorted(name for name in wanted if name in scope))
-    return programs.value(source, names, [data, *(told(scope[name]) for name in names)])
+    return programs.outputs(source, names, [data, *(told(scope[name]) for name in names)])
 
 
 def told(value: Any) -> Any:
     """With everything lazy in it made."""
-    return {key: value[key] for key in value} if type(value) is Names else value
+    return {key: value[key] for key in value} if isinstance(value, Names) else value
 
 
 def check_jq_together(wanted: Iterable[tuple[str, tuple[str, ...]]]) -> None:
@@ -186,6 +218,20 @@ def sources(value: Any, *, loose: bool = False) -> Iterator[str]:
             yield from sources(item, loose=loose)
 
 
+def placed(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every jq expression inside a template, with the JSON pointer at which it stands there."""
+    if isinstance(value, str):
+        source = embedded(value)
+        if source is not None:
+            yield place, source
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from placed(item, f"{place}/{str(key).replace('~', '~0').replace('/', '~1')}")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from placed(item, f"{place}/{number}")
+
+
 @functools.lru_cache(maxsize=4096)
 def _mentions(text: str, word: str) -> bool:
     return re.search(rf"\b{word}\b", text) is not None
@@ -214,6 +260,31 @@ def evaluate(expression: Expression, data: Any, scope: Scope) -> Any:
         case Bind(names):
             under = data if isinstance(data, dict) else {}
             return {**under, **{name: scope[name] for name in names if name in scope}}
+
+
+def is_plain(expression: Expression) -> bool:
+    """Whether it is computed here, by operations whose meaning does not change."""
+    match expression:
+        case Jq(source):
+            return _is_plain(source)
+        case Template(value, loose):
+            return not loose and all(map(_is_plain, sources(value)))
+    return False
+
+
+def _is_plain(source: str) -> bool:
+    return paths.parsed(source) is not None or native.compiled(source) is not None
+
+
+def condition(expression: Expression, data: Any, scope: Scope) -> bool:
+    """Whether a condition holds. Of several outputs nobody can tell."""
+    if isinstance(expression, Jq):
+        found = jq_outputs(expression.source, data, scope)
+        if len(found) > 1:
+            said = programs.shortened(expression.source)
+            raise ExpressionError(f"jq: the condition '{said}' gives {len(found):,} values; write any(…) or all(…)")
+        return bool(found) and is_true(found[0])
+    return is_true(evaluate(expression, data, scope))
 
 
 def is_true(value: Any) -> bool:

@@ -23,7 +23,7 @@ from orchestrator.definition.expressions import Jq, Merge, Template
 from orchestrator.definition.external import external
 from orchestrator.definition.parsing import Many, Model, Name, Seconds, SomeSeconds, Source, parse_as
 from orchestrator.definition.retry import MOST_ATTEMPTS, RetryPolicy
-from orchestrator.definition.tree import AnyTask, Around, Compensation, Definition, Graph, Limits, Node, Run, Step
+from orchestrator.definition.tree import AnyTask, Around, Compensation, Definition, Graph, Limits, Node, Run, Step, Written
 from orchestrator.definition.versions import Version
 
 Retries = Annotated[int, Field(ge=0, le=1000)]
@@ -261,14 +261,20 @@ class GraphForm(Retried):
             raise ValueError("workflow type is required")
         return self
 
-    def definition(self) -> Definition:
+    def definition(self, source: Source) -> Definition:
+        written = Written(source)
+        nodes = tuple(step.node() for step in self.steps)
+        for number, node in enumerate(nodes):
+            written.at(node.task, f"/steps/{number}")
+            if isinstance(node.task, Step):
+                written.at(node.task.parameters, f"/steps/{number}/parameters")
         about = self.metadata or Metadata()
         return Definition(
             name=str(self.type or self.id or self.name),
             version=self.version,
             namespace=self.namespace,
             title=self.title or self.description or "",
-            do=Graph(nodes=tuple(step.node() for step in self.steps), around=Around(timeout_s=self.timeout, input_schema=self.input)),
+            do=Graph(nodes=nodes, around=Around(timeout_s=self.timeout, input_schema=self.input)),
             saga=about.saga,
             compensate_on_cancel=about.compensate_on_cancel,
             retry=self.policy(),
@@ -277,8 +283,9 @@ class GraphForm(Retried):
             limits=None if self.limits is None else self.limits.limits(),
             dependencies=tuple(one if isinstance(one, str) else one.to_json() for one in self.dependencies),
             metadata=None if self.metadata is None else self.metadata.model_dump(exclude_unset=True) or None,
+            written=written,
         )
 
 
 def read(data: Any, source: Source) -> Definition:
-    return parse_as(GraphForm, data, what="workflow", source=source).definition()
+    return parse_as(GraphForm, data, what="workflow", source=source).definition(source)

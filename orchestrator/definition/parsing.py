@@ -130,17 +130,16 @@ def faults_of(error: pydantic.ValidationError, model: type[BaseModel], data: Any
             continue
         message, suggestion = _message(one, model)
         said.append((at, message, suggestion, None))
-    faults: list[Fault] = []
+    around = {at[:end] for at, *_ in said for end, character in enumerate(at) if character == "/"}
+    faults: dict[Fault, None] = {}
     for at, message, suggestion, given in said:
         if message in _EXPECTED:
             # Of a field that may be several things, what lies deeper says more than that it is none of the others.
-            if any(other.startswith(f"{at}/") for other, *_ in said):
+            if at in around:
                 continue
             message = f"Expected {' or '.join(expected[at])}, got {shown(given)}."
-        fault = Fault(at, message, suggestion)
-        if fault not in faults:
-            faults.append(fault)
-    return faults
+        faults[Fault(at, message, suggestion)] = None
+    return list(faults)
 
 
 def _message(one: Any, model: type[BaseModel]) -> tuple[str, str]:
@@ -221,9 +220,15 @@ def names_of(model: type[BaseModel]) -> list[str]:
     return found
 
 
+MOST_COMPARED = 300
+"""Of more names than that none is suggested: comparing texts takes its time."""
+
+
 def suggestion_for(name: str, known: Iterable[str], *, listed: bool = True) -> str:
     """`Did you mean "retries"?`, or what there is, when nothing is near."""
     known = list(known)
+    if len(known) > MOST_COMPARED:
+        return ""
     lowered = {one.lower().replace("_", "").replace("-", ""): one for one in known}
     near = difflib.get_close_matches(name.lower().replace("_", "").replace("-", ""), lowered, 1, 0.7)
     if near:

@@ -8,6 +8,7 @@ patterns, little nesting. Tame programs run here. All others, and their compilin
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections import OrderedDict
@@ -17,13 +18,17 @@ from typing import Any, Protocol
 import jq
 
 from orchestrator import nesting
+from orchestrator.definition import native
 from orchestrator.errors import ExpressionError
 
 
 class Warden(Protocol):
-    """Runs a guarded program over values elsewhere; gives the output's text, or None for none. Raises `ExpressionError`."""
+    """Runs a guarded program over values elsewhere; gives its outputs as the text of a list. Raises `ExpressionError`.
 
-    def run(self, guarded: str, alone: str, names: tuple[str, ...], text: str | None) -> str | None: ...
+    Without a text it is only compiled, and nothing is given. `most`: no more outputs than that are asked for.
+    """
+
+    def run(self, guarded: str, alone: str, names: tuple[str, ...], text: str | None, most: int) -> str | None: ...
 
 
 _warden: list[Warden | None] = [None]
@@ -43,6 +48,19 @@ _GUARD = (
     ' def input: error("input is not allowed"); def inputs: input; def debug: .; def debug($message): .;'
     " def input_filename: null; def stderr: .; def get_search_list: []; "
 )
+# What expressions may use besides jq's own, where their text names it.
+HELPERS = {
+    # Objects key by key, lists joined with what they lack, anything else replaced.
+    native.MERGED: (
+        f'def {native.MERGED}($a; $b): if ($a | type) == "object" and ($b | type) == "object" then'
+        f" reduce ($b | keys_unsorted[]) as $k ($a; .[$k] = (if $a | has($k) then {native.MERGED}($a[$k]; $b[$k]) else $b[$k] end))"
+        ' elif ($a | type) == "array" and ($b | type) == "array" then $a + ($b - $a)'
+        " elif $b == null then $a else $b end; "
+    ),
+    # What an object has beside a name, and what was before.
+    native.CHANGED: f"def {native.CHANGED}($name; $before): del(.[$name]) | with_entries(select(.value != $before[.key])); ",
+}
+MOST_OUTPUTS = 10_000
 _UNSTABLE = re.compile(r"\b(now|localtime|strflocaltime|input_line_number)\b")
 
 
@@ -52,26 +70,32 @@ def is_stable(source: str) -> bool:
     return _UNSTABLE.search(source) is None
 
 
-def value(source: str, names: tuple[str, ...], values: list[Any]) -> Any:
-    """The first output over [data, *named values]; none at all is null."""
+def outputs(source: str, names: tuple[str, ...], values: list[Any]) -> list[Any]:
+    """Every output over [data, *named values]."""
     try:
         text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ExpressionError(f"jq: the data is no JSON: {error}") from None
+        raise ExpressionError(f"jq: the data is not JSON: {error}") from None
     warden = _warden[0]
     if warden is None or is_tame(source):
         try:
-            found = next(iter(_program(source, names).input_text(text)), None)
-        except ValueError as error:
+            found = list(itertools.islice(_program(source, names).input_text(text), MOST_OUTPUTS + 1))
+        except (ValueError, UnicodeError) as error:
             raise ExpressionError(f"jq: {_first_line(error)} in '{shortened(source)}'") from None
     else:
         refuse_monsters(source)
-        given = warden.run(guarded(source, names), source, names, text)
+        given = warden.run(guarded(source, names), f"{helpers(source)}{source}", names, text, MOST_OUTPUTS + 1)
         try:
-            found = None if given is None else nesting.parse(given)
+            found = [] if given is None else nesting.parse(given)
         except ValueError as error:
             raise ExpressionError(f"jq: the result {error} in '{shortened(source)}'") from None
-    return _exact(found, text, source)
+    if len(found) > MOST_OUTPUTS:
+        raise ExpressionError(f"jq: more than {MOST_OUTPUTS:,} values come out of '{shortened(source)}'; gather or limit them")
+    return [_exact(one, text, source) for one in found]
+
+
+def helpers(source: str) -> str:
+    return "".join(text for name, text in HELPERS.items() if name in source)
 
 
 _good: OrderedDict[tuple[str, tuple[str, ...]], None] = OrderedDict()
@@ -89,14 +113,15 @@ def check_together(wanted: Iterable[tuple[str, tuple[str, ...]]]) -> None:
 
 
 def _check_chunk(chunk: list[tuple[str, tuple[str, ...]]], *, tame: bool) -> None:
-    text = "[" + ",".join(f"({source}\n)" for source, _ in chunk) + "]"
+    used = {name: text for name, text in HELPERS.items() if any(name in source for source, _ in chunk)}
+    text = "".join(used.values()) + "[" + ",".join(f"({source}\n)" for source, _ in chunk) + "]"
     names = tuple(sorted({name for _, given in chunk for name in given}))
     warden = _warden[0]
     try:
         if tame or warden is None:
             jq.compile(text, args=dict.fromkeys(names))
         else:
-            warden.run(text, text, names, None)
+            warden.run(text, text, names, None, 0)
     except (ValueError, ExpressionError):
         return
     _good.update(dict.fromkeys(chunk))
@@ -130,12 +155,12 @@ def check(source: str, names: tuple[str, ...]) -> None:
         _program(source, names)
     else:
         refuse_monsters(source)
-        warden.run(guarded(source, names), source, names, None)
+        warden.run(guarded(source, names), f"{helpers(source)}{source}", names, None, 0)
 
 
 def guarded(source: str, names: tuple[str, ...]) -> str:
     bound = ",".join(["$__i", *(f"${name}" for name in names)])
-    return f". as [{bound}] | $__i | {_GUARD} (\n{source}\n)"
+    return f". as [{bound}] | $__i | {_GUARD}{helpers(source)} (\n{source}\n)"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -143,7 +168,7 @@ def _program(source: str, names: tuple[str, ...]) -> Any:
     refuse_monsters(source)
     try:
         # Alone first: a text that closes the wrapper's parenthesis and opens another is no expression by itself.
-        jq.compile(source, args=dict.fromkeys(names))
+        jq.compile(f"{helpers(source)}{source}", args=dict.fromkeys(names))
         return jq.compile(guarded(source, names))
     except ValueError as error:
         raise ExpressionError(f"jq: {_first_line(error)} in '{shortened(source)}'") from None
@@ -170,7 +195,7 @@ def shortened(source: str) -> str:
     return source if len(source) <= 200 else source[:197] + "…"
 
 
-def _first_line(error: ValueError) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).split("\n", 1)[0]
 
 

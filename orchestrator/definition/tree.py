@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from orchestrator.definition.codec import tagged
+from orchestrator.definition.codec import NOT_KEPT, tagged
 from orchestrator.definition.expressions import Expression, Jq, Template
+from orchestrator.definition.parsing import NOWHERE, Source
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.ids import Position
 
@@ -61,10 +62,14 @@ class Do(Task):
 @tagged("fork")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fork(Task):
-    """Side by side. Gives the outputs in order; merged into one object; or, competing, the first one's."""
+    """Side by side. Gives the outputs in order; merged into one object; or, competing, the first one's.
+
+    `at_least`: it is done when so many branches are; the others are stopped.
+    """
 
     branches: tuple[AnyTask, ...] = ()
     compete: bool = False
+    at_least: int | None = None
     gather: Literal["list", "merge"] = "list"
 
 
@@ -114,8 +119,12 @@ class Catch:
     retry: RetryPolicy | None = None
     retry_when: Expression | None = None
     retry_except_when: Expression | None = None
-    retry_limit_s: float | None = None
+    retry_limit_s: float | Expression | None = None
     """How long all attempts and the waits between them may take together."""
+    retry_delay: Expression | None = None
+    """Computed before each retry; it takes the place of the policy's base."""
+    retry_jitter: tuple[float | Expression, float | Expression] | None = None
+    """The same, of what is added to the delay."""
     do: Do | None = None
     then: str | None = None
 
@@ -289,6 +298,26 @@ class Limits:
     disk_mb: float | None = None
 
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Where the parts of a definition stand in the text that it was read from."""
+
+    source: Source = NOWHERE
+    _places: dict[int, tuple[Any, str]] = field(default_factory=dict, repr=False)
+
+    def at(self, part: T, place: str) -> T:
+        """Note that a part of the tree stands at this JSON pointer. The part is held, so that its identity stays its own."""
+        self._places.setdefault(id(part), (part, place))
+        return part
+
+    def place_of(self, part: Any) -> str | None:
+        known = self._places.get(id(part))
+        return None if known is None else known[1]
+
+
 @tagged("definition")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
@@ -317,6 +346,8 @@ class Definition:
     """When it starts by itself: every, cron, after, on."""
     trigger: AnyTask | None = None
     """The listener that `schedule.on` stands for."""
+    written: Written | None = field(default=None, compare=False, repr=False, metadata=NOT_KEPT)
+    """Where it was read from, for the lines of its faults."""
 
     @property
     def ref(self) -> str:
@@ -394,16 +425,27 @@ def find(root: AnyTask, position: str) -> AnyTask:
 
 
 def in_order(nodes: tuple[Node, ...]) -> list[Node]:
-    """A graph's nodes with dependencies before what depends on them, else as they were written."""
-    left, done, ordered = list(nodes), set[str](), list[Node]()
-    while left:
-        ready = [node for node in left if done.issuperset(node.after)]
-        if not ready:
-            raise ValueError("the graph has a cycle")
-        ordered += ready
-        done |= {node.task.name for node in ready}
-        left = [node for node in left if node.task.name not in done]
-    return ordered
+    """A graph's nodes with dependencies before what depends on them, else as they were written: round by round, those that may begin."""
+    waiting_for = {node.task.name: len(set(node.after)) for node in nodes}
+    followers: dict[str, list[str]] = {}
+    for node in nodes:
+        for name in set(node.after):
+            followers.setdefault(name, []).append(node.task.name)
+    round_of: dict[str, int] = {}
+    ready = [name for name, count in waiting_for.items() if not count]
+    number = 0
+    while ready:
+        round_of |= dict.fromkeys(ready, number)
+        following: list[str] = []
+        for name in ready:
+            for follower in followers.get(name, ()):
+                waiting_for[follower] -= 1
+                if not waiting_for[follower]:
+                    following.append(follower)
+        ready, number = following, number + 1
+    if len(round_of) < len(waiting_for):
+        raise ValueError("the graph has a cycle")
+    return sorted(nodes, key=lambda node: round_of[node.task.name])
 
 
 def default_retry(definition: Definition) -> RetryPolicy:

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from orchestrator.definition.parsing import shown
+
 _VERSION = re.compile(r"(\d{1,9})(?:\.(\d{1,9}))?(?:\.(\d{1,9}))?([-+][0-9A-Za-z.+-]{1,64})?")
 
 
 class BadVersion(ValueError):
     def __init__(self, value: object) -> None:
-        super().__init__(f"Invalid version {str(value)[:80]!r}: expected 1, 1.2 or 1.2.3.")
+        super().__init__(f"Invalid version {shown(value)}: expected 1, 1.2 or 1.2.3.")
 
 
 def parse_version(version: object) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from orchestrator.definition.tree import find
+from orchestrator.definition.tree import Fork, find
 from orchestrator.engine.runtime import is_undo
 from orchestrator.engine.stopped import Stopped
 from orchestrator.errors import Fenced
@@ -57,7 +57,7 @@ def close(walk: Walk, closing: Closing, facts: list[Fact] | None = None) -> None
     else:
         seq = walk.forward.seq - len(walk.pending) if walk.pending else 0
     pending, told = walk.pending, walk.events
-    if closing.outcome == "failed" or held.mode == "compete" or closing.outcome == "ended":
+    if closing.outcome == "failed" or held.mode in ("compete", "some") or closing.outcome == "ended":
         close_and_stop_siblings(walk, closing, seq)
         raise Stopped
     next_of = held.parent_id if held.mode == "fork" else None
@@ -75,10 +75,11 @@ def close_and_stop_siblings(walk: Walk, closing: Closing, seq: int) -> None:
     held, facts, told = walk.held, walk.pending, walk.events
     wins = closing.outcome != "failed"
     stops = held.mode != "graph" and (held.mode != "compete" or wins)
+    least = _least(walk) if held.mode == "some" and closing.outcome == "completed" else 0
 
     def whole(c: Connection) -> bool:
         with c.transaction():
-            if stops:
+            if stops and (not least or fanouts.is_among_the_first(c, held, least)):
                 fanouts.stop_siblings(c, held, gently=not wins)
             closed, _ = fanouts.close(c, held, seq, facts, closing, told, next_of=None, lease_s=walk.settings.lease_s)
             if not closed:
@@ -89,6 +90,13 @@ def close_and_stop_siblings(walk: Walk, closing: Closing, seq: int) -> None:
         walk.database.patiently(whole)
     except psycopg.errors.UniqueViolation:
         raise Fenced(held.position, held.generation) from None
+
+
+def _least(walk: Walk) -> int:
+    """How many branches beside this one must be done."""
+    assert walk.root is not None
+    fork = find(walk.root, (walk.held.join_position or "").removeprefix("/undo"))
+    return fork.at_least or 0 if isinstance(fork, Fork) else 0
 
 
 def handed_over_output(walk: Walk, output: Any) -> Any:

@@ -140,7 +140,7 @@ def place_of(error: BaseException, name: str) -> tuple[str, int | None]:
 def _add(catalog: Catalog, read: Callable[[], Discovered], about: LeftOut) -> None:
     try:
         found = read()
-        check(found.definition, REGISTRY.knows)
+        check(found.definition, REGISTRY)
         _refuse_twins(catalog, found)
         catalog.workflows.append(found)
     except (OrchestratorError, OSError, UnicodeDecodeError) as error:

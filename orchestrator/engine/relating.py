@@ -12,7 +12,7 @@ from orchestrator.history import Fact, Failure, Kind
 from orchestrator.plan.events import envelope_of
 from orchestrator.plan.needs import AwaitChild, Publish, StartChild
 from orchestrator.store import branches, events, instances, outbox
-from orchestrator.store.connection import Connection
+from orchestrator.store.connection import Connection, sized
 
 if TYPE_CHECKING:
     from orchestrator.engine.walk import Walk
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 def emit(walk: Walk, need: Publish) -> None:
     held = walk.held
     try:
-        given = need.compute()
+        envelope = envelope_of(need.compute(), held.instance_id, need.position, walk.definition, walk.now())
+        sized("the event", envelope, walk.settings.payload_limit_bytes)
     except MissingCode:
         raise
     except OrchestratorError as error:
         failure = Failure(error.code, str(error), need.position, type(error).__name__)
         walk.record(Fact(need.position, Kind.STEP_FAILED, {"error": failure.to_json()}))
         return
-    envelope = envelope_of(given, held.instance_id, need.position, walk.definition, walk.now())
     walk.record(Fact(need.position, Kind.EMITTED, {"event": envelope}))
 
     arrival = intake.emitted(walk.runtime, envelope, held.tenant)

@@ -24,7 +24,7 @@ from orchestrator.engine import lifecycle
 from orchestrator.engine.options import options_of
 from orchestrator.engine.runtime import Runtime
 from orchestrator.engine.starts import Start, create, publish
-from orchestrator.errors import Fault, IllegalMove, Invalid, OrchestratorError
+from orchestrator.errors import ExpressionError, Fault, IllegalMove, Invalid, OrchestratorError
 from orchestrator.plan import listening as listeners
 from orchestrator.schedule import times
 from orchestrator.schedule.spec import Spec
@@ -436,7 +436,15 @@ def _hear(runtime: Runtime, schedule: Schedule) -> int:
             # It would fail the same way again: this event is not for this listener, and the next one may be.
             _cannot_hear(runtime, schedule, number, error)
             continue
-        if note["complete"]:
+        try:
+            is_over = listeners.is_over(trigger, note, Names())
+        except ExpressionError as error:
+            # There is no instance yet that could fail: what came is kept, and why it starts nothing stands with the schedule's fires.
+            logger.error("schedule of %s cannot tell whether its events are enough: %s", schedule.workflow, error)
+            refused = Fire(schedule.id, schedule.now, "refused", "event", None, f"schedule.on.until: {error}"[:2000])
+            runtime.database.patiently(lambda c, fire=refused: schedules.note_fires(c, [fire]))  # type: ignore[misc]
+            continue
+        if is_over:
             _start(runtime, schedule, f"schedule:{schedule.id}:{event.get('source')}:{event.get('id')}", note["outputs"])
             note, started = {}, started + 1
     if changed:

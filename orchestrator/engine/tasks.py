@@ -94,8 +94,8 @@ def work(runtime: Runtime, held: Held | None, *, queue: str, next_link: str | No
             _release_successors(runtime, current)
         if held is None:
             held = _next_of(runtime, current.parent_id)
-        # A competition is over when its first branch is, not when the chord has counted the others.
-        if held is None and (not tells or current.mode == "compete"):
+        # A competition is over when its first branch (or its first few) are, not when the chord has counted the others.
+        if held is None and (not tells or current.mode in ("compete", "some")):
             ask_for_parent(runtime, current.parent_id)
 
 

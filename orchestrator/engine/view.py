@@ -356,7 +356,7 @@ def _mark(node: Node, kind: str, data: dict[str, Any], attempt: int, at: float) 
         case Kind.DECIDED if data["slot"] == "if" and data["value"] in (None, False):
             node.state, node.ended = StepState.SKIPPED, at
         case Kind.DECIDED if data["slot"] in ("set", "case"):
-            node.state, node.ended, node.output = StepState.COMPLETED, at, data["value"]
+            node.state, node.ended, node.output = StepState.COMPLETED, at, data.get("value")
         case Kind.RETRIED | Kind.CAUGHT_RETRY:
             node.state, node.error = StepState.RUNNING, data.get("error")
         case _:

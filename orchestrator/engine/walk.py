@@ -27,10 +27,11 @@ from orchestrator.engine.rebuild import forward_of
 from orchestrator.engine.runtime import Runtime, is_undo, queue_of
 from orchestrator.engine.stopped import Stopped
 from orchestrator.engine.undoing import undo_tree
-from orchestrator.errors import BrokenHistory, Fenced, MissingCode, OrchestratorError, TooDeep
+from orchestrator.errors import BrokenHistory, Fenced, MissingCode, TooDeep
 from orchestrator.history import Fact, Failure, Kind
 from orchestrator.ids import unescaped
 from orchestrator.nesting import DEEPEST_KEPT
+from orchestrator.plan.deciding import decided
 from orchestrator.plan.forward import Forward
 from orchestrator.plan.needs import (
     AwaitChild,
@@ -293,13 +294,7 @@ class Walk:
         return queue_of(self.held.priority)
 
     def decide(self, need: Decide) -> None:
-        try:
-            data = {"slot": need.slot, "value": need.compute()}
-        except MissingCode:
-            raise
-        except OrchestratorError as error:
-            data = {"slot": need.slot, "error": Failure(error.code, str(error), need.position, type(error).__name__).to_json()}
-        self.record(Fact(need.position, Kind.DECIDED, data))
+        self.record(Fact(need.position, Kind.DECIDED, decided(need, self.now)))
         if len(self.pending) >= 500:
             self.flush()
 

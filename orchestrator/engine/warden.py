@@ -1,5 +1,5 @@
-"""The warden: a process in which expressions run that might run away. It has no environment, little memory, and dies when
-it takes too long; the expression then fails, and nothing else is lost.
+"""The warden: a process in which expressions run, and schemas are judged, that might run away. It has no environment, little memory,
+and dies when it takes too long; the expression then fails, and nothing else is lost.
 
 One per process that evaluates, started when first needed. What may run without it: `definition/programs.py`.
 """
@@ -21,6 +21,7 @@ import jq
 
 from orchestrator.config.process import settings
 from orchestrator.definition.programs import set_warden, shortened
+from orchestrator.definition.schemas import LONGEST_TOLD, MOST_TOLD, set_judge
 from orchestrator.errors import ExpressionError
 from orchestrator.net import schemas
 
@@ -35,22 +36,29 @@ import jq
 resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}))
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 read, write, kept = sys.stdin.buffer, sys.stdout.buffer, {{}}
+
+def run(guarded, alone, names, text, most):
+    program = kept.get(guarded)
+    if program is None:
+        jq.compile(alone, args=dict.fromkeys(names))
+        program = jq.compile(guarded)
+        if len(kept) >= 1024:
+            kept.clear()
+        kept[guarded] = program
+    return None if text is None else json.dumps([value for _, value in zip(range(most), program.input_text(text))])
+
+def judge(schema, text):
+    import jsonschema_rs
+    errors = jsonschema_rs.validator_for(json.loads(schema), offline=True).iter_errors(json.loads(text))
+    return json.dumps([["/".join(map(str, e.instance_path)), e.message[:{longest}]] for _, e in zip(range({most}), errors)])
+
 while True:
     head = read.read(4)
     if len(head) < 4:
         break
     asked = json.loads(read.read(struct.unpack(">I", head)[0]))
     try:
-        key = asked["guarded"]
-        program = kept.get(key)
-        if program is None:
-            jq.compile(asked["alone"], args=dict.fromkeys(asked["names"]))
-            program = jq.compile(key)
-            if len(kept) >= 1024:
-                kept.clear()
-            kept[key] = program
-        found = [] if asked["text"] is None else [v for _, v in zip(range(1), program.input_text(asked["text"]))]
-        answer = {{"text": json.dumps(found[0]) if found else None}}
+        answer = {{"text": judge(**asked) if "schema" in asked else run(**asked)}}
     except MemoryError:
         answer = {{"error": "it needs too much memory"}}
     except ValueError as error:
@@ -72,17 +80,27 @@ class Warden:
 
     @property
     def time_s(self) -> float:
+        """Read when it is needed: to be imported, nothing must be set rightly."""
         return settings().expression_timeout_s if self._time_s is None else self._time_s
 
-    def run(self, guarded: str, alone: str, names: tuple[str, ...], text: str | None) -> str | None:
-        asked = json.dumps({"guarded": guarded, "alone": alone, "names": names, "text": text}).encode()
+    def run(self, guarded: str, alone: str, names: tuple[str, ...], text: str | None, most: int) -> str | None:
+        asked = json.dumps({"guarded": guarded, "alone": alone, "names": names, "text": text, "most": most}).encode()
         with self._lock:
             answer = self._ask(asked, alone)
         if "error" in answer:
             raise ExpressionError(f"jq: {answer['error']} in '{shortened(alone)}'")
         return answer["text"]
 
-    def _ask(self, asked: bytes, alone: str) -> dict[str, str | None]:
+    def judge(self, schema: str, data: object) -> list[str]:
+        """What is wrong with the data, by a schema that might not come to an end."""
+        asked = json.dumps({"schema": schema, "text": json.dumps(data)}).encode()
+        with self._lock:
+            answer = self._ask(asked, "its schema", "the schema")
+        if "error" in answer:
+            raise ExpressionError(f"the schema cannot be used: {answer['error']}")
+        return [f"{place or '(root)'}: {message}" for place, message in json.loads(answer["text"] or "[]")]
+
+    def _ask(self, asked: bytes, alone: str, what: str = "jq") -> dict[str, str | None]:
         process = self._ready()
         assert process.stdin is not None
         try:
@@ -91,14 +109,14 @@ class Warden:
             deadline = time.monotonic() + self.time_s
             size = struct.unpack(">I", self._read(process, 4, deadline))[0]
             if size > LARGEST_ANSWER:
-                raise ExpressionError(f"jq: the result is too large in '{shortened(alone)}'")
+                raise ExpressionError(f"{what}: the result is too large in '{shortened(alone)}'")
             answer: dict[str, str | None] = json.loads(self._read(process, size, deadline))
         except TimeoutError:
             self.end()
-            raise ExpressionError(f"jq: not done within {self.time_s:g} s in '{shortened(alone)}'; it was stopped") from None
+            raise ExpressionError(f"{what}: not done within {self.time_s:g} s in '{shortened(alone)}'; it was stopped") from None
         except (OSError, EOFError):
             self.end()
-            raise ExpressionError(f"jq: it needs too much memory, or crashed, in '{shortened(alone)}'; it was stopped") from None
+            raise ExpressionError(f"{what}: it needs too much memory, or crashed, in '{shortened(alone)}'; it was stopped") from None
         except BaseException:
             # Interrupted half way: what is left in the pipe belongs to nobody.
             self.end()
@@ -122,7 +140,7 @@ class Warden:
         if self._process is None or self._pid != os.getpid() or self._process.poll() is not None:
             where = os.path.dirname(jq.__file__)  # noqa: PTH120  # a string for the program
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _PROGRAM.format(where=where, memory=MEMORY_BYTES)],
+                [sys.executable, "-I", "-S", "-c", _PROGRAM.format(where=where, memory=MEMORY_BYTES, longest=LONGEST_TOLD, most=MOST_TOLD)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -151,6 +169,7 @@ WARDEN = Warden()
 def install() -> None:
     """From now on this process runs no expression by itself that might not end."""
     set_warden(WARDEN)
+    set_judge(WARDEN.judge)
     schemas.install()
     os.register_at_fork(after_in_child=_fresh)
 

@@ -90,7 +90,7 @@ class Tokens:
         token = answer.get("access_token") or answer.get("id_token")
         if not isinstance(token, str):
             raise Problem("authentication", "the authority gave no access_token")
-        lasts_s = float(answer.get("expires_in") or 60)
+        lasts_s = _lasts_s(answer.get("expires_in"))
         with self._lock:
             self._kept[key] = (token, time.monotonic() + max(lasts_s - EARLY_S, lasts_s / 2))
             while len(self._kept) > 1000:
@@ -140,6 +140,12 @@ class Tokens:
             return
         if issuer is not None and issuer not in issuers:
             raise Problem("authentication", f"the token is issued by '{issuer}', which is not among the issuers")
+
+
+def _lasts_s(given: Any) -> float:
+    """How long a token holds, as authorities say it: a number, or one written as text. Else not long."""
+    text = str(given)
+    return float(text) if text.isascii() and text.isdigit() and 0 < len(text) < 12 and text.strip("0") else 60.0
 
 
 def request_of(fields: Mapping[str, Any]) -> tuple[dict[str, list[str]], dict[str, str], httpx.Auth | None]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import functools
-import json
 from dataclasses import dataclass
 from typing import Any
 
 import httpcore
 import httpx
 
+from orchestrator import nesting
 from orchestrator.net.egress import PinnedBackend, Policy
 from orchestrator.net.problems import Problem
 
@@ -72,7 +72,7 @@ class Answer:
         kind = self.headers.get("content-type", "").split(";")[0].strip().lower()
         if kind == "application/json" or kind.endswith("+json"):
             try:
-                return json.loads(self.body)
+                return nesting.parse(self.body)
             except ValueError:
                 return self.body.decode(errors="replace")
         if kind.startswith(("image/", "audio/", "video/", "font/")) or kind in ("application/octet-stream", "application/pdf"):

@@ -87,7 +87,7 @@ def resolved(host: str, port: int, policy: Policy) -> list[str]:
     bare = host.strip("[]")
     try:
         found = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError, OverflowError) as error:
         raise httpcore.ConnectError(f"'{host}' has no address: {error}") from None
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     for address in addresses:

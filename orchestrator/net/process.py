@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,14 +73,12 @@ def run(
             env={"PATH": SEARCH, "HOME": folder, "LANG": "C.UTF-8", "TMPDIR": folder, **_strings(environment)},
             start_new_session=True,
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        # Too long, not there, or with a null character in it.
         shutil.rmtree(folder, ignore_errors=True)
         raise Problem("runtime", f"the program could not be started: {error}") from None
     if not awaited:
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(stdin.encode())
-            process.stdin.close()
+        threading.Thread(target=_see_off, args=(process, stdin.encode(), folder), name=f"program-{process.pid}", daemon=True).start()
         return None
     try:
         stdout, stderr = _talk(process, stdin.encode(), time.monotonic() + limit_s, limit_s)
@@ -87,6 +86,17 @@ def run(
     finally:
         _kill(process)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _see_off(process: subprocess.Popen[bytes], given: bytes, folder: str) -> None:
+    """A program that nobody waits for is fed, and cleaned up after, all the same."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.write(given)
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    process.wait()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _strings(environment: Mapping[str, Any] | None) -> dict[str, str]:

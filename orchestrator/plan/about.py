@@ -23,6 +23,14 @@ def facts_of(definition: Definition, instance_id: str, input: Any, created_at: f
                 "startedAt": None if created_at is None else Lazy(lambda: evaluate(_STAMPED, created_at, {})),
             }
         ),
+        # As other runtimes of DSL 0.8 have it.
+        "WORKFLOW": {
+            "instanceId": instance_id,
+            "id": definition.name,
+            "name": definition.title or definition.name,
+            "version": definition.version,
+            "namespace": definition.namespace,
+        },
         "secrets": secrets,
         "constants": None if definition.constants is None else plain(definition.constants),
         "written": _written(definition),

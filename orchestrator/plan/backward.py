@@ -7,6 +7,7 @@ checkpoints, retries, timeouts and crash recovery because everything has.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +67,10 @@ class _Mirror:
         self.completed = completed
         self.has_handler = has_handler
         self.places = places
+        self.inside: dict[str, list[str]] = {}
+        for place in places:
+            self.inside.setdefault(place.rpartition("/")[0], []).append(place)
+        self.last = {place: max((done.order for _, done in within), default=0) for place, within in places.items()}
 
     def task(self, task: AnyTask, position: str) -> AnyTask | None:
         if position not in self.places:
@@ -134,31 +139,43 @@ class _Mirror:
         }
         if not undone:
             return None
-        before = {node.task.name: set(node.after) for node in nodes}
         order = sorted(undone, key=lambda n: self._last(f"{position}/graph/{n}"), reverse=True)
-        after = {n: tuple(d for d in order if n in _reach(d, before)) for n in order}
-        if all(set(order[:i]) == set(after[n]) for i, n in enumerate(order)):
+        after = _dependants(nodes, undone)
+        if all(before in after[n] for before, n in itertools.pairwise(order)):
             return Do(name=name, tasks=tuple(undone[n] for n in order))
-        return Graph(name=name, nodes=tuple(Node(task=undone[n], after=after[n]) for n in order))
+        place = {n: i for i, n in enumerate(order)}
+        made = tuple(Node(task=undone[n], after=tuple(sorted(after[n], key=place.__getitem__))) for n in order)
+        return Graph(name=name, nodes=made)
 
     def _last(self, position: str) -> int:
-        return max((done.order for _, done in self.places.get(position, ())), default=0)
+        return self.last.get(position, 0)
 
     def _visits(self, position: str) -> list[str]:
         """The position and its revisits, `…#2`, `…#3`."""
-        return [p for p in self.places if p == position or (p.startswith(position + "#") and "/" not in p[len(position) :])]
+        near = self.inside.get(position.rpartition("/")[0], ())
+        return [place for place in near if place == position or place.startswith(f"{position}#")]
 
     def _rounds(self, prefix: str) -> list[int]:
-        return sorted({int(p[len(prefix) :]) for p in self.places if p.startswith(prefix) and "/" not in p[len(prefix) :]})
+        return sorted(int(place[len(prefix) :]) for place in self.inside.get(prefix.removesuffix("/"), ()))
 
 
-def _reach(name: str, before: dict[str, set[str]]) -> set[str]:
-    """Everything a node depended on, directly or not."""
-    seen: set[str] = set()
-    todo = list(before[name])
-    while todo:
-        current = todo.pop()
-        if current not in seen:
-            seen.add(current)
-            todo.extend(before[current])
-    return seen
+def _dependants(nodes: tuple[Node, ...], undone: Mapping[str, Any]) -> dict[str, set[str]]:
+    """For each node that is undone, those that depended on it and are undone before it: the nearest ones, which wait for theirs."""
+    followers: dict[str, list[str]] = {}
+    for node in nodes:
+        for name in node.after:
+            followers.setdefault(name, []).append(node.task.name)
+    found: dict[str, set[str]] = {}
+    for name in undone:
+        nearest: set[str] = set()
+        seen: set[str] = set()
+        todo = list(followers.get(name, ()))
+        while todo:
+            current = todo.pop()
+            if current in undone:
+                nearest.add(current)
+            elif current not in seen:
+                seen.add(current)
+                todo += followers.get(current, ())
+        found[name] = nearest
+    return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from orchestrator.definition.parsing import shown
 from orchestrator.history import Failure
 from orchestrator.ids import Position, pointer
 
@@ -42,13 +44,31 @@ def told(failure: Failure) -> dict[str, Any]:
 
 
 def raised(value: Any, position: Position) -> Failure:
-    """The failure a raise task stands for."""
+    """The failure a raise task stands for. What it says was computed: a title may be a number, a status may not be text."""
     if not isinstance(value, dict) or "type" not in value:
-        return Failure("configuration", f"raise needs an error with a type, not {value!r}", position, "ConfigurationError")
-    details = {"instance": pointer(position), **{key: item for key, item in value.items() if item is not None}}
-    code = str(value["type"]).rstrip("/").rsplit("/", 1)[-1]
-    message = str(value.get("detail") or value.get("title") or value["type"])
-    return Failure(code, message, position, str(value.get("title") or code), details=details)
+        return Failure("configuration", f"raise needs an error with a type, not {shown(value)}", position, "ConfigurationError")
+    said = {key: item for key, item in value.items() if item is not None}
+    status = said.get("status", 500)
+    if isinstance(status, float) and status.is_integer():
+        said["status"] = status = int(status)
+    wrong = [
+        f"its {name} must be text, not {shown(said[name])}"
+        for name in ("type", "instance")
+        if name in said and not (isinstance(said[name], str) and said[name])
+    ]
+    if isinstance(status, bool) or not isinstance(status, int) or not 100 <= status <= 599:
+        wrong.append(f"its status must be a number from 100 to 599, not {shown(status)}")
+    if "type" not in said:
+        wrong.append("it must have a type")
+    if wrong:
+        return Failure("configuration", f"raise: the error cannot be raised: {'; '.join(wrong)}", position, "ConfigurationError")
+    for name in ("title", "detail"):
+        if name in said and not isinstance(said[name], str):
+            said[name] = json.dumps(said[name], ensure_ascii=False)
+    details = {"instance": pointer(position), **said}
+    code = str(said["type"]).rstrip("/").rsplit("/", 1)[-1]
+    message = str(said.get("detail") or said.get("title") or said["type"])
+    return Failure(code, message, position, str(said.get("title") or code), details=details)
 
 
 def canonical(kind: Any) -> Any:

@@ -17,11 +17,15 @@ from typing import Any
 
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.expressions import (
+    SECRETS,
     Expression,
     Jq,
     Lazy,
     Names,
+    Secrets,
+    condition,
     evaluate,
+    is_plain,
     is_true,
     mentions,
 )
@@ -51,6 +55,7 @@ from orchestrator.history import Fact, Failure, Kind, effective
 from orchestrator.ids import Position, pointer, unescaped
 from orchestrator.plan import listening
 from orchestrator.plan.bodies import around, events, facts, several, tasks
+from orchestrator.plan.deciding import at_what_time, once
 from orchestrator.plan.frames import EMPTY, Frame, Phase, Pool
 from orchestrator.plan.interrupted import Fault, Pending
 from orchestrator.plan.needs import (
@@ -62,8 +67,7 @@ from orchestrator.plan.needs import (
 )
 
 _ENTER, _BODY, _LEAVE = Phase.ENTER, Phase.BODY, Phase.LEAVE
-NOW = Jq("now")
-STARTED_AT = Jq("now | {iso8601: todate, epoch: {seconds: floor, milliseconds: (. * 1000 | floor)}}")
+STAMPED = Jq("{iso8601: todate, epoch: {seconds: floor, milliseconds: (. * 1000 | floor)}}")
 RUNTIME = {"name": "celery-orchestrator", "version": "0.1.0", "metadata": {}}
 
 
@@ -103,12 +107,19 @@ class Forward:
         """Fold one fact: it must be about what is needed now, or about a deadline that passed."""
         if fact.kind == Kind.TIMED_OUT:
             self._time_out(fact)
+        elif fact.kind == Kind.RECEIVED and self._listens_on(fact):
+            # Of many events at once only what the last one means is computed.
+            self._need = _APPLY[fact.kind](self, self.frames[-1], fact)
         elif type(self.need) in (Finished, Failed) or self.frames[-1].position != fact.position:
             at = self.frames[-1].position if self.frames else "the end"
             raise BrokenHistory(f"fact {self.seq + 1} is {fact.kind} at '{fact.position}', but the plan is at '{at}'")
         else:
             self._need = _APPLY[fact.kind](self, self.frames[-1], fact)
         self.seq += 1
+
+    def _listens_on(self, fact: Fact) -> bool:
+        frame = self.frames[-1] if self._need is None and self.frames else None
+        return frame is not None and frame.position == fact.position and frame.phase == _BODY and events.goes_on(frame)
 
     def apply_all(self, facts: Sequence[Fact]) -> Forward:
         """Fold a stretch of history, less what a retry by hand took back."""
@@ -160,10 +171,9 @@ class Forward:
                 "context": self.context,
                 "input": frame.input,
                 "output": frame.output,
-                "secrets": Lazy(lambda: self._secrets(frame)),
-                "secret": Lazy(lambda: self._secrets(frame)),
-                "SECRETS": Lazy(lambda: self._secrets(frame)),
+                **dict.fromkeys(SECRETS, Lazy(lambda: self._secrets(frame))),
                 "CONST": self.instance.get("constants"),
+                "WORKFLOW": self.instance.get("WORKFLOW"),
                 "authorization": None,
                 "task": Lazy(lambda: self._about(frame)),
                 "workflow": self.instance.get("workflow"),
@@ -178,7 +188,7 @@ class Forward:
         missing = [name for name, value in held.items() if value is None]
         if missing:
             raise MissingSecret(f"the secret {missing[0]!r} is not given to this worker")
-        return held
+        return Secrets(held)
 
     def _about(self, frame: Frame) -> dict[str, Any]:
         """The task as its expressions see it: its descriptor, laid over the keys of its definition."""
@@ -219,7 +229,7 @@ class Forward:
     def _enter(self, frame: Frame) -> Need | None:
         around = frame.task.around
         if around is not PLAIN:
-            if around.condition is not None and not is_true(self.recorded(frame, "if", around.condition, frame.raw)):
+            if around.condition is not None and not self.decided_whether(frame, "if", around.condition, frame.raw):
                 return self._hand_up(frame.raw, None)
             if around.timeout_s is not None and frame.due is None:
                 return Deadline(Position(frame.position), self.seconds_of(frame, "timeout", around.timeout_s))
@@ -295,19 +305,40 @@ class Forward:
     def _tell_start(self, frame: Frame, expression: Expression) -> None:
         """When the task started is recorded only where an expression asks for it."""
         if "startedAt" not in frame.decided and mentions(expression, "task") and mentions(expression, "startedAt"):
-            raise Pending(Decide(Position(frame.position), "startedAt", lambda: evaluate(STARTED_AT, None, {})))
+            raise Pending(at_what_time(Position(frame.position), "startedAt", lambda now: evaluate(STAMPED, now, {})))
 
     def recorded(self, frame: Frame, slot: str, expression: Expression, data: Any, **more: Any) -> Any:
         if slot in frame.decided:
             return frame.decided[slot]
         self._tell_start(frame, expression)
         scope = self.scope(frame, **more)
-        raise Pending(Decide(Position(frame.position), slot, lambda: evaluate(expression, data, scope)))
+        compute = once(lambda: evaluate(expression, data, scope))
+        raise Pending(Decide(Position(frame.position), slot, compute, is_plain(expression)))
 
-    def seconds_of(self, frame: Frame, slot: str, duration: float | Expression) -> float:
+    def time(self, frame: Frame, slot: str) -> float:
+        """The present when this was first asked, by the clock of whoever walks."""
+        if slot not in frame.decided:
+            raise Pending(at_what_time(Position(frame.position), slot))
+        return float(frame.decided[slot])
+
+    def holds(self, frame: Frame, slot: str, expression: Expression, data: Any, **more: Any) -> bool:
+        """Whether a condition holds; computed here when it can only come out one way, recorded otherwise."""
+        if slot not in frame.decided and expression.is_stable:
+            self._tell_start(frame, expression)
+            return condition(expression, data, self.scope(frame, **more))
+        return self.decided_whether(frame, slot, expression, data, **more)
+
+    def decided_whether(self, frame: Frame, slot: str, expression: Expression, data: Any, **more: Any) -> bool:
+        if slot in frame.decided:
+            return is_true(frame.decided[slot])
+        self._tell_start(frame, expression)
+        scope = self.scope(frame, **more)
+        raise Pending(Decide(Position(frame.position), slot, lambda: condition(expression, data, scope)))
+
+    def seconds_of(self, frame: Frame, slot: str, duration: float | Expression, read: Callable[[Any], float] = seconds) -> float:
         if isinstance(duration, int | float):
             return float(duration)
-        return seconds(self.value(frame, slot, duration, frame.input))
+        return read(self.value(frame, slot, duration, frame.input))
 
     def _check(self, frame: Frame, schema: Any, data: Any, what: str) -> None:
         if is_elsewhere(schema):

@@ -65,10 +65,11 @@ def joined(need: Join, children: Sequence[Closed]) -> dict[str, Any]:
     if need.mode == "compete" and completed:
         won = {"outputs": completed[0].output, "winner": completed[0].position}
         return won if completed[0].context is None else {**won, "context": completed[0].context}
+    is_enough = need.mode == "some" and len(completed) >= need.least
     failed = next((child for child in children if child.outcome == "failed"), None)
-    if failed is not None:
+    if failed is not None and not is_enough:
         return {"error": failed.error}
-    if len(completed) < len(children) and need.mode != "graph":
+    if len(completed) < len(children) and need.mode != "graph" and not is_enough:
         return {"error": Failure("cancelled", "a branch was stopped before its end", need.position, "Cancelled").to_json()}
     fact: dict[str, Any] = {"outputs": [child.output for child in completed]}
     contexts = [child.context for child in completed if isinstance(child.context, dict)]

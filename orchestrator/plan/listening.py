@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
-from orchestrator.definition.expressions import Scope, embedded, evaluate, is_true, jq_value
+import jsonschema_rs
+
+from orchestrator.definition.expressions import Jq, Scope, condition, embedded, evaluate
 from orchestrator.definition.tree import EventFilter, Listen
 from orchestrator.errors import ExpressionError
 from orchestrator.plan.needs import Heard
+
+_SPECIAL = re.compile(r"[*+?\[\]()|\\^$.{}]")
+_BOUNDED = jsonschema_rs.FancyRegexOptions(backtrack_limit=10_000)
 
 
 def matching(task: Listen, note: dict[str, Any], event: dict[str, Any], scope: Scope) -> dict[str, Any] | None:
@@ -27,7 +33,7 @@ def matching(task: Listen, note: dict[str, Any], event: dict[str, Any], scope: S
 
 
 def received(task: Listen, note: dict[str, Any], data: dict[str, Any], scope: Scope) -> dict[str, Any]:
-    """The listener's note after a recorded event."""
+    """The listener's note after a recorded event. Computes nothing: whether `until` holds now is asked by whoever goes on (`asks`)."""
     number = data["filter"]
     is_until = task.until_event is not None and number == len(task.filters)
     outputs = note.get("outputs", [])
@@ -40,19 +46,25 @@ def received(task: Listen, note: dict[str, Any], data: dict[str, Any], scope: Sc
         "count": note.get("count", 0) + 1,
         "fresh": not is_until,
     }
-    return {**after, "complete": _complete(task, after, is_until, scope)}
+    asks = task.mode == "any" and task.until_event is None and task.until is not None
+    return {**after, "asks": asks, "complete": not asks and _complete(task, after, is_until)}
 
 
-def _complete(task: Listen, note: dict[str, Any], is_until: bool, scope: Scope) -> bool:
+def _complete(task: Listen, note: dict[str, Any], is_until: bool) -> bool:
     if task.mode == "one":
         return True
     if task.mode == "all":
         return len(note["matched"]) >= len(task.filters)
     if task.until_event is not None:
         return is_until
-    if task.until is not None:
-        return is_true(evaluate(task.until, note["outputs"], scope))
     return bool(task.filters) or bool(note["outputs"])
+
+
+def is_over(task: Listen, note: dict[str, Any], scope: Scope) -> bool:
+    """Whether it has enough. Raises `ExpressionError` when what ends it cannot be computed."""
+    if note.get("asks") and task.until is not None:
+        return condition(task.until, note["outputs"], scope)
+    return bool(note.get("complete"))
 
 
 def _fits(candidate: EventFilter, event: dict[str, Any], pins: dict[str, Any], scope: Scope) -> dict[str, Any] | None:
@@ -60,12 +72,13 @@ def _fits(candidate: EventFilter, event: dict[str, Any], pins: dict[str, Any], s
     if not all(_attribute(value, event.get(name), scope) for name, value in wanted.items()):
         return None
     try:
-        if candidate.condition is not None and not is_true(evaluate(candidate.condition, event, scope)):
+        if candidate.condition is not None and not condition(candidate.condition, event, scope):
             return None
         pins = dict(pins)
         for key, source, expect in candidate.correlate:
             value = evaluate(source, event, scope)
-            expected = evaluate(expect, event, scope) if expect is not None else pins.get(key, value)
+            # What is expected is computed from what the listener was given.
+            expected = evaluate(expect, scope.get("input"), scope) if expect is not None else pins.get(key, value)
             if value is None or value != expected:
                 return None
             pins[key] = value
@@ -80,7 +93,7 @@ def _attribute(wanted: Any, have: Any, scope: Scope) -> bool:
         source = embedded(wanted)
         if source is not None:
             try:
-                return is_true(jq_value(source, have, scope))
+                return condition(Jq(source), have, scope)
             except ExpressionError:
                 return False
         return wanted == have or (isinstance(have, str) and _pattern(wanted, have))
@@ -90,10 +103,19 @@ def _attribute(wanted: Any, have: Any, scope: Scope) -> bool:
 
 
 def _pattern(wanted: str, have: str) -> bool:
+    matcher = _matcher(wanted)
+    return matcher is not None and bool(matcher.is_valid(have))
+
+
+@functools.lru_cache(maxsize=1024)
+def _matcher(wanted: str) -> Any:
+    """By an engine whose time is bounded by what it reads: a pattern such as (a+)+ must not hold up a worker. None: it is no pattern."""
+    if not _SPECIAL.search(wanted):
+        return None
     try:
-        return re.fullmatch(wanted, have) is not None
-    except re.error:
-        return False
+        return jsonschema_rs.validator_for({"pattern": f"^(?:{wanted})$"}, pattern_options=_BOUNDED)
+    except (ValueError, jsonschema_rs.ValidationError):
+        return None
 
 
 def types(task: Listen) -> tuple[str | None, ...]:

@@ -10,7 +10,8 @@ from orchestrator.definition.tree import EventFilter, Listen, Step, Undo
 from orchestrator.history import Failure
 from orchestrator.ids import Position
 
-Mode = Literal["fork", "compete", "graph"]
+Mode = Literal["fork", "compete", "some", "graph"]
+"""All branches; the first one; the first few; as the edges say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,16 @@ class Perform:
 
 @dataclass(frozen=True, slots=True)
 class Decide:
-    """Compute a value and record it, so that a later walk does not decide again."""
+    """Compute a value and record it, so that a later walk does not decide again. See `deciding` for what is plain.
+
+    `of_time`: the value is made of the present, by the clock of whoever meets this need.
+    """
 
     position: Position
     slot: str
     compute: Callable[[], Any]
+    is_plain: bool = False
+    of_time: Callable[[float], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +84,11 @@ class FanOut:
 
 @dataclass(frozen=True, slots=True)
 class Join:
+    """`least`: how many branches must be done, where the first few decide."""
+
     position: Position
     mode: Mode
+    least: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from typing import Literal
 from orchestrator.definition.tree import AnyTask, Do, Emit, Set, Step
 from orchestrator.plan.forward import Forward
 
+HORIZON = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -30,7 +32,7 @@ class Parallel:
     """`width` branches to be walked by at most so many helpers, then joined."""
 
     width: int
-    mode: Literal["fork", "compete", "graph"]
+    mode: Literal["fork", "compete", "some", "graph"]
 
 
 Plan = Sequence | Parallel
@@ -50,8 +52,9 @@ def of_branch(forward: Forward) -> Sequence:
         elif isinstance(frame.task, Do):
             # Frames above this one are the child in progress, already counted.
             first = frame.index + 1 if frame is not forward.frames[-1] else frame.index
-            complete = all([_take(steps, child) for child in frame.task.tasks[first:]][:64])
-            if not complete:
+            ahead = frame.task.tasks[first : first + HORIZON]
+            # As far as the first task that leads elsewhere, and no further than a horizon: what is behind it is planned there.
+            if not all(_take(steps, child) for child in ahead) or first + HORIZON < len(frame.task.tasks):
                 break
         else:
             break

@@ -28,9 +28,12 @@ def zone(name: Any) -> ZoneInfo:
 
 
 def check_cron(cron: Any, timezone: Any) -> None:
-    """Raises `BadTime` naming the field that is wrong, for a zone that is none, and for a moment that never comes."""
-    if not isinstance(cron, str) or len(cron.split()) != 5:
-        raise BadTime("has not five fields: minute, hour, day of month, month, day of week")
+    """Raises `BadTime` naming the field that is wrong, for a zone that is none, and for a moment that never comes.
+
+    Six fields begin with the seconds.
+    """
+    if not isinstance(cron, str) or len(cron.split()) not in (5, 6):
+        raise BadTime("has not five fields: minute, hour, day of month, month, day of week (or six, with the seconds first)")
     where = zone(timezone)
     try:
         next(CronSim(cron, dt.datetime.fromtimestamp(0, where)))

@@ -10,16 +10,21 @@ import importlib.util
 import json
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import Field
+
+from orchestrator import nesting
 from orchestrator.definition.durations import seconds
 from orchestrator.definition.expressions import Jq, embedded, evaluate, is_true
+from orchestrator.definition.parsing import shown
 from orchestrator.definition.serverless.resources import parsed
 from orchestrator.net.authentication import authentication
 from orchestrator.net.client import TIMEOUT_S, judged, send
 from orchestrator.net.egress import Policy, resolved
+from orchestrator.net.foreign import Foreign, read
 from orchestrator.net.problems import Problem
 from orchestrator.net.resources import fetched
 from orchestrator.steps.call_http import endpoint_of, hidden
@@ -36,13 +41,46 @@ class CallAsyncApi:
         given = context.parameters if isinstance(context.parameters, dict) else {}
         with hidden(context):
             where, policy = endpoint_of((given.get("document") or {}).get("endpoint"), context)
-            document = parsed(fetched(where, authentication(policy, context.secrets)), where)
-            if not isinstance(document, dict):
-                raise Problem("configuration", f"{where} is no AsyncAPI document")
-            target = Target.find(document, given)
+            document = read(Document, parsed(fetched(where, authentication(policy, context.secrets)), where), where)
+            target = Target.find(document, given, where)
             if "message" in given:
                 return _publish(target, given["message"] or {}, given.get("authentication"), context)
             return _consume(target, (context.literal or {}).get("subscription") or {}, context)
+
+
+class Variable(Foreign):
+    default: Any = ""
+
+
+class Server(Foreign):
+    protocol: str = ""
+    url: str = ""
+    host: str = ""
+    pathname: str = ""
+    variables: dict[str, Variable] = {}
+
+
+class Reference(Foreign):
+    reference: str = Field("", alias="$ref")
+
+
+class Operation(Foreign):
+    channel: Reference | None = None
+
+
+class Channel(Foreign):
+    address: str | None = None
+    publish: dict[str, Any] | None = None
+    subscribe: dict[str, Any] | None = None
+
+
+class Document(Foreign):
+    """An AsyncAPI 2 or 3 document, as far as a call needs it."""
+
+    asyncapi: Any = ""
+    servers: dict[str, Server] = {}
+    channels: dict[str, Channel] = {}
+    operations: dict[str, Operation] = {}
 
 
 class Target:
@@ -54,68 +92,71 @@ class Target:
         self.channel = channel
 
     @staticmethod
-    def find(document: dict[str, Any], given: dict[str, Any]) -> Target:
-        is_third = str(document.get("asyncapi", "")).startswith("3")
+    def find(document: Document, given: dict[str, Any], where: str) -> Target:
+        is_third = str(document.asyncapi).startswith("3")
         channel = _third(document, given) if is_third else _second(document, given)
         name, server = _server(document, given)
-        protocol = str(server.get("protocol", "")).lower()
-        url = str(server.get("url") or "")
+        protocol = server.protocol.lower()
+        url = server.url
         if is_third:
-            url = f"{protocol}://{server.get('host', '')}{server.get('pathname', '')}"
+            url = f"{protocol}://{server.host}{server.pathname}"
         elif "://" not in url:
             url = f"{protocol}://{url}"
-        variables = {
-            key: (given.get("server") or {}).get("variables", {}).get(key, held.get("default", "") if isinstance(held, dict) else "")
-            for key, held in (server.get("variables") or {}).items()
-        }
-        for key, value in variables.items():
-            url = url.replace("{" + key + "}", str(value))
-        if not urlsplit(url).hostname:
-            raise Problem("configuration", f"server '{name}' of the AsyncAPI document has no host")
+        named = (given.get("server") or {}).get("variables") or {}
+        for key, variable in server.variables.items():
+            url = url.replace("{" + key + "}", str(named.get(key, variable.default)))
+        try:
+            parts = urlsplit(url)
+            is_address = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        except ValueError:
+            is_address = False
+        if not is_address:
+            raise Problem("configuration", f"{where}: the server '{name}' is not at an address: {shown(url)}")
         return Target(protocol, url, channel)
 
 
-def _third(document: dict[str, Any], given: dict[str, Any]) -> str:
-    operations = document.get("operations") or {}
+def _third(document: Document, given: dict[str, Any]) -> str:
     name = str(given.get("operation") or "")
-    reference = None
+    wanted = str(given.get("channel") or "")
     if name:
-        held = operations.get(name.removeprefix("#/operations/"))
-        if not isinstance(held, dict):
-            raise Problem("configuration", f"the AsyncAPI document has no operation '{name}'; it has {', '.join(sorted(operations))}")
-        reference = str((held.get("channel") or {}).get("$ref", "")).rsplit("/", 1)[-1].replace("~1", "/")
-    channels = document.get("channels") or {}
-    channel = channels.get(reference or given.get("channel"))
-    if not isinstance(channel, dict):
-        raise Problem("configuration", f"the AsyncAPI document has no channel '{reference or given.get('channel')}'")
-    return str(channel.get("address") or reference or given.get("channel"))
+        held = document.operations.get(name.removeprefix("#/operations/"))
+        if held is None:
+            raise Problem("configuration", f"the AsyncAPI document has no operation '{name}'; it has {_listed(document.operations)}")
+        reference = held.channel.reference if held.channel else ""
+        wanted = reference.rsplit("/", 1)[-1].replace("~1", "/")
+    channel = document.channels.get(wanted)
+    if channel is None:
+        raise Problem("configuration", f"the AsyncAPI document has no channel '{wanted}'; it has {_listed(document.channels)}")
+    return channel.address or wanted
 
 
-def _second(document: dict[str, Any], given: dict[str, Any]) -> str:
-    channels = document.get("channels") or {}
+def _second(document: Document, given: dict[str, Any]) -> str:
     if given.get("channel"):
         for name in (str(given["channel"]), str(given["channel"]).lstrip("/")):
-            if name in channels:
+            if name in document.channels:
                 return name
-        raise Problem("configuration", f"the AsyncAPI document has no channel '{given['channel']}'; it has {', '.join(sorted(channels))}")
-    for name, held in channels.items():
-        for verb in ("publish", "subscribe"):
-            if isinstance(held, dict) and (held.get(verb) or {}).get("operationId") == given.get("operation"):
-                return str(name)
+        raise Problem("configuration", f"the AsyncAPI document has no channel '{given['channel']}'; it has {_listed(document.channels)}")
+    for name, channel in document.channels.items():
+        for verb in (channel.publish, channel.subscribe):
+            if verb is not None and verb.get("operationId") == given.get("operation"):
+                return name
     raise Problem("configuration", f"the AsyncAPI document has no operation '{given.get('operation')}'")
 
 
-def _server(document: dict[str, Any], given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    servers = {str(key): value for key, value in (document.get("servers") or {}).items() if isinstance(value, dict)}
+def _server(document: Document, given: dict[str, Any]) -> tuple[str, Server]:
     wanted = (given.get("server") or {}).get("name")
     if wanted is not None:
-        if wanted not in servers:
-            raise Problem("configuration", f"the AsyncAPI document has no server '{wanted}'; it has {', '.join(sorted(servers))}")
-        return str(wanted), servers[wanted]
-    for name, held in servers.items():
-        if given.get("protocol") in (None, held.get("protocol")):
+        if wanted not in document.servers:
+            raise Problem("configuration", f"the AsyncAPI document has no server '{wanted}'; it has {_listed(document.servers)}")
+        return str(wanted), document.servers[wanted]
+    for name, held in document.servers.items():
+        if given.get("protocol") in (None, held.protocol):
             return name, held
     raise Problem("configuration", f"the AsyncAPI document has no server for the protocol '{given.get('protocol')}'")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)[:20])
 
 
 def _judge_address(url: str) -> None:
@@ -259,7 +300,7 @@ def _message(raw: bytes | str) -> dict[str, Any]:
     """A text that is an object with a payload is the message itself; anything else is its payload."""
     text = raw.decode(errors="replace") if isinstance(raw, bytes) else raw
     try:
-        found = json.loads(text)
+        found = nesting.parse(text)
     except ValueError:
         found = text
     if isinstance(found, dict) and "payload" in found:

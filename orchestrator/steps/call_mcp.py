@@ -14,6 +14,7 @@ import tempfile
 import time
 from typing import Any
 
+from orchestrator import nesting
 from orchestrator.definition.durations import seconds
 from orchestrator.net import process
 from orchestrator.net.authentication import authentication
@@ -160,7 +161,7 @@ class _Pipes:
                 raise Problem("runtime", f"{method}: the MCP server said more than {process.MOST_OUTPUT:,} bytes")
         line, self.rest = self.rest.split(b"\n", 1)
         try:
-            found = json.loads(line)
+            found = nesting.parse(line)
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import logging
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeVar
@@ -159,6 +159,10 @@ class Registry:
         self.load()
         found = getattr(self.executors.get(type), "parameters", None)
         return found if isinstance(found, builtins.type) and issubclass(found, Model) else None
+
+    def __iter__(self) -> Iterator[str]:
+        self.load()
+        return iter(self.executors)
 
     def knows(self, type: str) -> bool:
         self.load()

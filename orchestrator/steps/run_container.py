@@ -21,6 +21,7 @@ from orchestrator.net import process
 from orchestrator.net.problems import Problem
 from orchestrator.steps.registry import StepContext, executor
 from orchestrator.steps.run_script import arguments_of, stdin_of
+from orchestrator.steps.run_shell import with_arguments
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 API = "/v1.41"
@@ -92,8 +93,8 @@ def _configuration(image: str, given: dict[str, Any], context: StepContext) -> d
         },
     }
     if command:
-        # The arguments are $1, $2 … of the command, as a shell has them.
-        configured["Entrypoint"] = ["/bin/sh", "-c", command, "sh"]
+        # The arguments are $1, $2 … of the command, or stand at its end, as those of a shell do.
+        configured["Entrypoint"] = ["/bin/sh", "-c", with_arguments(command) if arguments else command, "sh"]
         configured["Cmd"] = arguments
     elif arguments:
         configured["Cmd"] = arguments

@@ -228,6 +228,17 @@ def stop_siblings(c: Connection, held: Held, *, gently: bool) -> None:
     stop(c, [row[0] for row in siblings], gently=gently)
 
 
+def is_among_the_first(c: Connection, held: Held, least: int) -> bool:
+    """Whether with this branch so many are done. The one that opened them is locked first: of two that end at once, the later one
+    counts the earlier one."""
+    c.execute("select 1 from branches where id = %s for update", (held.parent_id,))
+    row = c.execute(
+        "select count(*) from branches where parent_id = %s and join_position = %s and outcome = 'completed'",
+        (held.parent_id, held.join_position),
+    ).fetchone()
+    return row is not None and row[0] + 1 >= least
+
+
 def stop(c: Connection, ids: Sequence[int], *, gently: bool) -> None:
     """Close these branches and all below them; gently, those at work (or whose children are) close by themselves soon."""
     open_rows = c.execute(_BELOW, {"ids": list(ids)}).fetchall() if ids else []

@@ -158,7 +158,8 @@ def test_documents_and_events_by_the_api(running: Stack, client: Any) -> None:
 
     refused = client.post("/workflow/definitions", data=DOCUMENT.replace("listen:", "lisen:"))
     assert refused.status_code == 400
-    assert "line 4" in refused.get_data(as_text=True)
+    [fault] = refused.get_json()["faults"]
+    assert (fault["file"], fault["line"], fault["suggestion"]) == ("request.yaml", 4, 'Did you mean "listen"?')
 
 
 def test_the_api_answers_problems_with_stable_codes(client: object) -> None:

@@ -389,3 +389,23 @@ def test_a_failed_instance_is_retried_as_often_as_is_allowed(stack: Stack) -> No
     stack.ended(instance_id)
     with pytest.raises(Refused, match="WORKFLOW_MAX_RETRIES"):
         stack.runner.retry_workflow(instance_id)
+
+
+def test_every_call_of_a_document_may_be_asked_of_executors(site: Stack) -> None:
+    text = (
+        "document: {dsl: '1.0.3', namespace: default, name: asks-all, version: '1.0.0', metadata: {executor: external}}\n"
+        "do: [{fetch: {call: http, with: {method: get, endpoint: 'http://x', query: {n: '${ .n }'}}}}, {s: {set: {got: '${ . }'}}}]"
+    )
+    site.runner.register_workflow(read_document(text), text)
+    instance_id = site.runner.start_workflow("asks-all", input={"n": 5})
+    [request] = until(lambda: requests(site, "asks-all"), 20)
+    body = json.loads(request["data"])
+    assert (body["task_name"], body["task_type"], body["input"], body["config"]["parameters"]["query"]) == (
+        "fetch",
+        "http",
+        {"n": 5},
+        {"n": 5},
+    )
+    assert "context" in body
+    complete(site, request, success=True, output={"ok": True})
+    assert site.ended(instance_id, 20)["output"] == {"got": {"ok": True}}

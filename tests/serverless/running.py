@@ -17,7 +17,7 @@ HEAD = "document: {dsl: '1.0.3', namespace: tests, name: %s, version: '1.0.0'}\n
 
 def definition(body: str, name: str = "case") -> Definition:
     made = read_document(HEAD % name + textwrap.dedent(body), "case.yaml")
-    check(made, REGISTRY.knows)
+    check(made, REGISTRY)
     return made
 
 

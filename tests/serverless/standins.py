@@ -28,6 +28,9 @@ class StandIn:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # An answer goes out whole: in two parts, the second waits for 40 ms for the client to have seen the first.
+            disable_nagle_algorithm = True
+            wbufsize = -1
 
             def handle_any(self) -> None:
                 size = int(self.headers.get("content-length") or 0)

@@ -17,6 +17,7 @@ FILES = (
     "test_v08.py",
     "test_examples.py",
     "test_fuzzing.py",
+    "test_odd.py",
 )
 
 

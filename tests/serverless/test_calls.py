@@ -774,3 +774,41 @@ def test_asyncapi_over_a_websocket(standin: StandIn) -> None:
         assert output(body % "operation: say, message: {payload: {word: '${ .w }'}}", {"w": "hi"}) == {"w": "hi"}
         server.shutdown()
     assert heard == [{"word": "hi"}]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("echo", "a b c"),
+        ("echo hello", "hello a b c"),
+        ("printf '%s|'", "a|b c|"),
+        ("true && echo last", "last a b c"),
+        ("echo hello # and no more", "hello a b c"),
+        ("x=1\\necho $x", "1 a b c"),
+        ("awk 'BEGIN { print ARGV[2] }'", "b c"),
+        ('echo \\"$2-$1\\"', "b c-a"),
+        ('for each in \\"$@\\"; do printf \\"<$each>\\"; done', "<a><b c>"),
+        ("shift; echo $#", "1"),
+        ("if true; then echo block; fi", "block"),
+        ("cat <<END\\nhere\\nEND", "here"),
+        ("x=5", ""),
+    ],
+)
+def test_arguments_stand_at_the_end_of_a_command_that_does_not_take_them_itself(command: str, said: str) -> None:
+    assert output(f'do: [{{r: {{run: {{shell: {{command: "{command}", arguments: [a, b c]}}}}}}}}]') == said
+
+
+def test_arguments_are_never_read_by_the_shell() -> None:
+    assert output("do: [{r: {run: {shell: {command: echo, arguments: ['$(id)', '; id', '`id`', '${ .x }']}}}}]", {"x": "$HOME"}) == (
+        "$(id) ; id `id` $HOME"
+    )
+
+
+def test_arguments_may_be_a_map_as_up_to_1_0_1() -> None:
+    assert output("do: [{r: {run: {shell: {command: echo, arguments: {--name: '${ .n }', --quiet: ''}}}}}]", {"n": 5}) == "--name 5 --quiet"
+    python = (
+        "do: [{r: {run: {script: {language: python, code: 'print(greetings, count + 1)', arguments: {greetings: '${ .g }', count: 1}}}}}]"
+    )
+    assert output(python, {"g": "Hello, world!"}) == "Hello, world! 2"
+    js = "do: [{r: {run: {script: {language: js, code: 'console.log(greetings)', arguments: {greetings: '${ .g }'}}}}}]"
+    assert output(js, {"g": "Hello, world!"}) == "Hello, world!"

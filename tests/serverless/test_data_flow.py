@@ -130,7 +130,7 @@ def test_in_loose_mode_any_string_is_tried_and_stands_for_itself_when_it_is_none
 
 
 def test_another_language_than_jq_is_refused() -> None:
-    with pytest.raises(Invalid, match="only jq"):
+    with pytest.raises(Invalid, match="Write jq"):
         definition("evaluate: {language: javascript}\ndo: [{s: {set: {a: 1}}}]")
 
 
@@ -205,3 +205,24 @@ def test_secrets_reach_expressions_of_calls_and_must_be_declared(monkeypatch: py
     assert output(body, {}) == {"ok": True}
     monkeypatch.delenv("SECRET_API")
     assert fault(body, {})["status"] == 403
+
+
+def test_a_schema_that_takes_for_ever_is_stopped() -> None:
+    parts = ", ".join(f"a{n}: {{allOf: [{{$ref: '#/$defs/a{n + 1}'}}, {{$ref: '#/$defs/a{n + 1}'}}]}}" for n in range(40))
+    schema = f"{{$ref: '#/$defs/a0', $defs: {{{parts}, a40: {{type: object}}}}}}"
+    error = fault(f"do: [{{s: {{set: {{x: 1}}, output: {{schema: {{document: {schema}}}}}}}}}]")
+    assert error["type"].endswith("/expression")
+    assert "not done within" in error["detail"]
+
+
+def test_a_schema_may_refer_to_its_own_parts() -> None:
+    schema = "{$ref: '#/$defs/tree', $defs: {tree: {type: object, properties: {left: {$ref: '#/$defs/tree'}, n: {type: integer}}}}}"
+    body = f"do: [{{s: {{set: '${{ . }}', output: {{schema: {{document: {schema}}}}}}}}}]"
+    assert output(body, {"left": {"left": {"n": 1}}}) == {"left": {"left": {"n": 1}}}
+    error = fault(body, {"left": {"left": {"n": "one"}}})
+    assert (error["type"].rsplit("/", 1)[1], "left/left/n" in error["detail"]) == ("validation", True)
+
+
+def test_what_a_schema_refers_to_on_the_network_is_not_fetched() -> None:
+    with pytest.raises(Invalid, match=r"cannot fetch http://127\.0\.0\.1:9"):
+        definition("do: [{s: {set: {x: 1}, output: {schema: {document: {$ref: 'http://127.0.0.1:9/x.json'}}}}}]")

@@ -34,3 +34,38 @@ def test_a_childs_fault_is_its_parents_and_can_be_caught(running: Stack) -> None
     running.runner.register_workflow(read_document(DOC % ("faulty-child", child)))
     running.runner.register_workflow(read_document(DOC % ("its-parent", parent)))
     assert running.run("tests.its-parent", {})["output"] == {"title": "Teapot"}
+
+
+def test_some_of_several_branches_are_enough_and_the_others_are_stopped(running: Stack) -> None:
+    sleeps = ["PT0.1S", "PT1H", "PT0.2S", "PT1H", "PT0.3S", "PT0.1S"]
+    branches = "\n".join(f"      - {{name: b{n}, actions: [{{functionRef: f, sleep: {{before: {s}}}}}]}}" for n, s in enumerate(sleeps))
+    text = f"""id: some
+version: '1.0'
+specVersion: '0.8'
+functions: [{{name: f, type: expression, operation: '{{done: true}}'}}]
+states:
+  - name: s
+    type: parallel
+    completionType: atLeast
+    numCompleted: 3
+    branches:
+{branches}
+    end: true
+"""
+    running.runner.register_workflow(read_document(text))
+    status = running.run("some", {"n": 1})
+    assert (status["status"], status["output"]) == ("COMPLETED", {"n": 1, "done": True})
+    outcomes = running.sql("select outcome from branches where instance_id = %s and parent_id is not null", status["id"])
+    assert sum(outcome == "completed" for (outcome,) in outcomes) >= 3
+    assert {outcome for (outcome,) in outcomes} == {"completed", "cancelled"}
+
+
+def test_what_is_long_and_was_not_recorded_is_the_same_on_every_worker(running: Stack) -> None:
+    body = "do: [{l: {for: {in: '[range(1500)]'}, do: [{a: {set: '${ {n: ((.n // []) + [{i: $item}])} }'}}]}}, {w: {wait: {seconds: 2}}}]"
+    running.runner.register_workflow(read_document(DOC % ("long-list", body)))
+    status = running.run("tests.long-list", {})
+    assert status["output"] == {"n": [{"i": n} for n in range(1500)]}
+    [[recorded]] = running.sql(
+        "select sum(length(data::text)) from checkpoints c join branches b on b.id = c.branch_id where b.instance_id = %s", status["id"]
+    )
+    assert recorded < 3_000_000

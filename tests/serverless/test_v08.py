@@ -19,7 +19,7 @@ from tests.serverless.standins import StandIn
 def read(states: str, more: str = "") -> Any:
     text = f"id: case\nversion: '1.0'\nspecVersion: '0.8'\nname: Case\n{more}\nstates:\n{states}"
     made = read_document(text, "case.yaml")
-    check(made, REGISTRY.knows)
+    check(made, REGISTRY)
     return made
 
 
@@ -188,7 +188,10 @@ def test_branches_work_on_copies_and_are_merged() -> None:
     assert output(states % "allOf", {"n": 3}, EXPRESSIONS) == {"n": 3, "doubled": 6, "sum": 4}
     one = output(states % "atLeast\n    numCompleted: 1", {"n": 3}, EXPRESSIONS)
     assert one in ({"n": 3, "doubled": 6}, {"n": 3, "sum": 4})
-    with pytest.raises(Invalid, match="atLeast"):
+    for number in ("5", "0", "-1", "one"):
+        with pytest.raises(Invalid, match="from 1 to 2"):
+            read(states % f"atLeast\n    numCompleted: '{number}'", EXPRESSIONS)
+    with pytest.raises(Invalid, match="from 1 to 2"):
         read(states % "atLeast\n    numCompleted: 5", EXPRESSIONS)
 
 
@@ -332,9 +335,9 @@ def test_rest_functions_are_operations_of_an_openapi_document(standin: StandIn) 
 @pytest.mark.parametrize(
     ("states", "more", "said"),
     [
-        ("  - {name: s, type: nothing, end: true}", "", "is no state"),
-        ("  - {name: s, type: inject, data: {}, transition: nowhere}", "", "no state 'nowhere'"),
-        ("  - {name: s, type: inject, data: {}, end: true}", "start: nowhere", "no state 'nowhere'"),
+        ("  - {name: s, type: nothing, end: true}", "", "Expected one of operation, event"),
+        ("  - {name: s, type: inject, data: {}, transition: nowhere}", "", 'no state "nowhere"'),
+        ("  - {name: s, type: inject, data: {}, end: true}", "start: nowhere", 'no state "nowhere"'),
         ("  - {name: s, type: inject, data: {}, end: true}\n  - {name: s, type: inject, data: {}, end: true}", "", "duplicate"),
         (
             "  - {name: s, type: operation, actions: [{functionRef: o}], end: true}",
@@ -346,7 +349,7 @@ def test_rest_functions_are_operations_of_an_openapi_document(standin: StandIn) 
             "functions: [{name: o, type: rpc, operation: 'x.proto#S#m'}]",
             "host",
         ),
-        ("  - {name: s, type: inject, data: {}, end: true}", "expressionLang: cel", "only jq"),
+        ("  - {name: s, type: inject, data: {}, end: true}", "expressionLang: cel", "Write jq"),
         ("  - {name: s, type: operation, actions: [{functionRef: x, retryRef: nope, retryableErrors: [e]}], end: true}", "", "no retry"),
     ],
 )
@@ -363,3 +366,87 @@ def test_starts_may_be_scheduled() -> None:
         "timezone": "Europe/Paris",
     }
     assert json.dumps(read(states).schedule) == "null"
+
+
+def test_some_of_several_branches_are_enough() -> None:
+    states = """
+  - name: s
+    type: parallel
+    completionType: atLeast
+    numCompleted: 2
+    branches:
+      - {name: a, actions: [{functionRef: double}]}
+      - {name: slow, actions: [{functionRef: double, sleep: {before: PT1H}}]}
+      - {name: b, actions: [{functionRef: {refName: add}, actionDataFilter: {fromStateData: '{a: .n, b: 1}', toStateData: .sum}, sleep: {before: PT1S}}]}
+    end: true
+"""
+    assert output(states, {"n": 3}, EXPRESSIONS) == {"n": 3, "doubled": 6, "sum": 4}
+
+
+def test_a_branch_that_fails_before_enough_are_done_decides() -> None:
+    states = """
+  - name: s
+    type: parallel
+    completionType: atLeast
+    numCompleted: 2
+    branches:
+      - {name: a, actions: [{functionRef: double}]}
+      - {name: bad, actions: [{functionRef: broken}]}
+      - {name: slow, actions: [{functionRef: double, sleep: {before: PT1H}}]}
+    end: true
+"""
+    functions = EXPRESSIONS.replace("errors:", "  - {name: broken, type: expression, operation: '.n | error'}\nerrors:")
+    instance = run(states, {"n": 3}, functions)
+    assert (instance.state, instance.error["code"]) == ("FAILED", "expression")  # type: ignore[index]
+
+
+def test_a_switch_without_a_default_says_that_nothing_held() -> None:
+    states = """
+  - {name: s, type: switch, dataConditions: [{condition: .n > 1, transition: t}]}
+  - {name: t, type: inject, data: {at: t}, end: true}
+"""
+    assert output(states, {"n": 2}) == {"n": 2, "at": "t"}
+    instance = run(states, {"n": 0})
+    assert instance.error is not None
+    assert (instance.state, instance.error["code"]) == ("FAILED", "configuration")
+    assert "no defaultCondition" in instance.error["message"]
+
+
+def test_an_action_may_sleep_before_and_after() -> None:
+    states = "  - {name: s, type: operation, actions: [{functionRef: double, sleep: {before: PT1M, after: PT2M}}], end: true}"
+    instance = run(states, {"n": 1}, EXPRESSIONS)
+    assert instance.ended is not None
+    assert (instance.state, round(instance.ended - instance.began)) == ("COMPLETED", 180)
+
+
+def test_the_names_that_other_runtimes_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_TOKEN", "s3cr3t")
+    states = """
+  - name: s
+    type: operation
+    actions: [{functionRef: look}]
+    end: true
+"""
+    look = "'{id: $WORKFLOW.id, instance: ($WORKFLOW.instanceId | length), version: $WORKFLOW.version, same: ($SECRET.token == $SECRETS.token)}'"
+    more = f"secrets: [token]\nfunctions: [{{name: look, type: expression, operation: {look}}}]"
+    assert output(states, {}, more) == {"id": "case", "instance": 36, "version": "1.0", "same": True}
+
+
+def test_a_function_that_calls_itself_is_refused() -> None:
+    states = "  - {name: s, type: operation, actions: [{functionRef: f}], end: true}"
+    with pytest.raises(Invalid, match="calls itself: g → f → g"):
+        read(states, "functions: [{name: f, type: expression, operation: 'fn:g'}, {name: g, type: expression, operation: 'fn:f + 1'}]")
+
+
+def test_quartz_cron_means_what_quartz_means() -> None:
+    states = "  - {name: s, type: inject, data: {}, end: true}"
+    for written, meant in (
+        ("0 30 9 ? * 2-6", "30 9 * * 1-5"),
+        ("15 0 12 ? * 1 2027", "15 0 12 * * 0"),
+        ("0 0 12 ? * 6#3", "0 12 * * 5#3"),
+        ("*/5 * * * *", "*/5 * * * *"),
+    ):
+        assert read(states, f"start: {{stateName: s, schedule: {{cron: '{written}'}}}}").schedule["cron"] == meant
+    for schedule in ("{cron: 'a b c d e'}", "R/PT0S", "R/P10000Y", "soon"):
+        with pytest.raises(Invalid):
+            read(states, f"start: {{stateName: s, schedule: {schedule}}}")

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.definition import paths, programs
-from orchestrator.definition.expressions import Template, check_jq, evaluate, jq_value
+from orchestrator.definition.expressions import Jq, Secrets, Template, check_jq, condition, evaluate, jq_value
 from orchestrator.engine.warden import Warden
-from orchestrator.errors import ExpressionError
+from orchestrator.errors import ExpressionError, MissingSecret
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,8 @@ def test_a_path_means_what_jq_means_by_it(data: object, keys: list[str]) -> None
     assert paths.parsed(source) is not None
 
     def by_jq() -> object:
-        return programs.value(source, (), [data])
+        [output] = programs.outputs(source, (), [data])
+        return output
 
     try:
         expected = by_jq()
@@ -122,9 +123,35 @@ def test_names_are_bound_when_they_are_mentioned() -> None:
         check_jq("$nobody.x", ("context",))
 
 
-def test_no_output_is_null_and_of_several_the_first_counts() -> None:
+def test_no_output_is_null_and_several_are_a_list() -> None:
     assert jq_value("empty", 1, {}) is None
-    assert jq_value("(1, 2)", 1, {}) == 1
+    assert jq_value("(1, 2)", 1, {}) == [1, 2]
+    assert jq_value(".items[].n", {"items": [{"n": 1}, {"n": 2}]}, {}) == [1, 2]
+    with pytest.raises(ExpressionError, match="more than 10,000 values"):
+        jq_value("range(20000)", None, {})
+
+
+def test_a_condition_with_several_outputs_is_refused() -> None:
+    assert condition(Jq(".n > 1"), {"n": 2}, {}) is True
+    assert condition(Jq("empty"), None, {}) is False
+    with pytest.raises(ExpressionError, match=r"gives 2 values; write any"):
+        condition(Jq(".[] > 1"), [1, 2], {})
+
+
+def test_a_secret_that_is_not_declared_may_not_be_had() -> None:
+    scope = {"secrets": Secrets({"known": "x"})}
+    assert jq_value("$secrets.known", None, scope) == "x"
+    assert jq_value('{a: $secrets["known"]} | .a', None, scope) == "x"
+    for source in (
+        "$secrets.nope",
+        '$secrets["nope"]',
+        "{a: $secrets.nope}",
+        "($secrets | .nope) // 1",
+        '"\\($secrets.nope)"',
+        "$secrets.nope.x",
+    ):
+        with pytest.raises(MissingSecret, match="nope"):
+            jq_value(source, None, scope)
 
 
 def test_loosely_a_string_that_is_no_expression_is_itself() -> None:

@@ -15,14 +15,13 @@ from orchestrator.definition.tree import Around, Case, Definition, Do, For, Grap
 from orchestrator.definition.validate import check
 from orchestrator.definition.versions import BadVersion, parse_version, same_version
 from orchestrator.errors import Invalid
+from orchestrator.steps.registry import REGISTRY
 from orchestrator.testing import Lab
-
-KNOWS = {"log", "delay", "noop", "fail", "conditional"}.__contains__
 
 
 def faults(document: object) -> list[str]:
     with pytest.raises(Invalid) as caught:
-        check(definition_from(document), KNOWS)
+        check(definition_from(document), REGISTRY)
     return [str(fault) for fault in caught.value.faults]
 
 
@@ -51,15 +50,17 @@ class TestDocuments:
         assert faults(
             document(
                 {"id": "a", "type": "log", "dependencies": ["ghost"]},
-                {"id": "a", "type": "log"},
-                {"id": "b", "type": "warp", "dependencies": ["c"]},
-                {"id": "c", "type": "log", "dependencies": ["b"]},
+                {"id": "a", "type": "noop"},
+                {"id": "b", "type": "warp", "dependencies": ["c"], "compensation": "unwarp"},
+                {"id": "c", "type": "noop", "dependencies": ["b"]},
             )
         ) == [
             "duplicate step ID: 'a'",
-            "/a: unknown dependency 'ghost'",
+            "/steps/0: unknown dependency 'ghost'",
             "circular dependency: b → c → b",
-            "/graph/b: no executor found for step type: warp",
+            "/steps/0/parameters/message: log step needs a 'message' parameter",
+            "/steps/2: no executor found for step type: warp",
+            "/steps/2/compensation: no compensation found for type: unwarp",
         ]
 
     @pytest.mark.parametrize(
@@ -304,21 +305,21 @@ class TestBuilder:
             tasks=(Set(name="a", around=Around(then="nowhere")), Set(name="a"), Switch(name="s", cases=(Case(name="x"), Case(name="y"))))
         )
         with pytest.raises(Invalid) as caught:
-            check(Definition(name="x", version="one", do=tree), KNOWS)
+            check(Definition(name="x", version="one", do=tree), REGISTRY)
         said = str(caught.value)
-        for part in ("Invalid version 'one'", "unreachable target 'nowhere'", "duplicate task name: 'a'", "more than one default case"):
+        for part in ('Invalid version "one"', "unreachable target 'nowhere'", "duplicate task name: 'a'", "more than one default case"):
             assert part in said
 
     def test_limits_and_loops_without_end_condition_are_checked(self) -> None:
         with pytest.raises(Invalid, match="at least 1"):
-            check(Definition(name="x", version="1", limits=Limits(workflow=0), do=Do(tasks=(Set(name="a"),))), KNOWS)
+            check(Definition(name="x", version="1", limits=Limits(workflow=0), do=Do(tasks=(Set(name="a"),))), REGISTRY)
         with pytest.raises(Invalid, match="needs items or a condition"):
-            check(Definition(name="x", version="1", do=Do(tasks=(For(name="f"),))), KNOWS)
+            check(Definition(name="x", version="1", do=Do(tasks=(For(name="f"),))), REGISTRY)
 
     def test_a_long_cycle_is_drawn(self) -> None:
         nodes = tuple(Node(task=Step(name=f"n{i}"), after=(f"n{(i + 1) % 500}",)) for i in range(500))
         with pytest.raises(Invalid, match="circular dependency: n"):
-            check(Definition(name="x", version="1", do=Graph(nodes=nodes)), KNOWS)
+            check(Definition(name="x", version="1", do=Graph(nodes=nodes)), REGISTRY)
 
 
 class TestVersions:

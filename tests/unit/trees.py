@@ -161,6 +161,7 @@ def recover(engine: Embedded, instance: Instance) -> None:
     """As the keeper does: what is neither parked nor closed is walked again; a join asks anew whether all are done."""
     engine._ready.clear()
     for branch in list(instance.branches()):
+        branch.forward = None
         if (
             branch.state == "ready"
             or (branch.state == "joining" and all(child.is_closed for child in branch.opened))

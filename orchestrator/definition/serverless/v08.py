@@ -6,16 +6,18 @@ What cannot be honoured is refused by its name. Decisions: docs/reference/server
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.definition import paths
+from orchestrator.definition import cron, paths, programs
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.expressions import Expression, Jq, Template, embedded
-from orchestrator.definition.marks import Marks, located
+from orchestrator.definition.parsing import NOWHERE, Source, json_faults, printable, shown, suggestion_for
 from orchestrator.definition.retry import NO_RETRY, RetryPolicy
+from orchestrator.definition.serverless.growth import Growth, TooLarge
 from orchestrator.definition.serverless.schema08 import faults
 from orchestrator.definition.tree import (
     END,
@@ -32,38 +34,40 @@ from orchestrator.definition.tree import (
     For,
     Fork,
     Listen,
+    Raise,
     Run,
     Set,
     Step,
     Switch,
     Try,
     Wait,
+    Written,
 )
 from orchestrator.errors import Fault, Invalid
 from orchestrator.ids import escaped
 
-# Objects key by key, arrays joined with what they lack; anything else is replaced.
-MERGE = (
-    'def m($a; $b): if ($a | type) == "object" and ($b | type) == "object" then'
-    " reduce ($b | keys_unsorted[]) as $k ($a; .[$k] = (if $a | has($k) then m($a[$k]; $b[$k]) else $b[$k] end))"
-    ' elif ($a | type) == "array" and ($b | type) == "array" then $a + ($b - $a)'
-    " elif $b == null then $a else $b end; "
-)
+_FUNCTION = re.compile(r"fn:([A-Za-z_][\w-]*)")
 FOREVER_S = 100 * 365 * 86400.0
+SHORTEST_EVERY_S = 0.1
+MOST_FAULTS = 200
+DEEPEST_FUNCTIONS = 20
+ERRORS = "https://open-workflow-specification.org/spec/1.0.0/errors"
 Tail = tuple[tuple[AnyTask, ...], str]
 """What is done on leaving a state, and where the flow goes then."""
 
 
-def read(document: dict[str, Any], text: str | None = None) -> Definition:
-    found = list(faults(document))
+def read(document: dict[str, Any], source: Source = NOWHERE) -> Definition:
+    """The definition; `Invalid` with every fault, each with its pointer, line and column."""
+    # A text was looked at when it was read.
+    found = list(itertools.islice(json_faults(document), MOST_FAULTS)) if source.text is None else []
+    found = found or list(itertools.islice(faults(document), MOST_FAULTS))
     definition = None
     if not found:
-        reader = Reader(document)
+        reader = Reader(document, source)
         definition = reader.definition()
         found = reader.faults
     if found:
-        marks = Marks(text or "")
-        raise Invalid([Fault(located(fault.place, marks), fault.message) for fault in found], "Serverless Workflow 0.8 document")
+        raise Invalid([source.located(fault) for fault in found], "Serverless Workflow 0.8 document")
     assert definition is not None
     return definition
 
@@ -73,9 +77,13 @@ def _named(items: Any) -> dict[str, Any]:
 
 
 class Reader:
-    def __init__(self, document: dict[str, Any]) -> None:
+    def __init__(self, document: dict[str, Any], source: Source = NOWHERE) -> None:
         self.document = document
         self.faults: list[Fault] = []
+        self.written = Written(source)
+        self._growth = Growth()
+        self._inside: list[str] = []
+        self._sources: dict[str, str] = {}
         self.functions = _named(document.get("functions"))
         self.events = _named(document.get("events"))
         self.retries = _named(document.get("retries"))
@@ -87,34 +95,44 @@ class Reader:
         self.place = ""
         self.helpers: list[AnyTask] = []
 
-    def fault(self, message: str, place: str | None = None) -> None:
-        self.faults.append(Fault(self.place if place is None else place, message))
+    def fault(self, message: str, place: str | None = None, suggestion: str = "") -> None:
+        fault = Fault(self.place if place is None else place, message, suggestion)
+        if fault not in self.faults[-10:]:
+            self.faults.append(fault)
 
     # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def definition(self) -> Definition:
+    def definition(self) -> Definition | None:
+        try:
+            return self._definition()
+        except TooLarge as error:
+            self.faults = [error.fault]
+            return None
+
+    def _definition(self) -> Definition:
         document = self.document
         name = document.get("id") or document.get("key")
         if not isinstance(name, str) or not name:
-            self.fault("has neither `id` nor `key`", "")
+            self.fault("A workflow needs an `id` or a `key`.", "/id")
             name = "workflow"
         language = document.get("expressionLang", "jq")
         if language not in ("jq", ""):
-            self.fault(f"is '{language}'; only jq is spoken here", "/expressionLang")
-        names = [state["name"] for state in document["states"]]
-        for number, state in enumerate(names):
-            if names.index(state) != number:
-                self.fault(f"duplicate state name '{state}'", f"/states/{number}/name")
+            self.fault(f"Expressions in {shown(language)} are not evaluated here.", "/expressionLang", "Write jq.")
+        names: set[str] = set()
+        for number, state in enumerate(document["states"]):
+            if state["name"] in names:
+                self.fault(f"The state name {shown(state['name'])} is used twice: duplicate state name.", f"/states/{number}/name")
+            names.add(state["name"])
         start = document.get("start")
         first = start.get("stateName") if isinstance(start, dict) else start
-        first = first or names[0]
+        first = first or document["states"][0]["name"]
         if first not in self.states:
-            self.fault(f"there is no state '{first}' to start with", "/start")
-            first = names[0]
+            self.fault(f"There is no state {shown(first)} to start with.", "/start", self._near(first))
+            first = document["states"][0]["name"]
         tasks: dict[str, AnyTask] = {}
         for number, state in enumerate(document["states"]):
             self.place = f"/states/{number}"
-            tasks[state["name"]] = self._state(state)
+            tasks[state["name"]] = self.written.at(self._state(state), self.place)
         ordered = [tasks[first], *(task for name, task in tasks.items() if name != first), *self.helpers]
         if document.get("keepActive"):
             ordered.append(Wait(name="(kept active)", duration=FOREVER_S, around=Around(then=END)))
@@ -129,7 +147,11 @@ class Reader:
             secrets=tuple(document.get("secrets") or ()) if isinstance(document.get("secrets"), list) else (),
             schedule=self._schedule(start.get("schedule")) if isinstance(start, dict) else None,
             metadata=document.get("metadata"),
+            written=self.written,
         )
+
+    def _near(self, state: Any) -> str:
+        return suggestion_for(str(state), self.states, listed=False)
 
     def _root(self, states: tuple[AnyTask, ...]) -> AnyTask:
         self.place = "/timeouts"
@@ -151,7 +173,9 @@ class Reader:
                 else Around(input_from=around.input_from, input_schema=input_schema, timeout_s=timeout_s),
             )
         if before not in self.states:
-            self.fault(f"there is no state '{before}' to run before the end")
+            self.fault(
+                f"There is no state {shown(before)} to run before the end.", "/timeouts/workflowExecTimeout/runBefore", self._near(before)
+            )
             return Do(tasks=states, around=around)
         last = next(task for task in states if task.name == escaped(before))
         main = Do(name="main", tasks=states, inline=True, around=Around(timeout_s=timeout_s))
@@ -163,26 +187,31 @@ class Reader:
             return None
         held = given if isinstance(given, dict) else {"interval": given}
         zone = held.get("timezone")
+        place = "/start/schedule"
         if "cron" in held:
-            cron = held["cron"]["expression"] if isinstance(held["cron"], dict) else held["cron"]
-            fields = str(cron).split()
-            # Quartz counts seconds first and may count years last.
-            if len(fields) in (6, 7):
-                fields = fields[1:6]
-            return {
-                "cron": " ".join("*" if f == "?" else f.replace("0/", "*/", 1) if f.startswith("0/") else f for f in fields),
-                "timezone": zone,
-            }
+            written = held["cron"]["expression"] if isinstance(held["cron"], dict) else held["cron"]
+            try:
+                return {"cron": cron.check(cron.of_quartz(str(written))), "timezone": zone}
+            except cron.BadCron as error:
+                self.fault(str(error), f"{place}/cron")
+                return None
         interval = str(held.get("interval", ""))
         found = re.search(r"P[^/]*$", interval) or re.search(r"/(P[^/]+)", interval)
-        if found is None:
-            self.fault(f"'{interval}' is no interval: write R/PT2H", "/start/schedule")
-            return None
-        return {"every": found.group(0).lstrip("/"), "timezone": zone}
+        every = None if found is None else found.group(0).lstrip("/")
+        try:
+            if every is None or seconds(every) < SHORTEST_EVERY_S:
+                self.fault(f"{shown(interval)} is not an interval of at least {SHORTEST_EVERY_S:g} seconds: write R/PT2H.", place)
+        except BadDuration as error:
+            self.fault(str(error), place)
+        return {"every": every, "timezone": zone}
 
     # ── states ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _state(self, state: dict[str, Any]) -> AnyTask:
+        with self._growth.inside(self.place):
+            return self._state_of(state)
+
+    def _state_of(self, state: dict[str, Any]) -> AnyTask:
         name, kind = state["name"], state["type"]
         data_filter = state.get("stateDataFilter") or {}
         build: Callable[[dict[str, Any]], tuple[tuple[AnyTask, ...], Tail]] = getattr(self, f"_{kind}")
@@ -239,12 +268,12 @@ class Reader:
         actions = [self._action(action, number, limit) for number, action in enumerate(given)]
         if mode != "parallel" or len(actions) < 2:
             return tuple(actions)
-        together = Jq(f"{MERGE}reduce .[] as $each ($input; m(.; $each))")
+        together = Jq("reduce .[] as $each ($input; _merged(.; $each))")
         return (Fork(name="actions", branches=tuple(actions), around=Around(output_as=together)),)
 
     def _switch(self, state: dict[str, Any]) -> tuple[tuple[AnyTask, ...], Tail]:
         name = state["name"]
-        default = self._tail_as_target(state.get("defaultCondition") or {}, f"{name}/default")
+        default = self._default_of(state)
         routing = f"{escaped(name)}~1switch"
         cases: list[Case] = []
         if "dataConditions" in state:
@@ -260,6 +289,17 @@ class Reader:
             cases.append(Case(name=str(number), when=Jq(f"$context.event == {number}"), then=then))
         self.helpers.append(Switch(name=routing, cases=(*cases, Case(name="default", then=default))))
         return (heard,), ((), routing)
+
+    def _default_of(self, state: dict[str, Any]) -> str:
+        """Where a switch leads when nothing else holds. One that does not say so faults then."""
+        name = state["name"]
+        if state.get("defaultCondition"):
+            return self._tail_as_target(state["defaultCondition"], f"{name}/default")
+        helper = escaped(f"{name}/default")
+        detail = f"no condition of the switch {shown(name)} holds, and it has no defaultCondition"
+        error = {"type": f"{ERRORS}/configuration", "status": 400, "title": "No condition holds", "detail": detail}
+        self.helpers.append(Raise(name=helper, error=Template(error)))
+        return helper
 
     def _event(self, state: dict[str, Any]) -> tuple[tuple[AnyTask, ...], Tail]:
         groups = state["onEvents"]
@@ -279,9 +319,7 @@ class Reader:
             taken = self._taken(held["eventRefs"][0], held.get("eventDataFilter"), "reduce .[] as $event (%s; %s)")
             heard = Do(name="heard", tasks=(listen,), around=Around(output_as=taken))
             branches.append(Do(name=f"on {number}", tasks=(heard, *self._actions(held.get("actions") or [], held.get("actionMode")))))
-        fork = Fork(
-            name="events", branches=tuple(branches), around=Around(output_as=Jq(f"{MERGE}reduce .[] as $each ($input; m(.; $each))"))
-        )
+        fork = Fork(name="events", branches=tuple(branches), around=Around(output_as=Jq("reduce .[] as $each ($input; _merged(.; $each))")))
         return self._patiently(fork, timeout_s), self._tail(state)
 
     def _first_event(self, groups: list[tuple[list[str], Any]], timeout_s: float | None) -> AnyTask:
@@ -320,7 +358,7 @@ class Reader:
         )
         under = "$input" if form.startswith(".[0]") else "."
         return Jq(
-            MERGE + form % (("$input", f"m({under}; {brought})") if form.startswith("reduce") else ("$input", f"m($input; {brought})"))
+            form % (("$input", f"_merged({under}; {brought})") if form.startswith("reduce") else ("$input", f"_merged($input; {brought})"))
         )
 
     def _callback(self, state: dict[str, Any]) -> tuple[tuple[AnyTask, ...], Tail]:
@@ -337,15 +375,27 @@ class Reader:
             around = Around(timeout_s=self._seconds(limit))
             actions = self._actions(branch.get("actions") or [], "sequential", (branch.get("timeouts") or {}).get("actionExecTimeout"))
             branches.append(Do(name=escaped(branch["name"]), tasks=actions, around=around))
-        number = str(state.get("numCompleted", 0))
-        compete = state.get("completionType", "allOf") == "atLeast" and number == "1"
-        if state.get("completionType") == "atLeast" and not compete and number != str(len(branches)):
-            self.fault(f"completionType atLeast with numCompleted {number} is not supported: write 1, or as many as there are branches")
-        merged = Jq(f"{MERGE}m($input; .)" if compete else f"{MERGE}reduce .[] as $each ($input; m(.; $each))")
-        return (Fork(name="branches", branches=tuple(branches), compete=compete, around=Around(output_as=merged)),), self._tail(state)
+        least = self._number_completed(state, len(branches))
+        compete = least == 1
+        at_least = least if least is not None and 1 < least < len(branches) else None
+        merged = Jq("_merged($input; .)" if compete else "reduce .[] as $each ($input; _merged(.; $each))")
+        fork = Fork(name="branches", branches=tuple(branches), compete=compete, at_least=at_least, around=Around(output_as=merged))
+        return (fork,), self._tail(state)
+
+    def _number_completed(self, state: dict[str, Any], branches: int) -> int | None:
+        """How many branches must have ended; None: all of them."""
+        if state.get("completionType", "allOf") != "atLeast":
+            return None
+        given = state.get("numCompleted", 0)
+        number = int(given) if str(given).isascii() and str(given).isdigit() and len(str(given)) < 10 else 0
+        if not 1 <= number <= branches:
+            place = f"{self.place}/numCompleted"
+            self.fault(f"Expected a whole number from 1 to {branches}, the number of branches, got {shown(given)}.", place)
+            return None
+        return number
 
     def _inject(self, state: dict[str, Any]) -> tuple[tuple[AnyTask, ...], Tail]:
-        return (Set(name="inject", value=Jq(f"{MERGE}m(.; {json.dumps(state.get('data') or {})})")),), self._tail(state)
+        return (Set(name="inject", value=Jq(f"_merged(.; {json.dumps(state.get('data') or {})})")),), self._tail(state)
 
     def _sleep(self, state: dict[str, Any]) -> tuple[tuple[AnyTask, ...], Tail]:
         return (Wait(name="sleep", duration=self._seconds(state["duration"]) or 0.0),), self._tail(state)
@@ -360,7 +410,7 @@ class Reader:
         parallel = state.get("mode", "parallel") == "parallel"
         # Each round works on a copy of the state's data with its item in it; its results are what it changed there.
         given = f".state + {{{json.dumps(parameter)}: $item}}"
-        changed = f"(del(.[{json.dumps(parameter)}]) | with_entries(select(.value != $input[.key])))"
+        changed = f"_changed({json.dumps(parameter)}; $input)"
         if parallel:
             body = Do(tasks=actions, around=Around(input_from=Jq(given), output_as=Jq(changed)))
         else:
@@ -403,7 +453,7 @@ class Reader:
         if transition is not None and not end:
             target = transition["nextState"] if isinstance(transition, dict) else transition
             if target not in self.states:
-                self.fault(f"there is no state '{target}' to go to")
+                self.fault(f"There is no state {shown(target)} to go to.", suggestion=self._near(target))
             return tuple(tasks), escaped(target)
         kept = self.document.get("keepActive") and not said.get("terminate") and "continueAs" not in said
         return tuple(tasks), "(kept active)" if kept else END
@@ -461,17 +511,23 @@ class Reader:
         return [plain, *(self._compensating(target, [*before, name]) if target else [])]
 
     def _check_compensation(self, state: dict[str, Any]) -> None:
-        other = self.states.get(state["compensatedBy"])
+        wanted = state["compensatedBy"]
+        other = self.states.get(wanted)
+        place = f"{self.place}/compensatedBy"
         if other is None:
-            self.fault(f"there is no state '{state['compensatedBy']}' to compensate it")
+            self.fault(f"There is no state {shown(wanted)} to compensate this one.", place, self._near(wanted))
         elif not other.get("usedForCompensation"):
-            self.fault(f"'{other['name']}' compensates it and must say usedForCompensation")
+            self.fault(f"The state {shown(wanted)} compensates this one and must say usedForCompensation.", place)
         elif other["type"] == "event":
-            self.fault(f"'{other['name']}' compensates it and may not be an event state")
+            self.fault(f"The state {shown(wanted)} compensates this one and may not be an event state.", place)
 
     # ── actions ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _action(self, action: dict[str, Any], number: int, limit: Any) -> AnyTask:
+        with self._growth.inside(self.place):
+            return self._action_of(action, number, limit)
+
+    def _action_of(self, action: dict[str, Any], number: int, limit: Any) -> AnyTask:
         name = escaped(str(action.get("name") or f"action {number}"))
         call = self._call(action)
         is_async = any(
@@ -502,10 +558,10 @@ class Reader:
         results = self._source(data_filter["results"]) if data_filter.get("results") else "."
         place = self._place(data_filter.get("toStateData"))
         if place is not None:
-            return Jq(f"{MERGE}({results}) as $result | m($input; null | setpath({json.dumps(place)}; $result))")
+            return Jq(f"({results}) as $result | _merged($input; null | setpath({json.dumps(place)}; $result))")
         # A result that is no object has no place of its own in an object.
         return Jq(
-            f'{MERGE}({results}) as $result | if ($result | type) == "object" or ($input | type) != "object" then m($input; $result) else $input end'
+            f'({results}) as $result | if ($result | type) == "object" or ($input | type) != "object" then _merged($input; $result) else $input end'
         )
 
     def _given(self, action: dict[str, Any]) -> Expression | None:
@@ -524,7 +580,7 @@ class Reader:
             )
         if "eventRef" in action:
             return self._event_action(action["eventRef"], around)
-        self.fault("an action has none of functionRef, subFlowRef and eventRef")
+        self.fault("An action has one of functionRef, subFlowRef and eventRef.")
         return Do(name="nothing")
 
     def _event_action(self, held: Any, around: Around) -> AnyTask:
@@ -569,7 +625,7 @@ class Reader:
             service, _, method = fragment.partition("#")
             about = declared.get("metadata") or {}
             if "host" not in about:
-                self.fault(f"function '{name}' (rpc) names no host: write it into its metadata as host and port")
+                self.fault(f"The function {shown(name)} (rpc) names no host: write it into its metadata as host and port.")
             target = {"name": service, "host": about.get("host", ""), "port": int(self._number(about.get("port", 80), "port"))}
             return self._step("call.grpc", {"proto": document, "service": target, "method": method, "arguments": arguments}, around)
         if kind == "graphql":
@@ -581,7 +637,7 @@ class Reader:
             return self._step("call.http", parameters, Around(input_from=around.input_from, output_as=Jq(".data")))
         if kind == "custom" or kind not in ("odata",):
             return self._custom(operation, arguments, around)
-        self.fault(f"function '{name}' is of type {kind}, which is not supported")
+        self.fault(f"The function {shown(name)} is of the type {shown(kind)}, which is not supported.")
         return Do(name="call")
 
     def _custom(self, operation: str, arguments: Any, around: Around) -> AnyTask:
@@ -658,7 +714,7 @@ class Reader:
     def _retry(self, reference: str) -> RetryPolicy | None:
         held = self.retries.get(reference)
         if held is None:
-            self.fault(f"there is no retry '{reference}'")
+            self.fault(f"There is no retry {shown(reference)}.", suggestion=suggestion_for(reference, self.retries, listed=False))
             return None
         base = self._seconds(held.get("delay")) or 0.0
         increment = self._seconds(held.get("increment")) or 0.0
@@ -684,7 +740,7 @@ class Reader:
         except (TypeError, ValueError):
             found = -1.0
         if not 0 <= found < 1e9:
-            self.fault(f"{what} is {given!r}: write a number that is not negative")
+            self.fault(f"Expected a number of at least 0 as {what}, got {shown(given)}.")
             return 1.0
         return found
 
@@ -695,18 +751,33 @@ class Reader:
         text = given.strip()
         source = embedded(text)
         source = text if source is None else source
-
-        def function(found: re.Match[str]) -> str:
-            declared = self.functions.get(found.group(1))
-            if declared is None or declared.get("type") != "expression":
-                self.fault(f"there is no expression function '{found.group(1)}'")
+        parts = _FUNCTION.split(source)
+        length = 0
+        for number in range(1, len(parts), 2):
+            parts[number] = self._function_source(parts[number])
+            length += len(parts[number])
+            if length > programs.LONGEST:
+                # Functions that use the next one twice: what they mean together is longer than any expression may be.
+                self.fault(f"With its functions in place this expression has more than {programs.LONGEST:,} characters.")
                 return "null"
-            return f"({self._source(str(declared['operation']))})"
+        return "".join(parts)
 
-        return re.sub(r"fn:([A-Za-z_][\w-]*)", function, source)
+    def _function_source(self, name: str) -> str:
+        declared = self.functions.get(name)
+        if declared is None or declared.get("type") != "expression":
+            self.fault(f"There is no expression function {shown(name)}.", suggestion=suggestion_for(name, self.functions, listed=False))
+            return "null"
+        if name in self._inside or len(self._inside) > DEEPEST_FUNCTIONS:
+            self.fault(f"The function {shown(name)} calls itself: {' → '.join(map(printable, [*self._inside, name]))}.")
+            return "null"
+        if name not in self._sources:
+            self._inside.append(name)
+            self._sources[name] = f"({self._source(str(declared['operation']))})"
+            self._inside.pop()
+        return self._sources[name]
 
     def _expression(self, given: str) -> Expression:
-        return Jq(self._source(given))
+        return self.written.at(Jq(self._source(given)), self.place)
 
     def _maybe(self, given: Any) -> Expression | None:
         return None if given is None else self._expression(str(given))
@@ -730,7 +801,7 @@ class Reader:
             return None
         found = paths.parsed(self._source(str(given)))
         if found is None or found[0] is not None:
-            self.fault(f"'{given}' is no place in the data: write a path such as .orders.last")
+            self.fault(f"{shown(given)} is not a place in the data: write a path such as .orders.last.")
             return None
         return list(found[1])
 
@@ -738,7 +809,7 @@ class Reader:
         declared = self.events.get(reference) or {"type": reference}
         attributes: dict[str, Any] = {"type": declared.get("type") or reference}
         if declared.get("source"):
-            attributes["source"] = re.escape(str(declared["source"])).replace(r"\+", "[^/]+")
+            attributes["source"] = re.sub(r"[\\.^$*?{}\[\]()|]", r"\\\g<0>", str(declared["source"])).replace("+", "[^/]+")
         correlate = tuple(
             (
                 item["contextAttributeName"],

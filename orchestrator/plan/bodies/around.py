@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.definition.expressions import Jq, is_true
+from orchestrator.definition.durations import seconds
+from orchestrator.definition.expressions import Expression
+from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.tree import (
     EXIT,
     Catch,
@@ -20,12 +23,11 @@ from orchestrator.plan.needs import Need, Sleep
 if TYPE_CHECKING:
     from orchestrator.plan.forward import Forward
 
-NOW = Jq("now")
-
 
 def extended(forward: Forward, frame: Frame) -> None:
     task: Extended = frame.task  # type: ignore[assignment]
-    if task.when is not None and not is_true(extends(forward, frame, task)):
+    # `$task` is the task that is extended, which stands at the same place.
+    if task.when is not None and not forward.decided_whether(frame, "when", task.when, frame.raw):
         forward.push(task.task, f"{frame.position}/extended", frame.raw, frame.vars)
         frame.note = {"stage": "last"}
     elif task.before is not None and not frame.note:
@@ -34,12 +36,6 @@ def extended(forward: Forward, frame: Frame) -> None:
     else:
         forward.push(task.task, f"{frame.position}/extended", frame.raw, frame.vars)
         frame.note = {"stage": "task" if task.after else "last"}
-
-
-def extends(forward: Forward, frame: Frame, task: Extended) -> Any:
-    assert task.when is not None
-    # `$task` is the task that is extended, which stands at the same place.
-    return forward.recorded(frame, "when", task.when, frame.raw)
 
 
 def extended_receives(forward: Forward, frame: Frame, output: Any, then: str | None) -> None:
@@ -68,7 +64,7 @@ def try_(forward: Forward, frame: Frame) -> Need | None:
         case None | "again":
             attempt = note.get("attempt", 0) + 1
             if attempt == 1 and task.catch.retry_limit_s is not None:
-                note = {"began": forward.recorded(frame, "began", NOW, None)}
+                note = {"began": forward.time(frame, "began")}
             frame.note = {"stage": "try", "attempt": attempt, "began": note.get("began")}
             name = "try" if attempt == 1 else f"try#{attempt}"
             forward.push(task.do, f"{frame.position}/{name}", frame.input, frame.vars)
@@ -86,7 +82,7 @@ def judge(forward: Forward, frame: Frame, task: Try, failure: Failure) -> Need |
     caught = catching.matches(catch.errors, problem)
     for slot, condition, wanted in (("when", catch.when, True), ("except", catch.except_when, False)):
         if caught and condition is not None:
-            caught = is_true(forward.value(frame, slot, condition, problem, **named)) is wanted
+            caught = forward.holds(frame, slot, condition, problem, **named) is wanted
     if not caught:
         forward.frames.pop()
         return forward.fail(failure)
@@ -94,17 +90,18 @@ def judge(forward: Forward, frame: Frame, task: Try, failure: Failure) -> Need |
     again = catch.retry is not None and attempt < catch.retry.max_attempts
     for slot, condition, wanted in (("retry when", catch.retry_when, True), ("retry except", catch.retry_except_when, False)):
         if again and condition is not None:
-            again = is_true(forward.value(frame, slot, condition, problem, **named)) is wanted
+            again = forward.holds(frame, slot, condition, problem, **named) is wanted
     if again and catch.retry is not None:
-        delay = catch.retry.delay_s(attempt, forward.luck(frame.position, attempt))
-        if has_time(forward, frame, catch, delay):
+        policy = policy_of(forward, frame, catch, named)
+        delay = policy.delay_s(attempt, forward.luck(frame.position, attempt))
+        if has_time(forward, frame, catch, delay, named):
             frame.note = {"stage": "delay", "attempt": attempt, "delay": delay, "began": frame.note.get("began")}
             return None
     if catch.do is not None:
         frame.note = {"stage": "catch"}
         forward.push(catch.do, f"{frame.position}/catch", frame.input, {**frame.vars, **named})
         return None
-    if catch.retry is not None:
+    if catch.retry is not None and catch.then is None:
         forward.frames.pop()
         return forward.fail(failure)
     frame.then = catch.then
@@ -112,11 +109,31 @@ def judge(forward: Forward, frame: Frame, task: Try, failure: Failure) -> Need |
     return None
 
 
-def has_time(forward: Forward, frame: Frame, catch: Catch, delay: float) -> bool:
+def policy_of(forward: Forward, frame: Frame, catch: Catch, named: dict[str, Any]) -> RetryPolicy:
+    """The policy with what of it is computed before each retry: from what the try was given, and the error."""
+    policy = catch.retry
+    assert policy is not None
+    if catch.retry_delay is not None:
+        policy = replace(policy, base_s=length_of(forward, frame, "retry delay", catch.retry_delay, named))
+    if catch.retry_jitter is not None:
+        slots = ("retry jitter from", "retry jitter to")
+        least, most = (length_of(forward, frame, *pair, named) for pair in zip(slots, catch.retry_jitter, strict=True))
+        policy = replace(policy, added_s=(least, max(least, most)))
+    return policy
+
+
+def length_of(forward: Forward, frame: Frame, slot: str, length: float | Expression, named: dict[str, Any]) -> float:
+    if isinstance(length, int | float):
+        return float(length)
+    return seconds(forward.value(frame, slot, length, frame.input, **named))
+
+
+def has_time(forward: Forward, frame: Frame, catch: Catch, delay: float, named: dict[str, Any]) -> bool:
     if catch.retry_limit_s is None:
         return True
-    now = forward.recorded(frame, "judged at", NOW, None)
-    return bool(now + delay - frame.note["began"] <= catch.retry_limit_s)
+    limit_s = length_of(forward, frame, "retry limit", catch.retry_limit_s, named)
+    began: float = frame.note["began"]
+    return forward.time(frame, "judged at") + delay - began <= limit_s
 
 
 def try_receives(forward: Forward, frame: Frame, output: Any, then: str | None) -> None:

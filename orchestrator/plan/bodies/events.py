@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 def listen(forward: Forward, frame: Frame) -> Need | None:
     task: Listen = frame.task  # type: ignore[assignment]
     note = frame.note
+    if note.get("asks") and task.until is not None:
+        slot = f"until {note['count']}"
+        is_over = forward.holds(frame, slot, task.until, note["outputs"])
+        frame.decided = {known: value for known, value in frame.decided.items() if known != slot}
+        note = frame.note = {**note, "asks": False, "complete": is_over}
+    if note.get("fresh") and task.do is not None:
+        index = len(note["outputs"]) - 1
+        frame.note = {**note, "fresh": False}
+        variables = {**frame.vars, task.each: note["outputs"][-1], task.at: index}
+        forward.push(task.do, f"{frame.position}/foreach/{index}", note["outputs"][-1], variables)
+        return None
     if note.get("complete"):
         forward.done(frame, note["outputs"])
         return None
@@ -26,6 +37,12 @@ def listen(forward: Forward, frame: Frame) -> Need | None:
     return Listening(
         Position(frame.position), task, filters, forward.scope(frame), note.get("count", 0), listening.hears(forward.heard, task)
     )
+
+
+def goes_on(frame: Frame) -> bool:
+    """Whether another event may be taken without looking at `until` first: the history says that it did not hold."""
+    note = frame.note
+    return type(frame.task) is Listen and not note.get("complete") and not (note.get("fresh") and frame.task.do is not None)
 
 
 def listen_receives(forward: Forward, frame: Frame, output: Any, then: str | None) -> None:

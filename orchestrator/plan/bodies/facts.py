@@ -12,11 +12,12 @@ from orchestrator.definition.tree import (
     Step,
     Try,
 )
+from orchestrator.errors import BrokenHistory
 from orchestrator.history import Fact, Failure
 from orchestrator.plan import listening
 from orchestrator.plan.frames import EMPTY, Frame
 from orchestrator.plan.gathering import laid_over
-from orchestrator.plan.needs import Need
+from orchestrator.plan.needs import Decide, Need
 
 if TYPE_CHECKING:
     from orchestrator.plan.forward import Forward
@@ -41,7 +42,14 @@ def intended(forward: Forward, frame: Frame, fact: Fact) -> None:
 def decided(forward: Forward, frame: Frame, fact: Fact) -> Need | None:
     if "error" in fact.data:
         return step_failed(forward, frame, fact)
-    frame.decide(fact.data["slot"], fact.data["value"])
+    slot = fact.data["slot"]
+    if not fact.data.get("again"):
+        frame.decide(slot, fact.data["value"])
+        return None
+    need = forward.need
+    if not isinstance(need, Decide) or need.slot != slot:
+        raise BrokenHistory(f"'{slot}' was decided at '{fact.position}', where nothing of that name is to be decided")
+    frame.decide(slot, need.compute())
     return None
 
 
@@ -111,8 +119,3 @@ def received(forward: Forward, frame: Frame, fact: Fact) -> None:
     task: Listen = frame.task  # type: ignore[assignment]
     forward.heard = listening.heard(forward.heard, task, fact.data["id"])
     frame.note = listening.received(task, frame.note, fact.data, forward.scope(frame))
-    if task.do is not None and frame.note.get("fresh"):
-        index = len(frame.note["outputs"]) - 1
-        frame.note = {**frame.note, "fresh": False}
-        variables = {**frame.vars, task.each: frame.note["outputs"][-1], task.at: index}
-        forward.push(task.do, f"{frame.position}/foreach/{index}", frame.note["outputs"][-1], variables)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.definition.expressions import Template, is_true
+from orchestrator.definition.expressions import Template
 from orchestrator.definition.tree import (
     For,
     Fork,
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 def fork(forward: Forward, frame: Frame) -> Need | None:
     task: Fork = frame.task  # type: ignore[assignment]
-    mode: Mode = "compete" if task.compete else "fork"
+    mode: Mode = "compete" if task.compete else "fork" if task.at_least is None else "some"
     if "opened" in frame.note:
-        return Join(Position(frame.position), mode)
+        return Join(Position(frame.position), mode, task.at_least or 0)
     if not task.branches:
         forward.done(frame, frame.input if task.gather == "merge" else [])
         return None
@@ -66,7 +66,7 @@ def for_(forward: Forward, frame: Frame) -> Need | None:
     if task.condition is not None:
         inner = Frame(task, frame.position, frame.data, variables)
         inner.decided = frame.decided
-        if not is_true(forward.value(inner, f"while {index}", task.condition, frame.data)):
+        if not forward.holds(inner, f"while {index}", task.condition, frame.data):
             forward.done(frame, frame.data)
             return None
     forward.push(task.do, f"{frame.position}/for/{index}", frame.data, variables)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.definition.expressions import evaluate, is_true
+from orchestrator.definition.durations import from_now
+from orchestrator.definition.expressions import condition, evaluate
 from orchestrator.definition.tree import (
     CONTINUE,
     EXIT,
@@ -105,7 +106,7 @@ def switch(forward: Forward, frame: Frame) -> None:
 def wait(forward: Forward, frame: Frame) -> Need:
     task: Wait = frame.task  # type: ignore[assignment]
     until = frame.note.get("until")
-    length = None if until is not None else forward.seconds_of(frame, "duration", task.duration)
+    length = None if until is not None else forward.seconds_of(frame, "duration", task.duration, read=from_now)
     return Sleep(Position(frame.position), length, until)
 
 
@@ -142,7 +143,7 @@ def choose(cases: tuple[Case, ...], data: Any, scope: dict[str, Any]) -> str | N
     for case in cases:
         if case.when is None:
             default = case.name
-        elif is_true(evaluate(case.when, data, scope)):
+        elif condition(case.when, data, scope):
             return case.name
     return default
 

@@ -13,7 +13,7 @@ from dataclasses import fields
 from orchestrator.definition.expressions import Expression, Function, Jq, Template, check_jq, check_jq_together, placed, sources
 from orchestrator.definition.parameters import StepTypes, faults_in
 from orchestrator.definition.parsing import escaped, printable, shown, suggestion_for
-from orchestrator.definition.retry import RetryPolicy
+from orchestrator.definition.retry import MOST_ATTEMPTS, UNLIMITED, RetryPolicy
 from orchestrator.definition.schemas import check_schema
 from orchestrator.definition.tree import (
     CONTINUE,
@@ -227,7 +227,7 @@ class _Check:
                     ("retry/jitter/to", jitter[1]),
                 ):
                     yield from self._expression(expression, f"{place}/catch/{name}", names)
-                yield from self._retry(catch.retry, f"{place}/catch/retry")
+                yield from self._retry(catch.retry, f"{place}/catch/retry", UNLIMITED)
             case Set(value=value):
                 yield from self._expression(value, f"{place}/set", scope)
             case Wait(duration=duration):
@@ -318,13 +318,10 @@ class _Check:
             told = cycle if len(cycle) <= 20 else [*cycle[:10], "…", *cycle[-9:]]
             yield Fault(place, f"circular dependency: {' → '.join(told)}")
 
-    def _retry(self, policy: RetryPolicy | None, place: str) -> Iterator[Fault]:
-        if policy is None:
-            return
-        if policy.max_attempts < 1:
-            yield Fault(place, "max_attempts must be at least 1.")
-        if policy.base_s < 0 or policy.cap_s < 0:
-            yield Fault(place, "Delays cannot be negative.")
+    def _retry(self, policy: RetryPolicy | None, place: str, most_attempts: int = MOST_ATTEMPTS) -> Iterator[Fault]:
+        if policy is not None:
+            for field, said in policy.faults(most_attempts):
+                yield Fault(f"{place}/{field}", said)
 
     def _expression(self, expression: Expression | float | None, place: str, scope: tuple[str, ...]) -> Iterator[Fault]:
         if expression is None or isinstance(expression, int | float):

@@ -16,7 +16,7 @@ from orchestrator.definition import cron, paths, programs
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.expressions import Expression, Jq, Template, embedded
 from orchestrator.definition.parsing import NOWHERE, Source, json_faults, printable, shown, suggestion_for
-from orchestrator.definition.retry import NO_RETRY, RetryPolicy
+from orchestrator.definition.retry import NO_RETRY, UNLIMITED, RetryPolicy
 from orchestrator.definition.serverless.growth import Growth, TooLarge
 from orchestrator.definition.serverless.schema08 import faults
 from orchestrator.definition.tree import (
@@ -700,7 +700,7 @@ class Reader:
         reference = action.get("retryRef")
         policy = self._retry(str(reference)) if reference else None
         if self.document.get("autoRetries"):
-            policy = policy or RetryPolicy(max_attempts=2**31, base_s=1.0, factor=2.0, cap_s=86400.0, jitter=0.0)
+            policy = policy or RetryPolicy(max_attempts=UNLIMITED, base_s=1.0, factor=2.0, cap_s=86400.0, jitter=0.0)
             never = " or ".join(f"({self._is_error(str(e))})" for e in action.get("nonRetryableErrors") or [])
             when = Jq(f"$error | ({never}) | not") if never else None
         elif policy is not None and action.get("retryableErrors"):

@@ -19,7 +19,7 @@ from orchestrator.definition.expressions import SECRETS, Expression, Jq, Templat
 from orchestrator.definition.external import external
 from orchestrator.definition.parsing import NOWHERE, Source, json_faults, printable, shown, suggestion_for
 from orchestrator.definition.parsing import escaped as escaped_pointer
-from orchestrator.definition.retry import NO_RETRY, RetryPolicy
+from orchestrator.definition.retry import NO_RETRY, UNLIMITED, RetryPolicy
 from orchestrator.definition.serverless.endpoints import marked
 from orchestrator.definition.serverless.growth import Growth, TooLarge
 from orchestrator.definition.serverless.schema import CALLS, faults, kind_of
@@ -650,7 +650,7 @@ class Reader:
             self.fault(f"{place}/jitter", "`from` is longer than `to`.")
         policy = RetryPolicy(
             # The count is of retries. Without any limit, and with a limit of time alone, there is always a next one.
-            max_attempts=2**31 if count is None else max(0, count) + 1,
+            max_attempts=UNLIMITED if count is None else max(0, count) + 1,
             backoff=backoff,
             base_s=delay if isinstance(delay, float) else 0.0,
             factor=2.0,

@@ -28,6 +28,7 @@ from orchestrator.api import (
     schedules,
     security,
     service,
+    serving,
     tenants,
     triggers,
 )
@@ -69,6 +70,7 @@ def create_app(runner: WorkflowRunner | None = None) -> Flask:
     openapi.check(app)
     app.before_request(openapi.check_request)
     conditional.register(app)
+    app.after_request(serving.close_where_unread)
     if behind := settings.trusted_proxies:
         # Addresses in the audit and in limits, the prefix under which links lie: as the outermost trusted proxy saw them.
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=behind, x_proto=behind, x_host=behind, x_prefix=behind)  # type: ignore[method-assign]

@@ -21,6 +21,7 @@ from orchestrator.api.runner import runner
 from orchestrator.breakers import NUMBERS
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.engine.runtime import PRIORITIES
+from orchestrator.schedule import beats
 from orchestrator.store import alerts, configs, events, figures, security
 from orchestrator.store.connection import Connection
 from orchestrator.stream.bridge import standing
@@ -125,6 +126,12 @@ def _scheduler(current: WorkflowRunner, c: Connection) -> Families:
     for outcome in ("started", "skipped", "failed"):
         runs.add_metric([outcome], sums[outcome])
     yield runs
+    beat = beats.standing(current.runtime.publisher.app, c)
+    yield GaugeMetricFamily(
+        "orchestrator_beat_up", "Whether a beat ticks; without one, the keeper fires schedules", value=float(beat.is_beating)
+    )
+    if beat.silent_s is not None:
+        yield GaugeMetricFamily("orchestrator_beat_silent_seconds", "Since the last tick of a beat, within a day", value=beat.silent_s)
     yield GaugeMetricFamily("orchestrator_schedule_lateness_seconds", "How late the most overdue schedule is", value=sums["late_s"])
 
 
@@ -133,8 +140,8 @@ def _lifecycle(current: WorkflowRunner, c: Connection) -> Families:
     share = GaugeMetricFamily(
         "orchestrator_sla_ratio", "Share that completed within monitoring.sla, over a day", labels=["workflow", "tenant"]
     )
-    for tenant, workflow, target_s in configs.with_target(c, current.configs.environment):
-        within = alerts.within(c, tenant, workflow, target_s, SLA_OVER_S)
+    for tenant, namespace, workflow, target_s in configs.with_target(c, current.configs.environment):
+        within = alerts.within(c, tenant, namespace, workflow, target_s, SLA_OVER_S)
         if within is not None:
             share.add_metric([workflow, tenant], within)
     yield share

@@ -17,13 +17,14 @@ blueprint = Blueprint("definitions", __name__, url_prefix="/workflow")
 def register() -> tuple[Response, int]:
     """Register a workflow document.
 
-    A document in YAML or JSON as the body. Every fault at once, with its line and column.
+    A document in YAML or JSON as the body. Every fault at once, with its line and column. 200 when it is registered already as it is.
     """
     text = request.get_data(as_text=True)
     definition = read_document(text, "request.json" if request.is_json else "request.yaml")
     check(definition, REGISTRY)
-    runner().register_workflow(definition, text, tenant=asked.tenant())
-    return jsonify({"workflow": definition.name, "namespace": definition.namespace, "version": definition.version}), 201
+    _, changed = runner().put_workflow(definition, text, tenant=asked.tenant())
+    about = {"workflow": definition.name, "namespace": definition.namespace, "version": definition.version}
+    return jsonify({**about, "status": "registered" if changed else "unchanged"}), 201 if changed else 200
 
 
 @blueprint.get("/definitions")

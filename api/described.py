@@ -303,7 +303,7 @@ DESCRIBED: dict[str, Described] = {
     "instances.workflows": Described(query=(("nameSpace", _text()), ("search", _text()))),
     "instances.metrics": Described(query=(("format", _text(enum=["json", "prometheus"])),), media="*/*"),
     "instances.status": Described(gives=(200, 503)),
-    "definitions.register": Described(Json, (201,), is_text=True, is_optional=False),
+    "definitions.register": Described(Json, (200, 201), is_text=True, is_optional=False),
     "events.send": Described(Event | list[Event], (200, 202), is_optional=False),
     "events.listing": Described(query=_EVENTS),
     "events.replay_one": Described(),

@@ -27,6 +27,7 @@ STATUS: dict[type[BaseException], int] = {
     errors.Disabled: 409,
     errors.TooLarge: 413,
     errors.TooDeep: 400,
+    errors.NotJson: 400,
     errors.Refused: 400,
     Unauthenticated: 401,
     Forbidden: 403,

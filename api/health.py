@@ -12,6 +12,7 @@ from flask import Blueprint, Response, jsonify
 
 from orchestrator.api.runner import runner
 from orchestrator.engine.runner import WorkflowRunner
+from orchestrator.schedule import beats
 from orchestrator.store import findings, queries, workers
 from orchestrator.store.connection import dumps
 from orchestrator.stream.bridge import standing
@@ -67,6 +68,7 @@ def overall() -> tuple[dict[str, Any], int]:
     except psycopg.Error:
         current.database.drop()
         components["database"] = {"status": "unhealthy"}
+    _beat(current, components)
     # Starts are accepted without Redis; recovery publishes them when it is back.
     components["redis"] = {"status": "healthy" if redis_answers(current) else "unhealthy"}
     bridge = _bridge(current, components)
@@ -99,6 +101,23 @@ def _keeper(current: WorkflowRunner) -> dict[str, Any]:
     ]
     status = "unhealthy" if not posts else "degraded" if failing else "healthy"
     return {"status": status, "posts": posts, "failing": failing}
+
+
+def _beat(current: WorkflowRunner, components: dict[str, Any]) -> None:
+    """One that was there within a day and stands still: the keeper fires schedules in its place, and somebody should look."""
+    if components["database"]["status"] != "healthy":
+        return
+    try:
+        beat = beats.standing(current.runtime.publisher.app, current.database.connection())
+    except psycopg.Error:
+        current.database.drop()
+        return
+    components["beat"] = {
+        "status": "unhealthy" if beat.is_missed else "healthy",
+        "beating": beat.is_beating,
+        "silent_s": None if beat.silent_s is None else round(beat.silent_s, 1),
+        "detail": str(beat),
+    }
 
 
 def database_answers(current: WorkflowRunner) -> bool:

@@ -87,8 +87,18 @@ def show(instance_id: str) -> Response:
 
 @blueprint.get("/instance/<instance_id>/history")
 def history(instance_id: str) -> Response:
-    """Get the facts of an instance."""
-    return jsonify({"history": runner().history(instance_id)})
+    """Get the facts of an instance.
+
+    `history`: every committed fact. `moves`: from which state to which, when and by whom, the oldest first.
+    """
+    current = runner()
+    instance_id = current.resolve_id(instance_id)
+    moves = [
+        {"at": one["at"], "move": one["action"], "from": one["from_state"], "to": one["to_state"], "by": one["actor"]}
+        for one in reversed(current.audit(instance_id, 1000))
+        if one["to_state"] is not None and one["from_state"] != one["to_state"]
+    ]
+    return jsonify({"history": current.history(instance_id), "moves": moves})
 
 
 @blueprint.post("/instance/<instance_id>/pause")

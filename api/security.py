@@ -63,7 +63,9 @@ def export() -> Response:
         before: int | None = None
         while rows := database.patiently(lambda c, b=before: security.audited(c, wanted, PAGE, 0, b)):  # type: ignore[misc]
             yield "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            before = rows[-1]["id"]
+            before = security.cursor_after(rows)
+            if before is None:
+                return
 
     return Response(lines(), content_type="application/x-ndjson")
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
-from flask import Flask
+from flask import Flask, Response, request
 from gunicorn.glogging import Logger
 
 from orchestrator.api.runner import runner
@@ -53,6 +54,25 @@ def command(settings: Settings, *more: str) -> list[str]:
         *("--workers", str(settings.web_workers), "--threads", str(settings.web_threads)),
         *more,
     ]
+
+
+_served = threading.local()
+# Up to so much gunicorn reads for itself what nobody has read of a body, and keeps the connection.
+_LEFT_UNREAD = 32 * 1024
+
+
+def pre_request(worker: Any, served: Any) -> None:
+    _served.request = served
+
+
+def close_where_unread(response: Response) -> Response:
+    """A body that was refused is not read to its end: then the connection is closed, and the answer says so."""
+    served = getattr(_served, "request", None)
+    if served is not None and response.status_code >= 400 and (request.content_length is None or request.content_length > _LEFT_UNREAD):
+        has_body = bool(request.content_length) or "chunked" in request.headers.get("Transfer-Encoding", "").lower()
+        if has_body:
+            served.force_close()
+    return response
 
 
 def post_worker_init(worker: Any) -> None:

@@ -107,6 +107,30 @@ class Rules:
     trials: int
 
 
+class MemoryBreakers:
+    """Breakers of one process, where there is no Redis to share them through."""
+
+    def __init__(self, rules: Rules | None = None) -> None:
+        self.rules = rules or Rules(5, 60.0, 3)
+        self._held: dict[str, Breaker] = {}
+        self._lock = threading.Lock()
+
+    def ask(self, name: str, now: float) -> None:
+        """Raises `CircuitOpen` where the call must not be made."""
+        with self._lock:
+            self._held[name], wait = self._held.get(name, Breaker(name)).asked(now, self.rules)
+        if wait is not None:
+            raise _open(name, wait)
+
+    def tell(self, name: str, now: float, outcome: Outcome, error: str = "") -> None:
+        with self._lock:
+            self._held[name] = self._held.get(name, Breaker(name)).heard(now, self.rules, outcome, error)
+
+
+def _open(name: str, wait: float) -> CircuitOpen:
+    return CircuitOpen(f"the breaker '{name}' is open: its target failed too often, and is left alone", after=wait)
+
+
 class Breakers:
     """All breakers of a process; their state is in Redis, changed there by whoever sees it unchanged."""
 
@@ -129,7 +153,7 @@ class Breakers:
 
         self._change(name, change)
         if verdict[0] is not None:
-            raise CircuitOpen(f"the breaker '{name}' is open: its target failed too often, and is left alone", after=verdict[0])
+            raise _open(name, verdict[0])
 
     def tell(self, name: str, outcome: Outcome, error: str = "") -> None:
         self._change(name, lambda held, now: held.heard(now, self.rules, outcome, error))

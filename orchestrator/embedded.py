@@ -1,30 +1,37 @@
 """The engine in one process, without Postgres, Redis or Celery: the same tree, planner, steps and history, in memory.
 
 For tests of workflows (`orchestrator.testing`), for `orchestrator run FILE`, and for programs that need no durability.
-One thread; waits go by the clock it is given, so that a test can hold time in its hand.
+Waits go by the clock it is given. By the wall's clock steps run in threads, side by side, and end at their timeout, at their task's or
+when their instance is cancelled; by one that a test holds in its hand they run one after another, in the caller's thread.
 """
 
 from __future__ import annotations
 
 import bisect
+import contextlib
 import heapq
 import itertools
+import logging
+import queue
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Protocol
 
+from orchestrator.breakers import CircuitOpen, MemoryBreakers, Outcome
 from orchestrator.config.secrets import resolve
 from orchestrator.definition.documents import inline
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.tree import AnyTask, Definition, Fork, Step, Undo, find
 from orchestrator.engine import perform, warden
+from orchestrator.engine.jobs import JOBS, Job
+from orchestrator.engine.slots import Slots, scopes_of
 from orchestrator.errors import IllegalMove, NotFound, OrchestratorError
 from orchestrator.history import Fact, Failure, Kind, effective
 from orchestrator.ids import Position, new_instance_id
 from orchestrator.plan.about import facts_of
-from orchestrator.plan.backward import Done, backward
+from orchestrator.plan.backward import Done, backward, without_handler
 from orchestrator.plan.catching import told
 from orchestrator.plan.deciding import decided
 from orchestrator.plan.events import envelope_of
@@ -46,6 +53,13 @@ from orchestrator.plan.needs import (
 )
 from orchestrator.state import TERMINAL, State, check_move
 from orchestrator.steps.registry import REGISTRY, Registry, StepContext
+from orchestrator.telemetry import logs
+
+logger = logging.getLogger("orchestrator.embedded")
+
+# How long a step may take to come out of its interruption.
+LEFT_AFTER_S = 0.2
+LARGEST_BYTES = 2 * 1024 * 1024
 
 
 class Clock(Protocol):
@@ -87,6 +101,10 @@ class Branch:
     listens: bool = False
     forward: Forward | None = None
     """Its fold, kept while it waits: what was recorded in it is applied to it at once."""
+    stopping: bool = False
+    """It is not wanted any more, and ends with the step that it is in."""
+    job: Running | None = None
+    """The attempt that a thread makes for it."""
 
     @property
     def is_closed(self) -> bool:
@@ -96,6 +114,21 @@ class Branch:
         if self.parent is not None and not self.is_closed:
             self.parent.open[self.join_position] -= 1
         self.state, self.outcome = "closed", outcome
+
+
+@dataclass(slots=True)
+class Running:
+    """An attempt in a thread: whose it is, and how long it may take."""
+
+    job: Job
+    instance: Instance
+    branch: Branch
+    forward: Forward
+    need: Perform
+    policy: RetryPolicy
+    due: float | None
+    is_overdue_around: bool
+    """Whether that is when the time of a task around it is over, and not its own."""
 
 
 @dataclass(slots=True)
@@ -147,9 +180,14 @@ class Embedded:
         definitions: Mapping[str, Definition] | None = None,
         listener: Listener | None = None,
         default_retry: RetryPolicy | None = None,
+        breakers: MemoryBreakers | None = None,
+        slots: Slots | None = None,
     ) -> None:
         warden.install()
         self.clock = clock or WallClock()
+        self.jobs = JOBS if isinstance(self.clock, WallClock) else None
+        self.breakers = breakers or MemoryBreakers()
+        self.slots = slots or Slots()
         self.registry = registry
         self.definitions: dict[str, Definition] = dict(definitions or {})
         self.listener = listener
@@ -159,6 +197,8 @@ class Embedded:
         self._timers: list[tuple[float, int, Instance, Branch]] = []
         self._count = itertools.count()
         self._tick = itertools.count(1)
+        self._at_work = 0
+        self._done: queue.SimpleQueue[tuple[Running, Any] | Instance | None] = queue.SimpleQueue()
 
     # ── verbs ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -169,8 +209,14 @@ class Embedded:
         definition = self._definition(workflow)
         instance = Instance(id or new_instance_id(), definition, input, Branch(Position("")), self.clock.now())
         self.instances[instance.id] = instance
+        scopes = scopes_of(definition, instance.input)
         self._tell("workflow.created", instance)
-        self._queue(instance, instance.root)
+        if scopes:
+            instance.root.state = "blocked"
+            self.slots.ask(instance.id, scopes, lambda: self._done.put(instance))
+            self._take_all()
+        else:
+            self._queue(instance, instance.root)
         return instance
 
     def _definition(self, workflow: Definition | str) -> Definition:
@@ -184,14 +230,52 @@ class Embedded:
     def settle(self, until: float | None = None) -> None:
         """Run until nothing can go on without time or an event; with `until`, let time pass up to that instant."""
         while True:
-            while self._ready:
-                instance, branch = self._ready.pop(0)
-                self._walk(instance, branch)
-            if not self._timers or until is None or self._timers[0][0] > until:
+            self._walk_ready()
+            if self._at_work:
+                # Time passes while they work, for all of them.
+                self._await(self._timers[0][0] if self._timers else None)
+            elif not self._timers or until is None or self._timers[0][0] > until:
                 return
-            due, _, instance, branch = heapq.heappop(self._timers)
-            self.clock.wait_until(due)
-            if branch.state == "parked" and instance.state == State.RUNNING:
+            else:
+                self.clock.wait_until(self._timers[0][0])
+                self._fire()
+
+    def turn(self) -> None:
+        """Go on with what can go on; where nothing can, wait until something happens: a step ends, a time comes, `poke`."""
+        if self._ready:
+            self._walk_ready()
+        else:
+            self._await(self._timers[0][0] if self._timers else None)
+
+    def poke(self) -> None:
+        """End the wait of a `turn`. From any thread."""
+        self._done.put(None)
+
+    def _walk_ready(self) -> None:
+        self._take_all()
+        while self._ready:
+            instance, branch = self._ready.pop(0)
+            self._walk(instance, branch)
+            self._take_all()
+
+    def _take_all(self) -> None:
+        while not self._done.empty():
+            self._take(self._done.get())
+
+    def _await(self, until: float | None) -> None:
+        """Until a step in a thread has ended, or an instant has come."""
+        try:
+            self._take(self._done.get(timeout=None if until is None else max(0.0, until - self.clock.now())))
+        except queue.Empty:
+            self._fire()
+
+    def _fire(self) -> None:
+        """What is due now."""
+        while self._timers and self._timers[0][0] <= self.clock.now():
+            _, _, instance, branch = heapq.heappop(self._timers)
+            if branch.state == "performing":
+                self._overrun(branch)
+            elif branch.state in ("parked", "joining") and instance.state == State.RUNNING:
                 self._queue(instance, branch)
 
     def finish(self, instance: Instance, limit_s: float = 10 * 365 * 86400.0) -> Instance:
@@ -235,8 +319,7 @@ class Embedded:
     def cancel(self, instance: Instance, reason: str = "Workflow was cancelled") -> None:
         target = check_move("cancel", instance.state)
         for branch in instance.branches():
-            if not branch.is_closed:
-                branch.close("cancelled")
+            self._stop(branch)
         instance.error = {"code": "cancelled", "message": reason}
         if instance.definition.saga and instance.definition.compensate_on_cancel:
             self._turn_round(instance, State.CANCELLED)
@@ -297,6 +380,9 @@ class Embedded:
     def _walk(self, instance: Instance, branch: Branch) -> None:
         if branch.is_closed or instance.state in (*TERMINAL, State.PAUSED):
             return
+        if branch.stopping:
+            self._close(instance, branch, "cancelled")
+            return
         if instance.state == State.PENDING:
             instance.state = check_move("begin", instance.state)
             self._tell("workflow.started", instance)
@@ -336,6 +422,7 @@ class Embedded:
         if due is not None and due[0] <= now and not isinstance(need, Finished | Failed):
             for child in branch.opened:
                 self._cut(child)
+            self._stop_awaited(branch)
             return self._record(instance, branch, forward, Fact(due[1], Kind.TIMED_OUT))
 
         def record(kind: Kind, data: Any = None, also: Callable[[], None] | None = None) -> bool:
@@ -410,6 +497,7 @@ class Embedded:
             input=need.input,
             parameters=need.parameters,
             attempt=need.attempt,
+            deadline_s=None if forward.due is None else max(0.001, forward.due[0] - now),
             output=undo.output if undo else None,
             checkpoint=undo.checkpoint if undo else None,
             input_of_instance=instance.input,
@@ -417,16 +505,100 @@ class Embedded:
             scope=forward.scope(forward.frames[-1]),
             secrets=forward.instance["secrets"],
         )
-        verdict = perform.attempt(need, context, self.registry, policy, forward.luck)
+        if isinstance(need.step, Step) and need.step.breaker is not None:
+            try:
+                self.breakers.ask(need.step.breaker, now)
+            except CircuitOpen as error:
+                return self._judge(instance, branch, forward, need, perform.refused(need, policy, forward.luck, error))
+        if self.jobs is not None:
+            return self._begin(instance, branch, forward, need, policy, context)
+        with logs.about({"instance": instance.id, "position": need.position, "workflow": instance.definition.name}):
+            verdict = perform.attempt(need, context, self.registry, policy, forward.luck)
+        self._tell_breaker(need, verdict)
         if branch.is_closed:
             return False
         return self._judge(instance, branch, forward, need, verdict)
+
+    # ── steps in threads ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _begin(
+        self, instance: Instance, branch: Branch, forward: Forward, need: Perform, policy: RetryPolicy, context: StepContext
+    ) -> bool:
+        assert self.jobs is not None
+        labels = {"instance": instance.id, "position": need.position, "workflow": instance.definition.name, "attempt": need.attempt}
+
+        def body(run: perform.Run) -> perform.Verdict:
+            with logs.about(labels):
+                return perform.attempt(need, context, self.registry, policy, forward.luck, run)
+
+        def done(given: Any) -> None:
+            self._done.put((running, given))
+
+        limits = [limit for limit in (perform.timeout_of(need), context.deadline_s) if limit is not None]
+        due = self.clock.now() + min(limits) if limits else None
+        job = Job(body, done)
+        running = Running(job, instance, branch, forward, need, policy, due, bool(limits) and min(limits) == context.deadline_s)
+        branch.state, branch.job = "performing", running
+        self._at_work += 1
+        if due is not None:
+            heapq.heappush(self._timers, (due, next(self._count), instance, branch))
+        self.jobs.start(job)
+        return False
+
+    def _take(self, ended: tuple[Running, Any] | Instance | None) -> None:
+        """What an attempt came to, or that an instance may begin."""
+        if isinstance(ended, Instance):
+            if ended.root.state == "blocked":
+                self._queue(ended, ended.root)
+            return
+        if ended is None or ended[0].branch.job is not ended[0]:
+            return  # a poke; or nobody waits for it any more
+        running, given = ended
+        self._at_work -= 1
+        running.branch.job = None
+        if isinstance(given, BaseException):
+            given = perform.broken(running.need, given)
+        self._tell_breaker(running.need, given)
+        if self._judge(running.instance, running.branch, running.forward, running.need, given):
+            self._queue(running.instance, running.branch)
+
+    def _overrun(self, branch: Branch) -> None:
+        """The time of its attempt is over. What can be interrupted says so itself, a moment later; the rest is left to itself."""
+        running = branch.job
+        if running is None or running.due is None or running.due > self.clock.now():
+            return
+        if not running.job.guard.why:
+            running.job.interrupt("timeout")
+            running.due = self.clock.now() + LEFT_AFTER_S
+            heapq.heappush(self._timers, (running.due, next(self._count), running.instance, branch))
+            return
+        self._leave(branch)
+        verdict = perform.Overdue() if running.is_overdue_around else perform.timed_out(running.need, running.policy, running.forward.luck)
+        self._tell_breaker(running.need, verdict)
+        if self._judge(running.instance, branch, running.forward, running.need, verdict):
+            self._queue(running.instance, branch)
+
+    def _leave(self, branch: Branch) -> None:
+        running, branch.job = branch.job, None
+        if running is not None and self.jobs is not None:
+            self._at_work -= 1
+            running.job.interrupt("cancelled")
+            self.jobs.leave(running.job)
+
+    def _tell_breaker(self, need: Perform, verdict: perform.Verdict) -> None:
+        if isinstance(need.step, Step) and need.step.breaker is not None:
+            failure = verdict.failure if isinstance(verdict, perform.Again | perform.GaveUp) else None
+            outcome: Outcome = "good" if failure is None else "bad" if failure.retryable else "neither"
+            self.breakers.tell(need.step.breaker, self.clock.now(), outcome, failure.message if failure else "")
 
     def _judge(self, instance: Instance, branch: Branch, forward: Forward, need: Perform, verdict: perform.Verdict) -> bool:
         def record(kind: Kind, data: Any) -> bool:
             return self._record(instance, branch, forward, Fact(need.position, kind, data, need.attempt))
 
         undo = need.step if isinstance(need.step, Undo) else None
+        is_kept = isinstance(verdict, perform.Completed | perform.Later) and undo is None
+        if is_kept and (refusal := perform.unkept(need, verdict.output, verdict.checkpoint, LARGEST_BYTES)):  # type: ignore[union-attr]
+            verdict = perform.GaveUp(refusal)
         match verdict:
             case perform.Completed(output, checkpoint):
                 if undo:
@@ -441,6 +613,10 @@ class Embedded:
                 if undo:
                     return record(Kind.UNDO_FAILED, {"origin": undo.origin, "error": failure.to_json()})
                 return record(Kind.STEP_FAILED, {"error": failure.to_json()})
+            case perform.Overdue():
+                due = forward.due
+                assert due is not None
+                return self._record(instance, branch, forward, Fact(due[1], Kind.TIMED_OUT))
 
     def _park(self, instance: Instance, branch: Branch, forward: Forward, until: float | None, state: str = "parked") -> bool:
         branch.state = state
@@ -477,9 +653,12 @@ class Embedded:
         branch.close(outcome)
         branch.output, branch.error, branch.context = output, error, context
         siblings = parent.joins[branch.join_position]
-        if outcome == "ended" or self._decides(instance, branch, siblings):
+        if outcome == "ended" or (outcome == "completed" and self._decides(instance, branch, siblings)):
             for sibling in siblings:
                 self._cut(sibling)
+        elif outcome == "failed" and branch.mode in ("fork", "some"):
+            for sibling in siblings:
+                self._cut_gently(sibling)
         for follower in branch.followers:
             if follower.state == "blocked" and all(before.is_closed for before in follower.after):
                 self._queue(instance, follower)
@@ -487,18 +666,38 @@ class Embedded:
             self._queue(instance, parent)
 
     def _decides(self, instance: Instance, branch: Branch, siblings: list[Branch]) -> bool:
-        """Whether the others are not wanted any more."""
-        if branch.outcome != "completed":
-            return branch.outcome == "failed" and branch.mode in ("fork", "some")
+        """Whether the others are not wanted any more, now that this one completed."""
         if branch.mode == "some":
             fork = find(self._root(instance, branch) or instance.definition.do, branch.join_position.removeprefix("/undo"))
             assert isinstance(fork, Fork)
             return sum(sibling.outcome == "completed" for sibling in siblings) >= (fork.at_least or 0)
         return branch.mode == "compete"
 
+    def _stop(self, branch: Branch) -> None:
+        """Close it, with the step that it is in and the instance that it waits for."""
+        if branch.is_closed:
+            return
+        self._leave(branch)
+        branch.close("cancelled")
+        self._stop_awaited(branch)
+
+    def _stop_awaited(self, branch: Branch) -> None:
+        for instance in list(self.instances.values()):
+            if instance.parent is not None and instance.parent[1] is branch and instance.state not in TERMINAL:
+                with contextlib.suppress(IllegalMove):
+                    self.cancel(instance, "what waited for it was stopped")
+
+    def _cut_gently(self, branch: Branch) -> None:
+        """One that is in a step may end that step: what it did is recorded, and may be undone."""
+        if branch.state in ("performing", "joining"):
+            branch.stopping = True
+            for child in branch.opened:
+                self._cut_gently(child)
+        else:
+            self._stop(branch)
+
     def _cut(self, branch: Branch) -> None:
-        if not branch.is_closed:
-            branch.close("cancelled")
+        self._stop(branch)
         for child in branch.opened:
             self._cut(child)
 
@@ -583,6 +782,11 @@ class Embedded:
         failed = [{"position": fact.data["origin"], "error": fact.data["error"]} for fact in facts if fact.kind == Kind.UNDO_FAILED]
         result = "partially compensated" if failed else "compensated" if undone else "none"
         instance.compensation = {"result": result, "compensated": undone, "failed": failed}
+        left = without_handler(instance.definition.do, self.completed_steps(instance), self.registry.has_handler)
+        if left:
+            instance.compensation["without_handler"] = [position for position, _ in left]
+            said = ", ".join(f"{position} ({type})" for position, type in left)
+            logger.warning("steps were not compensated, no handler is registered for them: %s", said, extra={"instance": instance.id})
         if instance.undo:
             instance.undo.state = "closed"
         self._end(instance, instance.ending)
@@ -590,6 +794,7 @@ class Embedded:
     def _end(self, instance: Instance, state: State) -> None:
         instance.state = state
         instance.ended = self.clock.now()
+        self.slots.give_back(instance.id)
         self._tell(f"workflow.{state.lower()}", instance)
         if instance.parent is not None:
             parent, branch = instance.parent

@@ -9,7 +9,8 @@
     │   ├── Twin                   two steps or workflows of one name, in two places
     │   ├── Duplicate              the idempotency key was used with another input
     │   ├── TooLarge               a value is above the payload limit
-    │   └── TooDeep                a value is nested too deeply to be kept
+    │   ├── TooDeep                a value is nested too deeply to be kept
+    │   └── NotJson                a value is not JSON that can be kept
     ├── StepError                  what a step says of itself
     │   ├── Terminal               do not try again
     │   └── Retryable(after=…)     try again, not before `after` seconds
@@ -20,7 +21,8 @@
         ├── WorkerCrashed          this step killed three workers in a row
         ├── OutcomeUnknown         an at-most-once step began and was never heard of again
         ├── Cancelled              the instance was cancelled while the step ran
-        └── BrokenHistory          a history does not fit the definition it is said to come from
+        ├── BrokenHistory          a history does not fit the definition it is said to come from
+        └── Internal               a fault of the engine itself, met again and again at the same place
 
 Facts are attributes, `code` is stable, the message names the remedy. HTTP is known only in `api/errors.py`.
 """
@@ -29,6 +31,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+LONGEST_TEXT = 8192
+LONGEST_NAME = 200
+
+
+def plain(text: str, most: int = LONGEST_TEXT) -> str:
+    """Text that can be kept, sent and logged: of bounded length, without halves of characters and without U+0000."""
+    if len(text) > most:
+        text = f"{text[:most]}… ({len(text):,} characters)"
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode()
+    return text.replace("\x00", "\ufffd") if "\x00" in text else text
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says, whether or not it can say it: exceptions are code of others."""
+    try:
+        return plain(str(error)) or type(error).__name__
+    except Exception as inner:  # noqa: BLE001  # its own `__str__` failed
+        return plain(f"{type(error).__name__}, whose text cannot be read ({type(inner).__name__})")
 
 
 class OrchestratorError(Exception):
@@ -181,6 +203,18 @@ class TooDeep(Refused):
         super().__init__(f"{what} is nested more than {limit} levels deep")
 
 
+class NotJson(Refused, ValueError):
+    """Carries every reason, each with its place in the value."""
+
+    code = "validation"
+
+    def __init__(self, what: str, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        said = "; ".join(str(fault) for fault in self.faults[:5])
+        more = f"; and {len(self.faults) - 5} more" if len(self.faults) > 5 else ""
+        super().__init__(f"{what} must be JSON: {said}{more}")
+
+
 class StepError(OrchestratorError):
     code = "step_error"
 
@@ -253,3 +287,9 @@ class Cancelled(WorldError):
 
 class BrokenHistory(WorldError):
     code = "broken_history"
+
+
+class Internal(WorldError):
+    """A fault of the engine or of what it runs on, met again and again at the same place."""
+
+    code = "internal"

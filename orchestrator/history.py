@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.errors import LONGEST_NAME, LONGEST_TEXT, plain
 from orchestrator.ids import Position
 
 
@@ -63,7 +64,7 @@ def numbered(facts: Sequence[Fact], base: int = 0) -> list[tuple[int, Fact]]:
     kept: list[tuple[int, Fact]] = []
     for seq, fact in enumerate(facts, base + 1):
         if fact.kind == Kind.REOPENED:
-            kept = [(s, _shifted(f, fact.data["shift"])) for s, f in kept if s < fact.data["from"]]
+            kept = [(s, _shifted(f, fact.data)) for s, f in kept if s < fact.data["from"]]
         else:
             kept.append((seq, fact))
     return kept
@@ -73,15 +74,17 @@ def effective(facts: Sequence[Fact], base: int = 0) -> list[Fact]:
     return [fact for _, fact in numbered(facts, base)]
 
 
-def _shifted(fact: Fact, seconds: float) -> Fact:
+def _shifted(fact: Fact, reopened: dict[str, Any]) -> Fact:
+    """A deadline is as much later as the instance stood still; one that had passed is named with its new moment."""
     if fact.kind != Kind.DEADLINE:
         return fact
-    return Fact(fact.position, fact.kind, {"due": fact.data["due"] + seconds}, fact.attempt)
+    due = reopened.get("dues", {}).get(fact.position, fact.data["due"] + reopened["shift"])
+    return Fact(fact.position, fact.kind, {**fact.data, "due": due}, fact.attempt)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error as a value: what a step, a task or an instance failed with."""
+    """An error as a value: what a step, a task or an instance failed with. Whatever was raised, its texts can be kept."""
 
     code: str
     message: str
@@ -92,6 +95,14 @@ class Failure:
     attempts: int = 0
     details: Any = None
     cause: Any = None
+
+    def __post_init__(self) -> None:
+        # `frozen` forbids plain assignment, also here.
+        for name, most in (("code", LONGEST_NAME), ("message", LONGEST_TEXT), ("name", LONGEST_NAME)):
+            text = getattr(self, name)
+            kept = plain(text, most) if isinstance(text, str) else plain(str(text), most)
+            if kept is not text:
+                object.__setattr__(self, name, kept)
 
     def to_json(self) -> dict[str, Any]:
         held = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 import uuid
+from dataclasses import dataclass
 from typing import NewType
 
 InstanceId = NewType("InstanceId", str)
@@ -43,6 +45,42 @@ def escaped(name: str) -> str:
 
 def unescaped(part: str) -> str:
     return part.replace("~2", "#").replace("~1", "/").replace("~0", "~")
+
+
+# What is longer has no place in an index.
+LONGEST_PART = 200
+
+
+def key_of(kind: str, *parts: object) -> str:
+    """The text that stands for parts, in keys of tables, locks and caches: two lists of parts have one text only if they are the same."""
+    return "/".join((kind, *(_part(str(part)) for part in parts)))
+
+
+def parts_of(key: str) -> tuple[str, ...]:
+    """The kind and the parts that a key was made of, as far as they are in it."""
+    return tuple(unescaped(part) for part in key.split("/"))
+
+
+def _part(text: str) -> str:
+    if len(text) > LONGEST_PART:
+        text = f"{text[:100]}…{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()}"
+    return escaped(text)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Scope:
+    """Which workflow is meant: whose it is, in which of their namespaces, and its name. None of the three is enough alone."""
+
+    tenant: str
+    namespace: str
+    name: str
+
+    def key(self, kind: str, *more: object) -> str:
+        """What is kept once for this workflow, or for each of its `more`: slots, locks, caches."""
+        return key_of(kind, self.tenant, self.namespace, self.name, *more)
+
+    def __str__(self) -> str:
+        return self.name if self.namespace == "default" else f"{self.namespace}.{self.name}"
 
 
 def pointer(position: str) -> str:

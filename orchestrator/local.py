@@ -11,6 +11,9 @@ same tree, planner and steps as the durable engine; what is saved lives as long 
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
+import itertools
 import logging
 import threading
 from collections.abc import Callable
@@ -18,15 +21,22 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
 
+from orchestrator.breakers import MemoryBreakers
 from orchestrator.definition.documents import definition_from
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.tree import Definition
 from orchestrator.definition.validate import check
 from orchestrator.embedded import Embedded, Instance, WallClock
-from orchestrator.errors import IllegalMove, NotFound
+from orchestrator.engine.slots import Slots
+from orchestrator.errors import IllegalMove, NotFound, text_of
 from orchestrator.history import Fact, Kind
 from orchestrator.state import TERMINAL
 from orchestrator.steps.registry import REGISTRY, CompensationHandler, Executor, Registry
+from orchestrator.telemetry import events
+
+# How long a cancel waits to be done.
+CANCELLED_WITHIN_S = 5.0
+ROOM_LOOK_S = 0.05
 
 EventBus = Callable[[dict[str, Any]], None]
 
@@ -128,14 +138,14 @@ def _fits(execution: Execution, wanted: HistoryFilter) -> bool:
 
 
 class _Run:
-    """One execution in its thread."""
+    """One execution in its thread. `asked` is set to cancel it, `heard` when that was done, or came too late."""
 
     def __init__(self, embedded: Embedded, instance: Instance, execution: Execution) -> None:
         self.embedded = embedded
         self.instance = instance
         self.execution = execution
-        self.changed = threading.Condition()
-        self.cancelled = False
+        self.asked = threading.Event()
+        self.heard = threading.Event()
         self.ended = threading.Event()
 
 
@@ -160,8 +170,10 @@ class WorkflowEngine:
         self.registry.executors = dict(REGISTRY.executors)
         self.registry.handlers = dict(REGISTRY.handlers)
         self.registry._loaded = True
+        self.breakers, self.slots = MemoryBreakers(), Slots()
         self._room = threading.BoundedSemaphore(max_concurrent)
         self._runs: dict[str, _Run] = {}
+        self._numbers = itertools.count(1)
         self._accepts = True
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -196,7 +208,7 @@ class WorkflowEngine:
             raise IllegalMove("start", "stopped engine")
         definition = workflow if isinstance(workflow, Definition) else definition_from(workflow)
         check(definition, self.registry)
-        embedded = Embedded(clock=WallClock(), registry=self.registry, default_retry=self.retry)
+        embedded = Embedded(clock=WallClock(), registry=self.registry, default_retry=self.retry, breakers=self.breakers, slots=self.slots)
         instance = embedded.start(definition, {} if input is None else input)
         total = len(getattr(definition.do, "nodes", ())) or len(getattr(definition.do, "tasks", ())) or 1
         execution = Execution(instance.id, definition.name, input=input, started_at=instance.began, trace_id=trace_id, total=total)
@@ -222,14 +234,14 @@ class WorkflowEngine:
         }
 
     def cancel_workflow(self, execution_id: str) -> None:
+        """End it now: the step that it is in is interrupted, and nothing follows. A saga that says so goes back first."""
         run = self._runs.get(execution_id)
         execution = self.store.load(execution_id)
         if run is None or execution.status in ("completed", "failed", "cancelled"):
             raise IllegalMove("cancel", execution.status.upper())
-        with run.changed:
-            run.cancelled = True
-            run.changed.notify()
-        execution.status = "cancelled"
+        run.asked.set()
+        run.embedded.poke()
+        run.heard.wait(CANCELLED_WITHIN_S)
 
     def wait(self, execution_id: str, timeout_s: float = 60.0) -> dict[str, Any]:
         run = self._runs.get(execution_id)
@@ -246,22 +258,25 @@ class WorkflowEngine:
     # ── the thread of one execution ─────────────────────────────────────────────────────────────────────────────────
 
     def _drive(self, run: _Run) -> None:
+        has_room = False
         try:
-            with self._room:
-                while run.instance.state not in TERMINAL:
-                    if run.cancelled:
+            while not (has_room := self._room.acquire(timeout=ROOM_LOOK_S)) and not run.asked.is_set():
+                pass
+            while run.instance.state not in TERMINAL:
+                if run.asked.is_set() and not run.heard.is_set():
+                    with contextlib.suppress(IllegalMove):
                         run.embedded.cancel(run.instance)
-                    run.embedded.settle(run.embedded.clock.now())
-                    if run.instance.state in TERMINAL:
-                        break
-                    with run.changed:
-                        if not run.cancelled:
-                            run.changed.wait(run.embedded.idle_s())
+                    run.heard.set()
+                else:
+                    run.embedded.turn()
         except Exception as error:
             self.logger.exception("execution %s broke", run.execution.id)
-            run.execution.status, run.execution.error = "failed", str(error)
+            run.execution.status, run.execution.error = "failed", text_of(error)
         finally:
+            if has_room:
+                self._room.release()
             self._ended(run)
+            run.heard.set()
 
     def _ended(self, run: _Run) -> None:
         execution, instance = run.execution, run.instance
@@ -275,43 +290,32 @@ class WorkflowEngine:
             message = instance.error.get("message", "")
             execution.error = f"step failed after {attempts} attempts: {message}" if attempts else message
         self.store.save(execution)
-        self._publish(run, f"workflow.{execution.status}", None)
+        self._publish(run, f"workflow.{execution.status}", {"error": {"message": execution.error}} if execution.error else {})
         run.ended.set()
 
     def _told(self, run: _Run, what: str, fact: Fact | None) -> None:
         """Keep the record in step with every fact."""
         execution = run.execution
-        if what == "workflow.started" and not run.cancelled:
+        if what == "workflow.started":
             execution.status = "running"
         if fact is not None:
             name = fact.position.rsplit("/", 1)[-1]
             state = {Kind.STEP_COMPLETED: "completed", Kind.STEP_FAILED: "failed", Kind.TASK_SKIPPED: "skipped"}.get(Kind(fact.kind))
             if state is not None:
                 execution.steps[name] = state
-                self._publish(run, f"step.{state}", name)
+                error = {"error": fact.data["error"]} if state == "failed" else {}
+                self._publish(run, f"step.{state}", {"step": name, "position": fact.position, **error})
             if fact.kind == Kind.UNDO_FAILED:
                 self.logger.warning("compensation of %s failed: %s", name, fact.data["error"]["message"])
         elif what == "workflow.started":
-            self._publish(run, what, None)
+            self._publish(run, what, {})
         self.store.save(execution)
 
-    def _publish(self, run: _Run, what: str, step: str | None) -> None:
+    def _publish(self, run: _Run, what: str, data: dict[str, Any]) -> None:
+        """Tell the bus what the stream of the durable engine would be told, in the same form."""
         if self.event_bus is None:
             return
         execution = run.execution
-        self.event_bus(
-            {
-                "type": {"workflow.completed": "exec.completed", "workflow.failed": "exec.failed"}.get(what, "exec.progress"),
-                "event": what,
-                "subject": f"workflow.{execution.id}",
-                "data": {
-                    "workflow_id": execution.id,
-                    "step_id": step,
-                    "status": execution.status,
-                    "progress": execution.progress,
-                    "message": execution.message,
-                },
-                "trace_id": execution.trace_id,
-                "version": "1.0",
-            }
-        )
+        about = {"workflow": execution.type, "trace_id": execution.trace_id, "progress": execution.progress}
+        at = dt.datetime.now(dt.UTC).isoformat()
+        self.event_bus({**events.fields(next(self._numbers), what, execution.id, data, at, about), "event": what})

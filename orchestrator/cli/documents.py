@@ -59,8 +59,8 @@ def register(files: tuple[Path, ...], tenant: str) -> None:
     current = runner()
     for path in files:
         definition, text = _read(path)
-        current.register_workflow(definition, text, tenant=tenant)
-        click.echo(f"registered {definition.ref}")
+        _, changed = current.put_workflow(definition, text, tenant=tenant)
+        click.echo(f"registered {definition.ref}" if changed else f"unchanged {definition.ref}: it is registered already as it is")
 
 
 @click.command("run")

@@ -119,7 +119,9 @@ def export(wanted: AuditFilter) -> None:
     while rows := runner().database.patiently(lambda c, b=before: security.audited(c, wanted, 1000, 0, b)):  # type: ignore[misc]
         for row in rows:
             click.echo(json.dumps(row, ensure_ascii=False))
-        before = rows[-1]["id"]
+        before = security.cursor_after(rows)
+        if before is None:
+            return
 
 
 @audit.command()

@@ -209,6 +209,9 @@ def doctor(as_json: bool, stuck_after: float) -> None:
 
 
 def _checks(stuck_after: float) -> Any:
+    from orchestrator.app import app
+    from orchestrator.schedule import beats
+
     loaded = process.loaded()
     settings = loaded.settings
     origins = sorted(set(loaded.sources.values())) or ["defaults"]
@@ -246,6 +249,8 @@ def _checks(stuck_after: float) -> Any:
                     "it is taken over within seconds; look again",
                 )
             yield from _at_fault(c, alive)
+            beat = beats.standing(app, c)
+            yield "beat", not beat.is_missed, str(beat), "look at it, and start it again: `celery -A orchestrator.app beat`"
             stuck = queries.without_progress(c, stuck_after)
             detail = f"{len(stuck)} branches without progress for {stuck_after:g} s" + "".join(
                 f"\n    {s['workflow']} {s['id']} {s['position'] or '/'} {s['state']} {s['doing'] or ''}" for s in stuck[:5]

@@ -91,6 +91,12 @@ class Settings:
         10.0, "how long a published branch may stay unclaimed before its message is taken for lost", kinds.duration(), env="QUEUE_GRACE"
     )
     inline_wait_s: float = _setting(1.0, "waits up to this long are slept through; longer ones park", kinds.duration(), env="INLINE_WAIT")
+    interrupt_grace_s: float = _setting(
+        5.0,
+        "how long a step that was interrupted may clean up; then it is interrupted again, and its process ends after twice as long",
+        kinds.duration(),
+        env="INTERRUPT_GRACE",
+    )
     crash_limit: int = _setting(3, "a step that kills so many workers in a row fails", kinds.whole(1))
     missing_code_patience_s: float = _setting(
         0.0,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from typing import Any
 
 from orchestrator.definition import native, paths, programs
 from orchestrator.definition.codec import plain, tagged
-from orchestrator.errors import ExpressionError, MissingCode, MissingSecret, OrchestratorError
+from orchestrator.definition.parsing import json_faults
+from orchestrator.errors import ExpressionError, MissingCode, MissingSecret, OrchestratorError, text_of
+from orchestrator.nesting import DEEPEST, is_deep
 
 Scope = Mapping[str, Any]
 
@@ -326,8 +329,24 @@ def _call(name: str, data: Any, scope: Scope) -> Any:
     if body is None:
         raise MissingCode("function", name)
     try:
-        return body(data, scope) if _takes_scope(body) else body(data)
+        value = body(data, scope) if _takes_scope(body) else body(data)
     except OrchestratorError:
         raise
     except Exception as error:
-        raise ExpressionError(f"{name}: {type(error).__name__}: {error}") from error
+        raise ExpressionError(f"{name}: {type(error).__name__}: {text_of(error)}") from error
+    if fault := _unfit(value):
+        raise ExpressionError(f"{name} gave what is not JSON: {fault}")
+    return value
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
+def _unfit(value: Any) -> str | None:
+    """Why what a function gave cannot be kept. Looked at closely only where it cannot be written."""
+    try:
+        text = _encode(value)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        return str(next(json_faults(value), None) or error)
+    return f"it is nested more than {DEEPEST} levels deep" if is_deep(value, text) else None

@@ -13,14 +13,29 @@ Retries are extra attempts: 3 means four in all, 0 means none, absent means the 
 
 from __future__ import annotations
 
+import builtins
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from orchestrator.definition import nested
 from orchestrator.definition.approval import approval
 from orchestrator.definition.dependencies import Dependency
 from orchestrator.definition.expressions import Jq, Merge, Template
 from orchestrator.definition.external import external
+from orchestrator.definition.nested import jq_of
 from orchestrator.definition.parsing import Many, Model, Name, Seconds, SomeSeconds, Source, parse_as
 from orchestrator.definition.retry import MOST_ATTEMPTS, RetryPolicy
 from orchestrator.definition.tree import AnyTask, Around, Compensation, Definition, Graph, Limits, Node, Run, Step, Written
@@ -72,87 +87,6 @@ class CompensationForm(Retried):
     timeout: SomeSeconds | None = None
 
 
-# What only a step with an executor of its own has.
-_OF_EXECUTORS = ("retries", "retry", "queue", "isolate", "once", "breaker", "compensation")
-_OF_WAITS = {"approval": (*_OF_EXECUTORS, "parameters"), "external": _OF_EXECUTORS, "workflow": _OF_EXECUTORS}
-
-
-class StepForm(Retried):
-    required: ClassVar[dict[Any, str]] = {
-        "id": "step ID is required",
-        "name": "step ID is required",
-        "type": "step type is required",
-    }
-
-    id: Name | None = None
-    name: Name | None = None
-    type: Name
-    parameters: Parameters | None = None
-    dependencies: Annotated[tuple[Name, ...], Many] = ()
-    timeout: SomeSeconds | None = None
-    queue: Name | None = None
-    isolate: bool = False
-    once: bool = False
-    breaker: Name | None = None
-    compensation: str | CompensationForm | None = None
-    when: Name | None = None
-
-    @model_validator(mode="after")
-    def _fits_its_type(self) -> StepForm:
-        if not (self.id or self.name):
-            raise ValueError("step ID is required")
-        given = [name for name in _OF_WAITS.get(self.type, ()) if name in self.model_fields_set]
-        if given:
-            raise ValueError(f'A step of type "{self.type}" does not take {", ".join(given)}.')
-        return self
-
-    @property
-    def own(self) -> str:
-        """What it is called in positions, dependencies and data."""
-        return str(self.id or self.name)
-
-    def node(self) -> Node:
-        return Node(task=self.task(), after=self.dependencies)
-
-    def task(self) -> AnyTask:
-        condition = None if self.when is None else Jq(self.when)
-        around = Around(output_as=Merge(self.own), condition=condition)
-        given = self.parameters or {}
-        match self.type:
-            case "approval":
-                return approval(self.own, self.timeout, condition)
-            case "external":
-                asked = parse_as(ExternalForm, given, what="external step")
-                return external(self.own, asked.type, _template(asked.input), self.timeout, asked.config, around)
-            case "workflow":
-                child = parse_as(ChildForm, given, what="workflow step")
-                around = Around(output_as=Merge(self.own), condition=condition, timeout_s=self.timeout)
-                return Run(
-                    name=self.own, workflow=child.workflow, version=child.version, input=_template(child.input) or Jq("."),
-                    awaited=child.awaited, around=around,
-                )  # fmt: skip
-        return Step(
-            name=self.own,
-            type=self.type,
-            parameters=Template(given),
-            retry=self.policy(),
-            timeout_s=self.timeout,
-            queue=self.queue,
-            isolate=self.isolate,
-            once=self.once,
-            breaker=self.breaker,
-            compensation=self._undone_by(),
-            around=around,
-        )
-
-    def _undone_by(self) -> Compensation | None:
-        held = self.compensation
-        if held is None or isinstance(held, str):
-            return None if not held else Compensation(type=held)
-        parameters = None if held.parameters is None else Template(held.parameters)
-        return Compensation(type=held.type, parameters=parameters, retry=held.policy(), timeout_s=held.timeout)
-
-
 NOT_GIVEN: Any = object()
 
 
@@ -181,6 +115,100 @@ class ChildForm(Model):
     awaited: bool = Field(True, validation_alias="await")
 
 
+FORMS: dict[str, builtins.type[Model]] = {"external": ExternalForm, "workflow": ChildForm, **nested.FORMS}
+"""The parameters of steps that no executor does."""
+# What only a step with an executor of its own has.
+_OF_EXECUTORS = ("retries", "retry", "queue", "isolate", "once", "breaker", "compensation")
+_OF_NONE = {"approval": (*_OF_EXECUTORS, "parameters"), **dict.fromkeys(FORMS, _OF_EXECUTORS)}
+
+
+class StepForm(Retried):
+    required: ClassVar[dict[Any, str]] = {
+        "id": "step ID is required",
+        "name": "step ID is required",
+        "type": "step type is required",
+    }
+
+    depending: ClassVar[dict[str, tuple[builtins.type[Model], ...]]] = {"parameters": tuple(FORMS.values())}
+
+    id: Name | None = None
+    name: Name | None = None
+    type: Name
+    parameters: Annotated[Any, Parameters | None] = Field(None, validate_default=True)
+    dependencies: Annotated[tuple[Name, ...], Many] = ()
+    timeout: SomeSeconds | None = None
+    queue: Name | None = None
+    isolate: bool = False
+    once: bool = False
+    breaker: Name | None = None
+    compensation: str | CompensationForm | None = None
+    when: Name | None = None
+
+    @field_validator("parameters", mode="after")
+    @classmethod
+    def _of_its_type(cls, given: Parameters | None, about: ValidationInfo) -> Any:
+        form = FORMS.get(about.data.get("type", ""))
+        return given if form is None else form.model_validate(given or {})
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> StepForm:
+        if not (self.id or self.name):
+            raise ValueError("step ID is required")
+        given = [name for name in _OF_NONE.get(self.type, ()) if name in self.model_fields_set]
+        if given:
+            raise ValueError(f'A step of type "{self.type}" does not take {", ".join(given)}.')
+        return self
+
+    @property
+    def own(self) -> str:
+        """What it is called in positions, dependencies and data."""
+        return str(self.id or self.name)
+
+    def node(self, written: Written, place: str) -> Node:
+        return Node(task=written.at(self.task(written, place), place), after=self.dependencies)
+
+    def task(self, written: Written, place: str) -> AnyTask:
+        """`place` is the pointer of the step; where its parts stand is noted in `written`."""
+        around = Around(output_as=Merge(self.own), condition=None if self.when is None else jq_of(self.when))
+        given = self.parameters
+        match given:
+            case ExternalForm():
+                return external(self.own, given.type, _template(given.input), self.timeout, given.config, around)
+            case ChildForm():
+                return Run(
+                    name=self.own, workflow=given.workflow, version=given.version, input=_template(given.input) or Jq("."),
+                    awaited=given.awaited, around=replace(around, timeout_s=self.timeout),
+                )  # fmt: skip
+            case nested.NestedForm():
+                return given.task(self.own, replace(around, timeout_s=self.timeout), written, f"{place}/parameters")
+        if self.type == "approval":
+            return approval(self.own, self.timeout, around.condition)
+        return Step(
+            name=self.own,
+            type=nested.ALIASES.get(self.type, self.type),
+            parameters=written.at(Template(given or {}), f"{place}/parameters"),
+            retry=self.policy(),
+            timeout_s=self.timeout,
+            queue=self.queue,
+            isolate=self.isolate,
+            once=self.once,
+            breaker=self.breaker,
+            compensation=self._undone_by(),
+            around=around,
+        )
+
+    def _undone_by(self) -> Compensation | None:
+        held = self.compensation
+        if held is None or isinstance(held, str):
+            return None if not held else Compensation(type=held)
+        parameters = None if held.parameters is None else Template(held.parameters)
+        return Compensation(type=held.type, parameters=parameters, retry=held.policy(), timeout_s=held.timeout)
+
+
+for _form in nested.FORMS.values():
+    _form.model_rebuild(_types_namespace={"StepForm": StepForm})
+
+
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Amount = Annotated[float, Field(gt=0, strict=False)]
 
@@ -204,7 +232,7 @@ class LimitsForm(Model):
     def limits(self) -> Limits:
         return Limits(
             workflow=self.concurrency,
-            key=None if self.key is None else Jq(self.key),
+            key=None if self.key is None else jq_of(self.key),
             per_key=self.per_key or (1 if self.key else None),
             memory_mb=self.memory_mb,
             cpu_percent=self.cpu_percent,
@@ -263,11 +291,7 @@ class GraphForm(Retried):
 
     def definition(self, source: Source) -> Definition:
         written = Written(source)
-        nodes = tuple(step.node() for step in self.steps)
-        for number, node in enumerate(nodes):
-            written.at(node.task, f"/steps/{number}")
-            if isinstance(node.task, Step):
-                written.at(node.task.parameters, f"/steps/{number}/parameters")
+        nodes = tuple(step.node(written, f"/steps/{number}") for number, step in enumerate(self.steps))
         about = self.metadata or Metadata()
         return Definition(
             name=str(self.type or self.id or self.name),

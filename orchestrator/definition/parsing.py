@@ -12,7 +12,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -32,6 +32,8 @@ class Model(BaseModel):
 
     required: ClassVar[Mapping[Any, str]] = {}
     """What is said when a field is missing, where more can be said than that."""
+    depending: ClassVar[Mapping[str, Sequence[type[Model]]]] = {}
+    """Of fields whose model depends on another field, all the models there are."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True, arbitrary_types_allowed=True)
 
@@ -150,8 +152,9 @@ def _message(one: Any, model: type[BaseModel]) -> tuple[str, str]:
         return (*words, "This field is required." if kind == "missing" else "Expected text, got nothing.")[0], ""
     if kind == "extra_forbidden":
         name = str(one["loc"][-1])
-        known = sorted({known for held in _models_at(model, one["loc"][:-1]) for known in names_of(held)})
-        return f'Unknown field "{printable(name)}".', suggestion_for(name, known)
+        models = _models_at(model, one["loc"][:-1])
+        known = sorted({known for held in models for known in names_of(held)})
+        return f'Unknown field "{printable(name)}".', suggestion_for(name, known, listed=len(models) == 1)
     if kind in _BOUNDS:
         relation, key = _BOUNDS[kind]
         return f"Expected a number {relation} {context[key]:,}, got {shown(given)}.", ""
@@ -191,7 +194,10 @@ def _models_at(model: Any, loc: tuple[int | str, ...]) -> list[type[BaseModel]]:
     for part in loc:
         fields = [one for held in found for name, one in held.model_fields.items() if part in (name, *_aliases(one))]
         if fields:
-            found = [inner for one in fields for inner in _models_of(one.annotation)]
+            depending: list[type[BaseModel]] = [
+                one for held in found if issubclass(held, Model) for one in held.depending.get(str(part), ())
+            ]
+            found = [inner for one in fields for inner in _models_of(one.annotation)] or depending
         elif named := [held for held in found if held.__name__ == part]:
             found = named
     return found

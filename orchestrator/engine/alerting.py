@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from orchestrator.engine.runtime import Runtime
+from orchestrator.ids import key_of
 from orchestrator.store import alerts, configs, events, findings
 from orchestrator.store.connection import Connection, is_away
 from orchestrator.store.events import Arrival
@@ -22,15 +23,17 @@ WINDOW_S = 900.0
 ERROR_RATE = 0.5
 FEWEST = 5
 LASTS_S = 10.0
+Whose = tuple[str, str | None, str]
+"""Tenant, namespace (none: all of the tenant's) and name."""
 
 
 def look(runtime: Runtime) -> int:
     """Gives how many alerts were raised that were not there before. Each workflow's configuration is by itself."""
     c = runtime.database.connection()
     raised = [_finding(one) for one in findings.not_told(c, LASTS_S)]
-    for tenant, workflow, asked in configs.that_alert(c, runtime.settings.environment):
+    for tenant, namespace, workflow, asked in configs.that_alert(c, runtime.settings.environment):
         try:
-            raised += _of_workflow(c, tenant, workflow, asked)
+            raised += _of_workflow(c, (tenant, namespace, workflow), asked)
         except Exception as error:
             if is_away(error):
                 raise
@@ -39,12 +42,12 @@ def look(runtime: Runtime) -> int:
     return _raise(runtime, c, raised)
 
 
-def _of_workflow(c: Connection, tenant: str, workflow: str, asked: dict[str, Any]) -> list[Arrival]:
+def _of_workflow(c: Connection, whose: Whose, asked: dict[str, Any]) -> list[Arrival]:
     raised: list[Arrival] = []
     if "execution_timeout" in asked["alerts"]:
-        raised += [_timed_out(tenant, workflow, *found) for found in alerts.timed_out(c, tenant, workflow, WINDOW_S)]
+        raised += [_timed_out(whose, *found) for found in alerts.timed_out(c, *whose, WINDOW_S)]
     if "high_error_rate" in asked["alerts"]:
-        raised += _failing(c, tenant, workflow, float(asked.get("errorRate") or ERROR_RATE))
+        raised += _failing(c, whose, float(asked.get("errorRate") or ERROR_RATE))
     return raised
 
 
@@ -72,21 +75,22 @@ def _finding(one: dict[str, Any]) -> Arrival:
     return Arrival(envelope, tenant=one["tenant"])
 
 
-def _timed_out(tenant: str, workflow: str, instance_id: str, message: str) -> Arrival:
-    return _alert("execution_timeout", instance_id, tenant, workflow, {"instanceId": instance_id, "message": message})
+def _timed_out(whose: Whose, instance_id: str, message: str) -> Arrival:
+    return _alert("execution_timeout", instance_id, whose, {"instanceId": instance_id, "message": message})
 
 
-def _failing(c: Connection, tenant: str, workflow: str, most: float) -> list[Arrival]:
-    ended, failed, now = alerts.ended_and_failed(c, tenant, workflow, WINDOW_S)
+def _failing(c: Connection, whose: Whose, most: float) -> list[Arrival]:
+    ended, failed, now = alerts.ended_and_failed(c, *whose, WINDOW_S)
     if ended < FEWEST or failed / ended < most:
         return []
     about = {"ended": ended, "failed": failed, "rate": round(failed / ended, 3), "window_s": WINDOW_S}
-    return [_alert("high_error_rate", str(math.floor(now / WINDOW_S)), tenant, workflow, about)]
+    return [_alert("high_error_rate", str(math.floor(now / WINDOW_S)), whose, about)]
 
 
-def _alert(name: str, about: str, tenant: str, workflow: str, data: dict[str, Any]) -> Arrival:
+def _alert(name: str, about: str, whose: Whose, data: dict[str, Any]) -> Arrival:
+    tenant, namespace, workflow = whose
     envelope = {
-        "id": f"{name}/{workflow}/{about}",
+        "id": key_of(name, tenant, namespace or "", workflow, about),
         "source": SOURCE,
         "type": f"orchestrator.alert.{name}",
         "data": {"alert": name, "workflow": workflow, "tenant": tenant, **data},

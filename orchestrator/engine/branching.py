@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from orchestrator.definition.tree import Fork, find
+from orchestrator.engine import lifecycle
 from orchestrator.engine.runtime import is_undo
 from orchestrator.engine.stopped import Stopped
 from orchestrator.errors import Fenced
@@ -15,7 +16,7 @@ from orchestrator.plan import remaining
 from orchestrator.plan.canvas import Address
 from orchestrator.plan.gathering import handed_over, joined
 from orchestrator.plan.needs import FanOut, Join
-from orchestrator.store import branches, fanouts
+from orchestrator.store import branches, fanouts, timers
 from orchestrator.store.connection import Connection
 from orchestrator.store.fanouts import Closing
 
@@ -30,6 +31,7 @@ def fan_out(walk: Walk, need: FanOut) -> None:
 
     def opening(c: Connection) -> None:
         fanouts.open_children(c, held, need.position, need.mode, held.queue, need.shared, need.openings, context)
+        _watch_due(walk, c)
 
     walk.transact(opening)
     ready = sum(not opening.after for opening in need.openings)
@@ -43,9 +45,28 @@ def join(walk: Walk, need: Join) -> None:
     children = walk.database.patiently(lambda c: fanouts.children(c, held.id, need.position))
     if any(child.state != "closed" for child in children):
         # Not yet: whoever closes the last one asks again.
-        walk.transact(lambda c: branches.join(c, held.id))
+        def wait(c: Connection) -> None:
+            branches.join(c, held.id)
+            _watch_due(walk, c)
+
+        walk.transact(wait)
         raise Stopped
     walk.record(Fact(need.position, Kind.JOINED, joined(need, children)))
+    if _inner_due(walk) is not None:
+        walk.transact(lambda c: timers.drop(c, held.id, "due"))
+
+
+def _inner_due(walk: Walk) -> float | None:
+    """The nearest deadline of the tasks around a fan-out; the instance's own has a timer that is always there."""
+    due = walk.forward.due
+    return None if due is None or due[1] == "" else due[0]
+
+
+def _watch_due(walk: Walk, c: Connection) -> None:
+    """While its branches are walked, nobody holds the branch that opened them."""
+    due = _inner_due(walk)
+    if due is not None:
+        timers.put(c, walk.held.id, due, "due")
 
 
 def close(walk: Walk, closing: Closing, facts: list[Fact] | None = None) -> None:
@@ -60,7 +81,7 @@ def close(walk: Walk, closing: Closing, facts: list[Fact] | None = None) -> None
     if closing.outcome == "failed" or held.mode in ("compete", "some") or closing.outcome == "ended":
         close_and_stop_siblings(walk, closing, seq)
         raise Stopped
-    next_of = held.parent_id if held.mode == "fork" else None
+    next_of = held.parent_id if held.mode == "fork" and not walk.attends else None
     try:
         closed, following = walk.database.patiently(
             lambda c: fanouts.close(c, held, seq, pending, closing, told, next_of=next_of, lease_s=walk.settings.lease_s)
@@ -77,19 +98,20 @@ def close_and_stop_siblings(walk: Walk, closing: Closing, seq: int) -> None:
     stops = held.mode != "graph" and (held.mode != "compete" or wins)
     least = _least(walk) if held.mode == "some" and closing.outcome == "completed" else 0
 
-    def whole(c: Connection) -> bool:
+    def whole(c: Connection) -> fanouts.Cut:
         with c.transaction():
-            if stops and (not least or fanouts.is_among_the_first(c, held, least)):
-                fanouts.stop_siblings(c, held, gently=not wins)
+            decides = stops and (not least or fanouts.is_among_the_first(c, held, least))
+            cut = fanouts.stop_siblings(c, held, gently=not wins) if decides else fanouts.Cut()
             closed, _ = fanouts.close(c, held, seq, facts, closing, told, next_of=None, lease_s=walk.settings.lease_s)
             if not closed:
                 raise Fenced(held.position, held.generation)
-            return closed
+            return cut
 
     try:
-        walk.database.patiently(whole)
+        cut = walk.database.patiently(whole)
     except psycopg.errors.UniqueViolation:
         raise Fenced(held.position, held.generation) from None
+    lifecycle.follow(walk.runtime, cut, f"a branch beside the one that awaited it {'won' if wins else 'failed'}")
 
 
 def _least(walk: Walk) -> int:

@@ -14,9 +14,11 @@ from orchestrator.definition import configured
 from orchestrator.definition.configured import ENVIRONMENTS, LARGEST_BYTES
 from orchestrator.definition.documents import parse
 from orchestrator.definition.parsing import Source
+from orchestrator.engine import dependencies
 from orchestrator.engine.catalog import SUFFIXES
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import Fault, Invalid, NotFound, OrchestratorError
+from orchestrator.ids import Scope
 from orchestrator.store import configs, definitions, instances
 from orchestrator.store.configs import Config
 from orchestrator.store.connection import Connection
@@ -103,7 +105,18 @@ class Configurations:
         spec = configured.checked(config)
         if faults := configured.misplaced(spec, self._known()):
             raise Invalid(faults, "configuration")
+        self._check_cycles(spec, tenant)
         return self._put(configured.key_of(spec), spec, tenant, _environment(environment or self.environment), origin, actor, source)
+
+    def _check_cycles(self, spec: dict[str, Any], tenant: str) -> None:
+        """Raises `Invalid` where what it adds would make a workflow wait for itself."""
+
+        def act(c: Connection) -> None:
+            for namespace in [spec["nameSpace"]] if spec.get("nameSpace") else definitions.namespaces_of(c, spec["id"], tenant):
+                dependencies.check_cycles(c, Scope(tenant, namespace, spec["id"]), spec.get("dependencies") or (), self.environment)
+
+        if spec.get("dependencies"):
+            self.database.patiently(act)
 
     def delete(
         self, workflow: str, *, tenant: str = "default", environment: str | None = None, actor: str = "anonymous", source: str = "api"
@@ -197,6 +210,12 @@ class Configurations:
         for workflow, (spec, files) in found.items():
             # Of one that is made of several files, of which one is broken, the others alone would be something else.
             if not broken & held.get(workflow, set()):
+                try:
+                    self._check_cycles(spec, "default")
+                except Invalid as error:
+                    faults.append({"file": files, "message": str(error)[:2000]})
+                    broken |= set(files.split(" + "))
+                    continue
                 self._put(workflow, spec, "default", self.environment, f"file:{files}", "file", "file")
         gone = [workflow for workflow, files in held.items() if workflow not in found and not broken & files] if forget else []
         for workflow in gone:

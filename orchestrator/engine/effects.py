@@ -12,7 +12,7 @@ from orchestrator.definition.expressions import evaluate
 from orchestrator.definition.triggers import Trigger, instance_id_of
 from orchestrator.engine.runtime import Runtime
 from orchestrator.engine.starts import Start, create, publish, retry_delay_s, start_of, started, triggers_for, wake
-from orchestrator.errors import IllegalMove, Invalid, NotFound, OrchestratorError, TooDeep, TooLarge
+from orchestrator.errors import IllegalMove, Invalid, NotFound, NotJson, OrchestratorError, TooDeep, TooLarge
 from orchestrator.ids import id_for
 from orchestrator.store import events, triggers
 from orchestrator.store.branches import Published
@@ -26,7 +26,7 @@ logger = logging.getLogger("orchestrator.intake")
 
 BATCH = 100
 # What a schema refuses today it refuses in a second, too.
-HOPELESS = (Invalid, TooLarge, TooDeep)
+HOPELESS = (Invalid, TooLarge, TooDeep, NotJson)
 
 
 def work_off(runtime: Runtime, only: Sequence[int] | None = None) -> int:

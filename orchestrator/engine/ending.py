@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -11,8 +12,10 @@ from orchestrator.engine.admission import after_end
 from orchestrator.engine.configuring import Configurations
 from orchestrator.engine.runtime import queue_of
 from orchestrator.engine.stopped import Stopped
+from orchestrator.engine.undoing import not_undone
 from orchestrator.errors import Fenced
 from orchestrator.history import Failure, Kind
+from orchestrator.ids import Position, Scope
 from orchestrator.plan.catching import told
 from orchestrator.plan.needs import Finished
 from orchestrator.store import admission, branches, facts, history, instances, outbox, timers
@@ -23,6 +26,8 @@ from orchestrator.telemetry import metrics
 
 if TYPE_CHECKING:
     from orchestrator.engine.walk import Walk
+
+logger = logging.getLogger("orchestrator.walk")
 
 EVENT_OF = {"COMPLETED": "workflow.completed", "FAILED": "workflow.failed", "CANCELLED": "workflow.cancelled"}
 
@@ -61,7 +66,8 @@ def end_instance(walk: Walk, end: End, dead_letters: list[tuple[str, str, Any]] 
     if metrics.is_enabled():
         one = walk.definition
         asked = Configurations(walk.runtime).in_force(one.namespace, one.name, one.version, held.tenant).get("monitoring") or {}
-        metrics.instance_ended(walk.definition.name, end.state, walk.now() - held.created_at, asked)
+        scope = Scope(held.tenant, one.namespace, one.name)
+        metrics.instance_ended(scope, end.state, walk.wall() - held.created_at, asked)
     walk.runtime.publisher.branches(woken)
     if depends or scopes:
         after_end(walk.runtime, walk.definition.name, held.instance_id, scopes)
@@ -132,10 +138,11 @@ def end_undone(walk: Walk, failure: Failure | None = None) -> None:
     """The way back is walked: what was undone, what could not be, and the state the instance was on its way to."""
     held = walk.held
 
-    def read(c: Connection) -> tuple[str, Any, history.Told]:
-        return (*instances.heading_for(c, held.instance_id), history.of_instance(c, held.instance_id))
+    def read(c: Connection) -> tuple[str, Any, history.Told, list[tuple[Position, str]]]:
+        left = not_undone(c, held.instance_id, walk.definition, walk.runtime.registry)
+        return (*instances.heading_for(c, held.instance_id), history.of_instance(c, held.instance_id), left)
 
-    ending, error, told = walk.database.patiently(read)
+    ending, error, told, left = walk.database.patiently(read)
     found = [row.fact for row in told.facts if row.fact.kind in (Kind.UNDONE, Kind.UNDO_FAILED)]
     found += [fact for fact in walk.pending if fact.kind in (Kind.UNDONE, Kind.UNDO_FAILED)]
     undone = [fact.data["origin"] for fact in found if fact.kind == Kind.UNDONE]
@@ -144,7 +151,11 @@ def end_undone(walk: Walk, failure: Failure | None = None) -> None:
     if failure is not None:
         failed.append({"position": "/undo", "error": failure.to_json()})
     result = "partially compensated" if failed else "compensated" if undone else "none"
-    compensation = {"result": result, "compensated": undone, "failed": failed}
+    compensation: dict[str, Any] = {"result": result, "compensated": undone, "failed": failed}
+    if left:
+        compensation["without_handler"] = [position for position, _ in left]
+        said = ", ".join(f"{position} ({type})" for position, type in left)
+        logger.warning("steps were not compensated, no handler is registered for them: %s", said, extra=walk.labels())
     letters = [(item["position"], "compensation_failed", item["error"]) for item in failed]
     if ending == "FAILED" and error:
         letters.insert(0, (error.get("position", ""), error["code"], error))

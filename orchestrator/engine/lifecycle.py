@@ -11,33 +11,49 @@ from typing import Any
 
 from orchestrator.definition import configured
 from orchestrator.definition.codec import from_json
-from orchestrator.definition.dependencies import Dependency
 from orchestrator.definition.documents import inline
-from orchestrator.definition.expressions import evaluate
-from orchestrator.definition.parsing import json_faults, parse_as, scalar_fault, shown
+from orchestrator.definition.parsing import json_faults, scalar_fault, shown
 from orchestrator.definition.schemas import violations
 from orchestrator.definition.tree import Definition
 from orchestrator.definition.versions import is_version
 from orchestrator.engine import admission as admissions
+from orchestrator.engine import dependencies
 from orchestrator.engine.configuring import Configurations
 from orchestrator.engine.forking import fork_history
 from orchestrator.engine.options import Starting, options_of
 from orchestrator.engine.runtime import Runtime, priority_number, queue_of
+from orchestrator.engine.slots import scopes_of
 from orchestrator.engine.undoing import undo_tree
-from orchestrator.errors import Disabled, ExpressionError, Fault, IllegalMove, Invalid, MissingCode, NotFound, Refused
+from orchestrator.errors import Disabled, Fault, IllegalMove, Invalid, MissingCode, NotFound, Refused
 from orchestrator.history import Fact, Kind, is_failing, numbered
-from orchestrator.ids import InstanceId, is_instance_id, new_instance_id
+from orchestrator.ids import InstanceId, Scope, is_instance_id, new_instance_id
 from orchestrator.plan import remaining
 from orchestrator.plan.canvas import Address
 from orchestrator.plan.needs import StartChild
 from orchestrator.plan.remaining import Sequence as Planned
 from orchestrator.state import State, check_move
-from orchestrator.store import admission, branches, definitions, facts, fanouts, history, instances, outbox, retention, timers
+from orchestrator.store import (
+    admission,
+    branches,
+    definitions,
+    facts,
+    fanouts,
+    history,
+    instances,
+    outbox,
+    retention,
+    security,
+    timers,
+    workers,
+)
 from orchestrator.store.branches import Held, Published
 from orchestrator.store.connection import Connection, dumps, sized
 from orchestrator.store.instances import Locked, New
 
 logger = logging.getLogger("orchestrator.start")
+
+# Whoever runs an instance at its deadline ends it there and then; the timer is for when nobody does.
+DEADLINE_GRACE_S = 0.25
 
 # Definitions found by name stay found for a moment: a burst of starts asks once.
 _FOUND_FOR_S = 1.0
@@ -129,6 +145,7 @@ def prepare(
     priority = priority_number(definition.priority) if options.priority is None else options.priority
     labels = {**metadata.get("labels", {}), **(options.labels or {})}
     limit = runtime.settings.payload_limit_bytes
+    scope = Scope(tenant, definition.namespace, definition.name)
     new = New(
         id=instance_id,
         definition_id=definition_id,
@@ -149,36 +166,17 @@ def prepare(
         source=options.source,
         actor=options.actor,
         step_events=definition.step_events,
-        slots=[*([(options.order, 1)] if options.order else []), *options.slots, *_slots(runtime, definition, input)],
-        dependencies=[*_dependencies(definition.dependencies), *_dependencies(options.dependencies)],
+        slots=[*([(options.order, 1)] if options.order else []), *options.slots, *_slots(runtime, scope, definition, input)],
+        dependencies=dependencies.resolved(runtime, scope, [*definition.dependencies, *options.dependencies]),
     )
     address = Address(new.id, "", 1, new.queue, definition.name)
     return new, remaining.of_task(definition.do), address, definition
 
 
-def _slots(runtime: Runtime, definition: Definition, input: Any) -> list[tuple[str, int]]:
+def _slots(runtime: Runtime, scope: Scope, definition: Definition, input: Any) -> list[tuple[str, int]]:
     """The limited scopes an instance must get into, from the widest to the narrowest."""
-    slots: list[tuple[str, int]] = []
-    if runtime.settings.max_concurrent_instances:
-        slots.append(("engine", runtime.settings.max_concurrent_instances))
-    limits = definition.limits
-    if limits and limits.workflow:
-        slots.append((f"workflow/{definition.name}", limits.workflow))
-    if limits and limits.key is not None:
-        try:
-            key = evaluate(limits.key, input, {"workflow": {"input": input}})
-        except ExpressionError as error:
-            raise Invalid([Fault("limits.key", str(error))], "start") from None
-        if key is not None:
-            slots.append((f"key/{definition.name}/{key}", limits.per_key or 1))
-    return slots
-
-
-def _dependencies(given: Sequence[Any]) -> list[dict[str, Any]]:
-    """What starts, definitions and configurations wait for, in one form."""
-    return [
-        parse_as(Dependency, one, what="dependency").to_json() if isinstance(one, dict) else Dependency.of(one).to_json() for one in given
-    ]
+    most = runtime.settings.max_concurrent_instances
+    return [*([("engine", most)] if most else []), *scopes_of(definition, input, scope.tenant)]
 
 
 def prepare_child(runtime: Runtime, held: Held, need: StartChild) -> tuple[New, Planned, Address]:
@@ -240,23 +238,29 @@ def pause(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:
 
 
 def resume(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:
-    def act(c: Connection) -> list[Published]:
+    def act(c: Connection) -> tuple[list[Published], bool]:
         with c.transaction():
             instance = locked(c, instance_id)
             to = check_move("resume", instance.state)
             # One that was paused before it began is still to be begun, with whatever it waits for.
-            instances.move(c, instance_id, to if instances.has_begun(c, instance_id) else "PENDING")
-            instances.audit(c, actor, "resume", source, instance, to)
+            has_begun = instances.has_begun(c, instance_id)
+            instances.move(c, instance_id, to if has_begun else "PENDING")
+            instances.audit(c, actor, "resume", source, instance, to if has_begun else "PENDING")
             outbox.tell(c, "workflow.resumed", instance_id, {})
-            return instances.requeue_all(c, instance_id)
+            timers.go_on(c, instance_id)
+            return instances.requeue_all(c, instance_id), has_begun
 
-    runtime.publisher.branches(runtime.database.patiently(act))
+    published, has_begun = runtime.database.patiently(act)
+    if not has_begun:
+        # What it waited for may have come during the pause, when it was in nobody's way.
+        published += runtime.database.patiently(lambda c: admissions.settle(c, [instance_id], []))
+    runtime.publisher.branches(published)
 
 
-def cancel(runtime: Runtime, instance_id: str, actor: str, source: str, reason: str | None, compensate: bool | None) -> list[str]:
-    """Close everything at a person's wish; gives the owners that were at work, so that they can be interrupted."""
+def cancel(runtime: Runtime, instance_id: str, actor: str, source: str, reason: str | None, compensate: bool | None) -> None:
+    """Close everything at a person's wish."""
     error = {"code": "cancelled", "message": reason or "Workflow was cancelled"}
-    return stop(runtime, instance_id, State.CANCELLED, error, actor=actor, source=source, compensate=compensate)
+    stop(runtime, instance_id, State.CANCELLED, error, actor=actor, source=source, compensate=compensate)
 
 
 def stop(
@@ -268,14 +272,12 @@ def stop(
     actor: str,
     source: str,
     compensate: bool | None = None,
-) -> list[str]:
-    """End an instance from outside, CANCELLED or FAILED, wherever it is; a saga may go back first. Children follow.
-
-    Gives the owners that were at work.
-    """
+) -> None:
+    """End an instance from outside, CANCELLED or FAILED, wherever it is; a saga may go back first. Steps at work are interrupted,
+    and children follow."""
     verb, event = ("cancel", "workflow.cancelled") if ending == State.CANCELLED else ("fail", "workflow.failed")
 
-    def act(c: Connection) -> tuple[list[str], list[Published], list[str], Locked]:
+    def act(c: Connection) -> tuple[fanouts.Cut, list[Published], Locked]:
         with c.transaction():
             instance = locked(c, instance_id)
             to = check_move(verb, instance.state)
@@ -285,7 +287,7 @@ def stop(
             definition = runtime.definition(instance.definition_id)
             by_default = definition.compensate_on_cancel if ending == State.CANCELLED else True
             goes_back = by_default if compensate is None else compensate
-            owners = fanouts.stop_instance(c, instance_id, gently=False)
+            cut = fanouts.stop_instance(c, instance_id, gently=False)
             timers.drop_of_instance(c, instance_id)
             instances.audit(c, actor, verb, source, instance, to, {"reason": error["message"]})
             published: list[Published] = []
@@ -300,16 +302,25 @@ def stop(
                 published += _release(c, instance)
                 if ending == State.FAILED:
                     instances.dead_letter(c, instance_id, "", error["code"], error)
-            return owners, published, instances.children_of(c, instance_id), instance
+            cut.children = instances.children_of(c, instance_id)
+            return cut, published, instance
 
-    owners, published, children, instance = runtime.database.patiently(act)
+    cut, published, instance = runtime.database.patiently(act)
     runtime.publisher.branches(published)
-    for child in children:
-        # Each in its own transaction: two instances' rows are never locked together.
-        with contextlib.suppress(IllegalMove):
-            owners += cancel(runtime, child, actor, source, f"parent {instance_id} was cancelled", compensate)
+    follow(runtime, cut, f"parent {instance_id} was cancelled", actor=actor, source=source, compensate=compensate)
     admissions.after_end(runtime, instance.workflow, instance_id, _scopes_of(runtime, instance_id))
-    return owners
+
+
+def follow(
+    runtime: Runtime, cut: fanouts.Cut, reason: str, *, actor: str = "engine", source: str = "engine", compensate: bool | None = None
+) -> None:
+    """After the commit of a stop: interrupt the steps that are at work on what was closed, and cancel what was awaited."""
+    if cut.owners:
+        runtime.database.patiently(lambda c: workers.ask_to_interrupt(c, cut.owners))
+    for child in cut.children:
+        # Each in its own transaction: two instances' rows are never locked together.
+        with contextlib.suppress(IllegalMove, NotFound):
+            cancel(runtime, child, actor, source, reason, compensate)
 
 
 def _release(c: Connection, instance: Locked) -> list[Published]:
@@ -334,6 +345,7 @@ def retry(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:
             if most and instances.times_audited(c, instance_id, "retry") >= most:
                 raise Refused(f"the instance was retried {most} times, and WORKFLOW_MAX_RETRIES allows no more; rerun it from a step")
             shift = instance.ended_for_s or 0.0
+            security.keep_moves(c, [instance_id], "fail")
             branches.drop_undo(c, instance_id)
             published = _reopen(c, instance_id, shift)
             instances.move(c, instance_id, to, phase="forward", ending=None, outcome=None, error=None, ended_at=None, compensation=None)
@@ -347,19 +359,28 @@ def retry(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:
 
 def _reopen(c: Connection, instance_id: str, shift: float) -> list[Published]:
     told = history.of_instance(c, instance_id)
+    now = timers.now(c)
     published: list[Published] = []
     reopened: set[int] = set()
     for branch in sorted(told.branches, key=lambda b: -len(b.position)):
         if branch.state == "closed" and branch.outcome in ("completed", "ended") and branch.parent_id is not None:
             continue
-        counted = numbered([row.fact for row in told.of_branch(branch.id)])
-        last = len(told.of_branch(branch.id))
+        rows = told.of_branch(branch.id)
+        counted = numbered([row.fact for row in rows])
         failing = next((seq for seq, fact in reversed(counted) if is_failing(fact)), None)
         at = next((fact for seq, fact in counted if seq == failing), None)
         waits = (at is not None and at.kind == Kind.JOINED) or any(told.by_id[id].parent_id == branch.id for id in reopened)
-        if failing is not None:
-            fact = Fact(branch.position, Kind.REOPENED, {"from": failing, "shift": shift})
-            facts.write(c, branch.id, last, [fact])
+        kept = [(seq, fact) for seq, fact in counted if failing is None or seq < failing]
+        dues = _fresh_dues(kept, rows, shift, now)
+        if failing is not None or any(fact.kind == Kind.DEADLINE for _, fact in kept):
+            data = {"from": len(rows) + 1 if failing is None else failing, "shift": shift, **({"dues": dues} if dues else {})}
+            facts.write(c, branch.id, len(rows), [Fact(branch.position, Kind.REOPENED, data)])
+        if branch.position == "":
+            due = next(
+                (dues.get("", fact.data["due"] + shift) for _, fact in kept if fact.kind == Kind.DEADLINE and fact.position == ""), None
+            )
+            if due is not None:
+                timers.put(c, branch.id, due + DEADLINE_GRACE_S, "deadline")
         blocked = any(after in reopened for after in branch.after or [])
         state = "joining" if waits else "blocked" if blocked or branch.outcome == "skipped" else "queued"
         reopened.add(branch.id)
@@ -367,6 +388,17 @@ def _reopen(c: Connection, instance_id: str, shift: float) -> list[Published]:
         if state == "queued":
             published.append(address)
     return published
+
+
+def _fresh_dues(kept: Sequence[tuple[int, Fact]], rows: Sequence[history.FactRow], shift: float, now: float) -> dict[str, float]:
+    """Deadlines that had passed when the instance ended begin anew: as long again from now as they were from their beginning."""
+    ended = now - shift
+    fresh: dict[str, float] = {}
+    for seq, fact in kept:
+        if fact.kind == Kind.DEADLINE and fact.data["due"] <= ended:
+            length = fact.data.get("seconds") or max(1.0, fact.data["due"] - rows[seq - 1].at)
+            fresh[fact.position] = now + length
+    return fresh
 
 
 def rollback(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:
@@ -385,6 +417,7 @@ def rollback(runtime: Runtime, instance_id: str, actor: str, source: str) -> Non
                 nothing = Fault(instance_id, "no completed step has a compensation: there is nothing to roll back")
                 raise Invalid([nothing], "roll back")
             ending = "FAILED" if instance.state == "FAILED" else "CANCELLED"
+            security.keep_moves(c, [instance_id], "complete", "fail", "cancel")
             instances.move(c, instance_id, to, phase="compensating", ending=ending, outcome=None, ended_at=None)
             instances.audit(c, actor, "rollback", source, instance, to)
             outbox.tell(c, "workflow.compensating", instance_id, {"by": actor})

@@ -12,7 +12,7 @@ from orchestrator.engine import lifecycle
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import IllegalMove, NotFound, OrchestratorError
 from orchestrator.state import State
-from orchestrator.store import usage, workers
+from orchestrator.store import usage
 
 logger = logging.getLogger("orchestrator.limits")
 
@@ -20,13 +20,7 @@ logger = logging.getLogger("orchestrator.limits")
 def enforce(runtime: Runtime, *, with_disk: bool = True) -> dict[str, str]:
     """Stop what is above its limits; gives why, by instance."""
     settings, database = runtime.settings, runtime.database
-    stopped: dict[str, str] = {}
-    if settings.max_duration_s:
-        for instance_id in database.patiently(lambda c: usage.older_than(c, settings.max_duration_s)):
-            _stop(runtime, stopped, instance_id, State.CANCELLED, "cancelled", "Maximum duration exceeded")
-    if settings.workflow_timeout_s:
-        for instance_id in database.patiently(lambda c: usage.older_than(c, settings.workflow_timeout_s)):
-            _stop(runtime, stopped, instance_id, State.FAILED, "timeout", f"workflow timeout: {settings.workflow_timeout_s:g} s are over")
+    stopped = end_old(runtime)
     excesses = database.patiently(lambda c: usage.of_processes(c, settings.max_memory_mb, settings.max_cpu_percent))
     if with_disk:
         excesses += database.patiently(lambda c: usage.of_histories(c, settings.max_disk_mb))
@@ -35,11 +29,24 @@ def enforce(runtime: Runtime, *, with_disk: bool = True) -> dict[str, str]:
     return stopped
 
 
+def end_old(runtime: Runtime) -> dict[str, str]:
+    """Stop what has lived longer than the engine allows; asked often, because it is nothing to ask where nothing is set."""
+    settings, database = runtime.settings, runtime.database
+    stopped: dict[str, str] = {}
+    if settings.max_duration_s:
+        for instance_id in database.patiently(lambda c: usage.older_than(c, settings.max_duration_s)):
+            _stop(runtime, stopped, instance_id, State.CANCELLED, "cancelled", "Maximum duration exceeded")
+    if settings.workflow_timeout_s:
+        for instance_id in database.patiently(lambda c: usage.older_than(c, settings.workflow_timeout_s)):
+            _stop(runtime, stopped, instance_id, State.FAILED, "timeout", f"workflow timeout: {settings.workflow_timeout_s:g} s are over")
+    return stopped
+
+
 def _stop(runtime: Runtime, stopped: dict[str, str], instance_id: str, ending: State, code: str, reason: str) -> None:
     if instance_id in stopped:
         return
     try:
-        owners = lifecycle.stop(runtime, instance_id, ending, {"code": code, "message": reason}, actor="engine", source="engine")
+        lifecycle.stop(runtime, instance_id, ending, {"code": code, "message": reason}, actor="engine", source="engine")
     except (IllegalMove, NotFound):
         return  # it ended, turned round or was deleted in the meantime
     except OrchestratorError as error:
@@ -47,5 +54,3 @@ def _stop(runtime: Runtime, stopped: dict[str, str], instance_id: str, ending: S
         return
     stopped[instance_id] = reason
     logger.warning("stopped: %s", reason, extra={"instance": instance_id})
-    if owners:
-        runtime.database.patiently(lambda c: workers.ask_to_interrupt(c, owners))

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.breakers import CircuitOpen, Outcome
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.tree import Step, Undo, default_retry
-from orchestrator.engine import perform, waiting
+from orchestrator.engine import ending, interrupt, perform, waiting
 from orchestrator.engine.stopped import Stopped
-from orchestrator.errors import Cancelled, TooDeep, TooLarge
+from orchestrator.errors import Cancelled
 from orchestrator.history import Fact, Failure, Kind
 from orchestrator.plan import remaining
 from orchestrator.plan.canvas import Address
-from orchestrator.plan.needs import Perform
+from orchestrator.plan.needs import Failed, Finished, Perform
 from orchestrator.steps.registry import StepContext
 from orchestrator.store import branches
-from orchestrator.store.connection import sized
-from orchestrator.telemetry import tracing
+from orchestrator.telemetry import logs, tracing
 
 if TYPE_CHECKING:
     from orchestrator.engine.walk import Walk
@@ -38,19 +39,29 @@ def perform_step(walk: Walk, need: Perform) -> None:
     perform.require_code(need, lambda: context_of(walk, need), walk.runtime.registry)
     if isinstance(step, Step) and step.once:
         if need.intended:
-            unknown = "this at-most-once step began before a crash; whether it took effect is not known"
-            record_failure(walk, need, Failure("outcome_unknown", unknown, need.position, "OutcomeUnknown", attempts=need.attempt))
+            record_failure(walk, need, unknown(need, "this at-most-once step began before a crash; whether it took effect is not known"))
             return
         walk.record(Fact(need.position, Kind.INTENDED))
     if walk.held.step_events:
         walk.tell("step.running", need, {"attempt": need.attempt})
     walk.flush()
     walk.holding.doing = need.position
+    walk.holding.time_out = functools.partial(record_timeout, walk, need)
     walk.performed += 1
     walk.was_isolated = isinstance(step, Step) and step.isolate and need.attempt == 1
-    verdict = attempt(walk, need)
-    walk.holding.doing = ""
+    with logs.about({**walk.labels(need.position), "attempt": need.attempt}):
+        verdict = attempt(walk, need)
+    walk.holding.doing, walk.holding.time_out = "", None
     judge(walk, need, verdict)
+
+
+def record_timeout(walk: Walk, need: Perform) -> None:
+    """For the step that no interruption reaches, from another thread, before the process ends: the walk commits nothing any more."""
+    due = walk.forward.due
+    if due is not None and due[0] <= walk.now():
+        return  # of a task around it: whoever takes the branch next sees that
+    judge(walk, need, perform.timed_out(need, perform.policy_of(need, default_retry(walk.definition)), walk.forward.luck))
+    walk.flush()
 
 
 def attempt(walk: Walk, need: Perform) -> perform.Verdict:
@@ -72,15 +83,22 @@ def attempt(walk: Walk, need: Perform) -> perform.Verdict:
 
 def attempt_now(walk: Walk, need: Perform, policy: RetryPolicy) -> perform.Verdict:
     context = context_of(walk, need)
+    run = functools.partial(interrupt.run, key=walk.held.id, grace_s=walk.settings.interrupt_grace_s)
     try:
         if not tracing.is_enabled():
-            return perform.attempt(need, context, walk.runtime.registry, policy, walk.forward.luck)
+            return perform.attempt(need, context, walk.runtime.registry, policy, walk.forward.luck, run)
         with tracing.span(f"{walk.definition.name}:{need.position}", instance=walk.held.instance_id, attempt=need.attempt):
-            return perform.attempt(need, context, walk.runtime.registry, policy, walk.forward.luck)
+            return perform.attempt(need, context, walk.runtime.registry, policy, walk.forward.luck, run)
     except Cancelled:
-        # If it is not this branch that was cancelled, the step is run again: it was broken off, not done.
         walk.look_again()
+        # Held here all the same: the step was broken off, not done.
+        if isinstance(need.step, Step) and need.step.once:
+            return perform.GaveUp(unknown(need, "this at-most-once step was broken off; whether it took effect is not known"))
         return attempt_now(walk, need, policy)
+
+
+def unknown(need: Perform, message: str) -> Failure:
+    return Failure("outcome_unknown", message, need.position, "OutcomeUnknown", attempts=need.attempt)
 
 
 def context_of(walk: Walk, need: Perform) -> StepContext:
@@ -119,28 +137,29 @@ def judge(walk: Walk, need: Perform, verdict: perform.Verdict) -> None:
             if walk.held.step_events:
                 walk.tell("step.retried", need, data)
         case perform.Later(seconds, output, checkpoint, times_out):
+            if refusal := perform.unkept(need, output, checkpoint, walk.settings.payload_limit_bytes):
+                record_failure(walk, need, refusal)
+                return
             later = {"until": walk.now() + seconds, "output": output, "checkpoint": checkpoint, "times_out": times_out}
             walk.record(Fact(need.position, Kind.WAITING, later))
         case perform.GaveUp(failure):
             record_failure(walk, need, failure)
+        case perform.Overdue():
+            due = walk.forward.due
+            assert due is not None
+            waiting.time_out(walk, due[1])
 
 
 def record_completed(walk: Walk, need: Perform, output: Any, checkpoint: Any) -> None:
-    limit = walk.settings.payload_limit_bytes
     data: dict[str, Any] | None = None
     if isinstance(need.step, Undo):
         walk.record(Fact(need.position, Kind.UNDONE, {"origin": need.step.origin}, need.attempt))
     else:
+        if refusal := perform.unkept(need, output, checkpoint, walk.settings.payload_limit_bytes):
+            record_failure(walk, need, refusal)
+            return
         if output is not None or checkpoint is not None:
             data = {"output": output} if checkpoint is None else {"output": output, "checkpoint": checkpoint}
-            try:
-                sized("the step's result", data, limit)
-            except ValueError as error:
-                record_failure(walk, need, Failure("runtime", f"a step's result must be JSON: {error}", need.position, "ValueError"))
-                return
-            except (TooLarge, TooDeep) as error:
-                record_failure(walk, need, Failure(error.code, str(error), need.position, type(error).__name__, attempts=need.attempt))
-                return
         walk.record(Fact(need.position, Kind.STEP_COMPLETED, data, need.attempt))
     if walk.held.step_events:
         walk.tell("step.compensated" if isinstance(need.step, Undo) else "step.completed", need, {})
@@ -171,11 +190,25 @@ def finish_later(walk: Walk, need: Perform) -> None:
 
 
 def check_poison(walk: Walk) -> None:
+    """A branch at whose present place workers died again and again fails there, whatever it needs there."""
     held = walk.held
-    need = walk.forward.need
-    if held.crashes >= walk.settings.crash_limit and held.crash_seq == walk.forward.seq and isinstance(need, Perform):
+    if held.crashes >= walk.settings.crash_limit and held.crash_seq == walk.forward.seq:
         message = f"this step was running when a worker died, {held.crashes} times in a row"
-        record_failure(walk, need, Failure("worker_crashed", message, need.position, "WorkerCrashed", attempts=need.attempt))
+        fail_here(walk, Failure("worker_crashed", message, held.position, "WorkerCrashed"))
+
+
+def fail_here(walk: Walk, failure: Failure) -> None:
+    """What the branch needs now has failed: caught where something catches it; where nothing remains, the branch has failed."""
+    need = walk.forward.need
+    if isinstance(need, Finished | Failed):
+        ending.end_failed(walk, failure)
+        return
+    at = replace(failure, position=need.position)
+    if isinstance(need, Perform):
+        record_failure(walk, need, replace(at, attempts=need.attempt))
+        return
+    walk.record(Fact(need.position, Kind.STEP_FAILED, {"error": at.to_json()}))
+    logger.warning("task failed: %s", at.message, extra=walk.labels(need.position))
 
 
 def belongs_elsewhere(walk: Walk, step: Step) -> bool:

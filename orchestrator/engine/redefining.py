@@ -20,13 +20,13 @@ logger = logging.getLogger("orchestrator.dev")
 
 MOST = 10_000
 
-Register = Callable[[Definition], int]
+Register = Callable[[Definition], tuple[int, bool]]
 
 
 def register_newest(
     database: Database, register: Register, definition: Definition, tenant: str, declared: Collection[str] | None = None
-) -> int:
-    """Register it so that its text is the newest of its major and minor version. Gives the id.
+) -> tuple[int, bool]:
+    """Register it so that its text is the newest of its major and minor version. Gives the id, and whether something changed.
 
     `declared`: the versions that the project's code has of it now; none of them is taken for one that was made here. None: it came by
     itself, over the API say, and only gives way to a version that was used.
@@ -37,7 +37,7 @@ def register_newest(
     first = own
     if newest is not None and newest.patch > own and parse_version(newest.version) not in others:
         if definitions.digest(_under(definition, newest.patch)) == newest.digest:
-            return newest.id
+            return newest.id, False
         first = newest.patch
     for patch in range(first, first + MOST):
         wanted = definition if patch == own else _under(definition, patch)

@@ -14,11 +14,9 @@ from typing import Any
 
 import psycopg
 
-from orchestrator.definition.dependencies import Dependency
-from orchestrator.definition.parsing import parse_as
 from orchestrator.definition.tree import Definition
 from orchestrator.engine import admission as admissions
-from orchestrator.engine import intake, lifecycle, limits, redefining, scheduling, triggering, view
+from orchestrator.engine import dependencies, intake, lifecycle, limits, redefining, scheduling, triggering, view
 from orchestrator.engine.catalog import Catalog, Discovered, LeftOut, discover, discover_schedules, discover_triggers, folders_of, tell
 from orchestrator.engine.configuring import Configurations, fingerprint
 from orchestrator.engine.options import options_of
@@ -26,7 +24,7 @@ from orchestrator.engine.runtime import Runtime
 from orchestrator.engine.timetable import Timetable
 from orchestrator.engine.waiting import SKIPPED
 from orchestrator.errors import Duplicate, Fault, IllegalMove, Invalid, NotFound, OrchestratorError
-from orchestrator.ids import is_instance_id
+from orchestrator.ids import Scope, is_instance_id
 from orchestrator.state import TERMINAL, State, check_move
 from orchestrator.store import (
     admission,
@@ -40,7 +38,6 @@ from orchestrator.store import (
     timers,
     usage,
     webhooks,
-    workers,
 )
 from orchestrator.store.connection import Connection, sized
 from orchestrator.store.events import Arrival, EventFilter
@@ -124,22 +121,30 @@ class WorkflowRunner:
 
         Faults and version clashes are raised; with DEV_MODE, what changed is registered under the next version instead.
         """
+        return self.put_workflow(definition, source, tenant=tenant, declared=declared)[0]
+
+    def put_workflow(
+        self, definition: Definition, source: str | None = None, *, tenant: str = "default", declared: Collection[str] | None = None
+    ) -> tuple[int, bool]:
+        """The same; gives whether something changed, too. It does not when the definition is registered already as it is."""
         if self.runtime.settings.dev_mode:
             return redefining.register_newest(self.database, lambda one: self._register(one, source, tenant), definition, tenant, declared)
         return self._register(definition, source, tenant)
 
-    def _register(self, definition: Definition, source: str | None, tenant: str) -> int:
+    def _register(self, definition: Definition, source: str | None, tenant: str) -> tuple[int, bool]:
         scheduling.check(definition)
 
-        def keep(c: Connection) -> int:
+        def keep(c: Connection) -> tuple[int, bool]:
+            scope = Scope(tenant, definition.namespace, definition.name)
+            dependencies.check_cycles(c, scope, definition.dependencies, self.runtime.settings.environment)
             stored_id, changed = definitions.register(c, definition, source, tenant)
             if changed:
                 scheduling.put(c, definition, queries.now(c), tenant)
-            return stored_id
+            return stored_id, changed
 
-        stored_id = self.database.patiently(keep)
+        found = self.database.patiently(keep)
         lifecycle.forget_found(self.runtime)
-        return stored_id
+        return found
 
     def withdraw_workflow(
         self, name: str, namespace: str = "default", *, tenant: str = "default", actor: str = "anonymous", source: str = "api"
@@ -268,13 +273,7 @@ class WorkflowRunner:
         actor: str = "anonymous",
         source: str = "api",
     ) -> None:
-        owners = lifecycle.cancel(self.runtime, instance_id, actor, source, reason, compensate)
-        if owners:
-            self._interrupt(owners)
-
-    def _interrupt(self, owners: Sequence[str]) -> None:
-        """Ask the workers whose processes run a step of a cancelled instance to break into it."""
-        self.database.patiently(lambda c: workers.ask_to_interrupt(c, owners))
+        lifecycle.cancel(self.runtime, instance_id, actor, source, reason, compensate)
 
     def retry_workflow(self, instance_id: str, *, actor: str = "anonymous", source: str = "api") -> None:
         lifecycle.retry(self.runtime, instance_id, actor, source)
@@ -505,13 +504,16 @@ class WorkflowRunner:
 
     def add_dependency(self, instance_id: str, dependency: dict[str, Any], *, actor: str = "anonymous", source: str = "api") -> None:
         """Make an instance that has not begun wait for another workflow or instance. A cycle is refused."""
+        scope = self.database.patiently(lambda c: instances.scope_of(c, instance_id)) if is_instance_id(instance_id) else None
+        if scope is None:
+            raise NotFound("instance", instance_id)
+        [entry] = dependencies.resolved(self.runtime, scope, [dependency])
 
         def act(c: Connection) -> None:
             with c.transaction():
                 instance = lifecycle.locked(c, instance_id)
                 if instance.state != "PENDING":
                     raise IllegalMove("add a dependency to", instance.state)
-                entry = parse_as(Dependency, dependency, what="dependency").to_json()
                 on = entry["instance"]
                 if on == instance_id or (on and instance_id in admission.dependency_edges(c, on)):
                     raise Invalid([Fault("dependency", f"makes a cycle: {instance_id} → {on} → {instance_id}")], "dependency")

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,8 @@ class Holding:
     doing: str
     since: float
     instance_id: str
+    time_out: Callable[[], None] | None = None
+    """Records that the step it is in has outlived its time, when the step itself cannot be reached."""
 
 
 @dataclass(slots=True)

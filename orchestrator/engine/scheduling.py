@@ -7,6 +7,7 @@ there is no beat.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import time
@@ -25,6 +26,7 @@ from orchestrator.engine.options import options_of
 from orchestrator.engine.runtime import Runtime
 from orchestrator.engine.starts import Start, create, publish
 from orchestrator.errors import ExpressionError, Fault, IllegalMove, Invalid, OrchestratorError
+from orchestrator.ids import key_of
 from orchestrator.plan import listening as listeners
 from orchestrator.schedule import times
 from orchestrator.schedule.spec import Spec
@@ -225,7 +227,7 @@ def _fire_all(runtime: Runtime, turns: Sequence[Turn], by: str) -> int:
 def start_of(runtime: Runtime, schedule: Schedule, spec: Spec, planned: float) -> Start:
     slots = []
     if spec.overlap == "queue":
-        slots.append((f"schedule/{schedule.id}", spec.max_concurrent or 1))
+        slots.append((key_of("schedule", schedule.id), spec.max_concurrent or 1))
     options = options_of(
         tenant=schedule.tenant,
         source="schedule",
@@ -371,15 +373,9 @@ def _tend(runtime: Runtime, fire: schedules.Open) -> int:
 
 
 def _stop(runtime: Runtime, instance_id: str, timeout_s: float | None) -> None:
-    from orchestrator.store import workers
-
     reason = {"code": "timeout", "message": f"the schedule's timeout: {timeout_s or 0:g} s are over"}
-    try:
-        owners = lifecycle.stop(runtime, instance_id, State.FAILED, reason, actor="schedule:timeout", source="schedule")
-    except IllegalMove:
-        return
-    if owners:
-        runtime.database.patiently(lambda c: workers.ask_to_interrupt(c, owners))
+    with contextlib.suppress(IllegalMove):
+        lifecycle.stop(runtime, instance_id, State.FAILED, reason, actor="schedule:timeout", source="schedule")
 
 
 # ── on events ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,6 +16,7 @@ from orchestrator.engine import lifecycle
 from orchestrator.engine.options import options_of
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import Invalid
+from orchestrator.ids import key_of
 from orchestrator.plan.canvas import Address
 from orchestrator.plan.remaining import Sequence as Planned
 from orchestrator.store import admission, events, instances, resources, triggers
@@ -82,7 +83,7 @@ def start_of(
         labels=None if trigger.labels is None else evaluate(trigger.labels, envelope, {}),
         metadata={"event": {name: envelope.get(name) for name in ("id", "type", "source", "time") if envelope.get(name)}},
         idempotency_key=None if key is None else f"trigger:{trigger.name}:{key}",
-        order=None if order is None else f"order/{tenant}/{trigger.scope}/{order}",
+        order=None if order is None else key_of("order", tenant, trigger.scope, order),
         instance_id=trigger.instance_of(envelope, tenant) or instance_id,
     )
     workflow = evaluate(trigger.target, envelope, {})

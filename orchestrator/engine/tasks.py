@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, Task
@@ -15,6 +17,7 @@ from orchestrator.engine.walk import Walk
 from orchestrator.plan.canvas import HELP, WALK, Address
 from orchestrator.store import branches, fanouts
 from orchestrator.store.branches import Held
+from orchestrator.store.connection import AWAY, first_line
 from orchestrator.telemetry import metrics, tracing
 
 logger = logging.getLogger("orchestrator.tasks")
@@ -23,10 +26,27 @@ START = "orchestrator.start"
 FIRE = "orchestrator.fire"
 
 
+def _left_to_recovery(door: Callable[..., None]) -> Callable[..., None]:
+    """A message is a hint: what cannot be done about it now, recovery has done later."""
+
+    @functools.wraps(door)
+    def whole(task: Task, instance_id: str, position: str, generation: int) -> None:
+        try:
+            door(task, instance_id, position, generation)
+        except AWAY as error:
+            about = {"instance": instance_id, "position": position}
+            logger.warning("the database is away, a message is left to recovery: %s", first_line(error), extra=about)
+        except Exception:
+            logger.exception("internal error beside a walk; recovery goes on", extra={"instance": instance_id, "position": position})
+
+    return whole
+
+
 def register(app: Celery, runtime_of: Any) -> None:
     """Give the app its tasks; `runtime_of()` is the process's runtime, made when first needed."""
 
     @app.task(name=WALK, bind=True, ignore_result=True)
+    @_left_to_recovery
     def walk(task: Task, instance_id: str, position: str, generation: int) -> None:
         runtime: Runtime = runtime_of()
         held = runtime.database.patiently(
@@ -38,6 +58,7 @@ def register(app: Celery, runtime_of: Any) -> None:
                 work(runtime, held, queue=_queue(task), next_link=_next_link(task), tells=False)
 
     @app.task(name=HELP, bind=True, ignore_result=True)
+    @_left_to_recovery
     def help(task: Task, instance_id: str, position: str, generation: int) -> None:
         runtime: Runtime = runtime_of()
         parent = runtime.database.patiently(lambda c: branches.id_at(c, instance_id, position))
@@ -97,6 +118,20 @@ def work(runtime: Runtime, held: Held | None, *, queue: str, next_link: str | No
         # A competition is over when its first branch (or its first few) are, not when the chord has counted the others.
         if held is None and (not tells or current.mode in ("compete", "some")):
             ask_for_parent(runtime, current.parent_id)
+
+
+def attend(runtime: Runtime, instance_id: str, position: str, generation: int) -> None:
+    """See to a branch whose deadline came, where no worker has taken it yet: others may keep them all busy."""
+    held = runtime.database.patiently(
+        lambda c: branches.claim(c, instance_id, position, generation, runtime.owner, runtime.settings.lease_s)
+    )
+    if held is None:
+        return
+    Walk(runtime, held, queue=held.queue, attends=True).run()
+    if held.parent_id is not None:
+        if held.mode == "graph":
+            _release_successors(runtime, held)
+        ask_for_parent(runtime, held.parent_id)
 
 
 def _next_of(runtime: Runtime, parent_id: int) -> Held | None:

@@ -6,7 +6,7 @@ from orchestrator.definition.tree import AnyTask, Definition
 from orchestrator.engine.rebuild import forward_of
 from orchestrator.history import Kind, numbered
 from orchestrator.ids import Position
-from orchestrator.plan.backward import Done, backward
+from orchestrator.plan.backward import Done, backward, without_handler
 from orchestrator.plan.needs import Perform
 from orchestrator.steps.registry import Registry
 from orchestrator.store import history
@@ -50,3 +50,8 @@ def undo_tree(c: Connection, instance_id: str, definition: Definition, registry:
         return False
 
     return backward(definition.do, completed_steps(c, instance_id, definition), has_handler)
+
+
+def not_undone(c: Connection, instance_id: str, definition: Definition, registry: Registry) -> list[tuple[Position, str]]:
+    """The completed steps that no handler undoes, with their types."""
+    return without_handler(definition.do, completed_steps(c, instance_id, definition), registry.has_handler)

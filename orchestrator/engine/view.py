@@ -169,7 +169,7 @@ def see(c: Connection, runtime: Runtime, instance_id: str, at: int | None = None
         raise NotFound("instance", instance_id)
     definition = runtime.definition(instance["definition_id"])
     told = history.of_instance(c, instance_id)
-    unmet = admission.unmet(c, instance_id) if instance["state"] == "PENDING" else []
+    unmet = [*admission.unmet(c, instance_id), *admission.slots_wanted(c, instance_id)] if instance["state"] == "PENDING" else []
     if at is not None:
         ordered = sorted(told.facts, key=lambda row: (row.at, row.branch_id, row.seq))[:at]
         kept = {(row.branch_id, row.seq) for row in ordered}

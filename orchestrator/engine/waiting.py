@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from orchestrator.definition.tree import Run
+from orchestrator.engine import lifecycle
 from orchestrator.engine.runtime import is_undo
 from orchestrator.engine.stopped import Stopped
 from orchestrator.history import Fact, Kind
@@ -52,15 +54,26 @@ def _is_skipped(walk: Walk, position: Position) -> bool:
 
 def set_deadline(walk: Walk, need: Deadline) -> None:
     due = walk.now() + need.seconds
-    walk.record(Fact(need.position, Kind.DEADLINE, {"due": due}))
+    walk.record(Fact(need.position, Kind.DEADLINE, {"due": due, "seconds": need.seconds}))
     if need.position == "":
         # The instance's own deadline holds while nothing runs, and fences who runs past it.
-        walk.transact(lambda c: timers.set_deadline(c, walk.held.id, due))
+        walk.transact(lambda c: timers.put(c, walk.held.id, due + lifecycle.DEADLINE_GRACE_S, "deadline"))
 
 
 def time_out(walk: Walk, position: Position) -> None:
+    """The task's time is over: what it opened is closed and interrupted, and what it waited for is cancelled."""
+    held = walk.held
+    waited_for = any(type(frame.task) is Run and frame.note.get("child") for frame in walk.forward.frames)
     walk.record(Fact(position, Kind.TIMED_OUT))
-    walk.transact(lambda c: fanouts.stop_children(c, walk.held.id, gently=False))
+
+    def stop(c: Connection) -> fanouts.Cut:
+        timers.drop(c, held.id, "due")
+        cut = fanouts.stop_children(c, held, gently=False)
+        if waited_for:
+            cut.children += fanouts.awaited(c, held.instance_id, [held.id])
+        return cut
+
+    lifecycle.follow(walk.runtime, walk.transact(stop), f"the time of {position or 'its parent'} was over")
 
 
 def wait_until(walk: Walk, until: float) -> bool:
@@ -69,7 +82,7 @@ def wait_until(walk: Walk, until: float) -> bool:
     wake = until if due is None else min(until, due[0])
     length = wake - walk.now()
     if length > walk.settings.inline_wait_s:
-        park_until(walk, wake)
+        park_until(walk, wake, "wake" if wake == until else "due")
     walk.flush()
     if length > 0:
         time.sleep(length)
@@ -77,15 +90,21 @@ def wait_until(walk: Walk, until: float) -> bool:
     return wake == until
 
 
-def park_until(walk: Walk, due: float) -> None:
+def park_until(walk: Walk, due: float, kind: str) -> None:
+    """`kind`: `wake` when that is what is waited for, `due` when it is the deadline of a task around it."""
     facts, held = walk.pending, walk.held
     if walk.events:
-        walk.transact(lambda c: branches.park(c, held.id, snapshot(walk), due))
+
+        def park(c: Connection) -> None:
+            branches.park(c, held.id, snapshot(walk), None)
+            timers.put(c, held.id, due, kind)
+
+        walk.transact(park)
         raise Stopped
     seq = walk.forward.seq - len(facts)
     kept = snapshot(walk)
     try:
-        parked = walk.database.patiently(lambda c: branches.park_until(c, held, seq, facts, due, kept))
+        parked = walk.database.patiently(lambda c: branches.park_until(c, held, seq, facts, due, kind, kept))
     except psycopg.errors.UniqueViolation:
         parked = False
     walk.fence(parked)

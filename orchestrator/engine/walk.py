@@ -27,7 +27,7 @@ from orchestrator.engine.rebuild import forward_of
 from orchestrator.engine.runtime import Runtime, is_undo, queue_of
 from orchestrator.engine.stopped import Stopped
 from orchestrator.engine.undoing import undo_tree
-from orchestrator.errors import BrokenHistory, Fenced, MissingCode, TooDeep
+from orchestrator.errors import BrokenHistory, Fenced, MissingCode, NotJson, TooDeep, TooLarge, text_of
 from orchestrator.history import Fact, Failure, Kind
 from orchestrator.ids import unescaped
 from orchestrator.nesting import DEEPEST_KEPT
@@ -50,39 +50,51 @@ from orchestrator.plan.needs import (
 )
 from orchestrator.store import admission, branches, facts, fanouts, outbox
 from orchestrator.store.branches import Held
-from orchestrator.store.connection import Connection, dumps
+from orchestrator.store.connection import AWAY, Connection, dumps, first_line
 from orchestrator.store.fanouts import Closing
 from orchestrator.telemetry import lifecycle, metrics
 
 T = TypeVar("T")
 logger = logging.getLogger("orchestrator.walk")
 
+TOO_DEEP = f"its data is nested more than {DEEPEST_KEPT} levels deep, and cannot be kept"
+# Doubled each time it happens at the same place.
+STUMBLE_PAUSE_S = 0.5
+
 
 class Walk:
-    """One branch in this worker's hands. `next_link` is the queue of the message that follows this one in its chain."""
+    """One branch in this worker's hands. `next_link` is the queue of the message that follows this one in its chain.
 
-    def __init__(self, runtime: Runtime, held: Held, *, queue: str, next_link: str | None = None) -> None:
+    `attends`: this is no worker's process, so no step is run and nothing is begun. The branch's deadline is seen to, and what remains
+    of it after that is handed back.
+    """
+
+    def __init__(self, runtime: Runtime, held: Held, *, queue: str, next_link: str | None = None, attends: bool = False) -> None:
         self.runtime = runtime
         self.settings = runtime.settings
         self.database = runtime.database
         self.held = held
         self.queue = queue
         self.next_link = next_link
-        self.definition: Definition = runtime.definition(held.definition_id)
-        self.base = held.now - time.monotonic()
+        self.attends = attends
+        self.definition: Definition
+        self.base = held.now + held.offset - time.monotonic()
         self.pending: list[Fact] = []
         self.events: list[tuple[str, str]] = []
         self.performed = 0
         self.was_isolated = False
-        self.tells_tasks = held.step_events and self.definition.document is not None
+        self.tells_tasks = False
         self.snapshot_seq = 0
         self.root: AnyTask | None = None
         self.shared: Any = None
-        self.holding = runtime.hold(held.id, held.generation, held.instance_id)
         heartbeat.ensure(runtime)
+        self.holding = runtime.hold(held.id, held.generation, held.instance_id)
 
     def run(self) -> Held | None:
-        """Walk until this worker is done with the branch; gives a branch of the same fan-out taken on the way."""
+        """Walk until this worker is done with the branch; gives a branch of the same fan-out taken on the way.
+
+        Nothing is raised: what cannot be gone on with is an error of the instance, or left to recovery with a line in the log.
+        """
         try:
             self._walk()
         except Stopped as stopped:
@@ -90,28 +102,46 @@ class Walk:
         except Fenced as error:
             metrics.fenced()
             logger.warning("%s; nothing was committed here", error, extra=self.labels())
-            return None
+        except AWAY as error:
+            logger.warning("the database is away, the branch is left to recovery: %s", first_line(error), extra=self.labels())
+        except Exception as error:  # noqa: BLE001  # a fault of ours, or of what a definition holds
+            return self._stumble(error)
         finally:
             self.runtime.let_go(self.held.id)
+        return None
 
     def _walk(self) -> Never:
+        self.definition = self.runtime.definition(self.held.definition_id)
+        self.tells_tasks = self.held.step_events and self.definition.document is not None
+        if self.held.stopping:
+            branching.close(self, Closing("cancelled"))
+        self.check_deaths()
         try:
-            if self.held.stopping:
-                branching.close(self, Closing("cancelled"))
             self.with_code(self.rebuild)
             self.check_dependencies()
             performing.check_poison(self)
             while True:
-                self.with_code(lambda: self.meet(self.forward.need))
-        except BrokenHistory as error:
-            failure = Failure(error.code, str(error), self.held.position, "BrokenHistory")
-        except (TooDeep, RecursionError):
-            message = f"its data is nested more than {DEEPEST_KEPT} levels deep, and cannot be kept"
-            failure = Failure(TooDeep.code, message, self.held.position, "TooDeep")
-        # No other worker would come further.
+                self.with_code(self.step)
+        except (BrokenHistory, NotJson, TooDeep) as error:
+            # No other worker would come further.
+            broken = Failure(error.code, str(error), self.held.position, type(error).__name__)
+        except RecursionError:
+            broken = Failure(TooDeep.code, TOO_DEEP, self.held.position, "TooDeep")
+        self._end_broken(broken)
+
+    def step(self) -> None:
+        """Meet the next need. What would have to be kept and cannot be is a failure of the task it comes from."""
+        try:
+            self.meet(self.forward.need)
+        except (NotJson, TooDeep, TooLarge) as error:
+            refused = Failure(error.code, str(error), self.held.position, type(error).__name__)
+        except RecursionError:
+            refused = Failure(TooDeep.code, TOO_DEEP, self.held.position, "TooDeep")
+        else:
+            return
         self.keep_what_can_be()
-        ending.end_failed(self, failure)
-        raise AssertionError("what has failed has ended")
+        self._begin_again()
+        performing.fail_here(self, refused)
 
     def with_code(self, act: Callable[[], None]) -> None:
         """What this worker does not have is no failure: the branch waits for one that has it."""
@@ -128,15 +158,79 @@ class Walk:
         if kept and self.database.patiently(lambda c: facts.commit(c, self.held, seq, kept, [])) is None:
             raise Fenced(self.held.position, self.held.generation)
 
+    def _begin_again(self) -> None:
+        """From what is committed: what was folded beyond it may be what cannot be gone on with."""
+        self.pending, self.events = [], []
+        self.held.claims += 1
+        self.rebuild()
+
+    # ── what must not happen ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _stumble(self, error: Exception) -> Held | None:
+        """A fault that no code foresaw. It is tried again a little later, by whichever worker comes; and when it happens for the
+        `crash_limit`th time at the same place, it is a failure of the task there, caught like any other."""
+        logger.exception("internal error in a walk", extra=self.labels())
+        metrics.stumbled()
+        failure = Failure("internal", f"{type(error).__name__}: {text_of(error)}", self.held.position, "Internal")
+        try:
+            times = self._count_stumble()
+            if times is None or times < self.settings.crash_limit:
+                return None
+            return self._give_up(failure)
+        except AWAY as away:
+            logger.warning("the database is away, the branch is left to recovery: %s", first_line(away), extra=self.labels())
+        except Exception:
+            logger.exception("an internal error could not be recorded; the branch is left to recovery", extra=self.labels())
+        return None
+
+    def _count_stumble(self) -> int | None:
+        """How often this happened here, this time included; None when the branch is held no longer."""
+        limit = self.settings.crash_limit
+        return self.database.patiently(lambda c: branches.stumble(c, self.held, limit, STUMBLE_PAUSE_S))
+
+    def _give_up(self, failure: Failure) -> Held | None:
+        try:
+            try:
+                self._begin_again()
+                performing.fail_here(self, failure)
+                while True:
+                    self.step()
+            except (Stopped, Fenced, *AWAY):
+                raise
+            except Exception:
+                logger.exception("the failure could not be handled by the workflow, which fails with it", extra=self.labels())
+                self._end_broken(failure)
+        except Stopped as stopped:
+            return stopped.next_held
+        except Fenced:
+            return None
+
+    def _end_broken(self, failure: Failure) -> Never:
+        """End the branch without a fold of its facts: it cannot be folded, or what follows from it cannot be done."""
+        self.pending, self.events = [], []
+        if not hasattr(self, "definition"):
+            # It cannot be read: the instance ends without what it says, and so without going back.
+            self.definition = Definition(name="", version="", do=Undo())
+        self.forward = Forward(Undo(), self.held.position)
+        self.forward.seq = self.database.patiently(lambda c: facts.last(c, self.held.id))
+        ending.end_failed(self, failure)
+        raise AssertionError("what has failed has ended")
+
     def now(self) -> float:
-        """The database's clock, counted on by this machine's monotonic one: a wrong wall clock does not matter."""
+        """The engine's clock, counted on by this machine's monotonic one: a wrong wall clock does not matter."""
         return self.base + time.monotonic()
+
+    def wall(self) -> float:
+        """The database's clock: for what is told, and never waited for."""
+        return self.now() - self.held.offset
 
     def meet(self, need: Need) -> None:
         due = self.forward.due
         if due is not None and due[0] <= self.now() and not isinstance(need, Finished | Failed):
             waiting.time_out(self, due[1])
             return
+        if self.attends and not isinstance(need, Finished | Failed | Join):
+            self.hand_back()
         match need:
             case Perform():
                 performing.perform_step(self, need)
@@ -163,6 +257,14 @@ class Walk:
             case AwaitChild():
                 relating.await_child(self, need)
 
+    def hand_back(self) -> Never:
+        """To the workers that serve its queue."""
+        self.flush()
+        held = self.held
+        self.fence(self.database.patiently(lambda c: branches.release(c, held, "queued")))
+        self.runtime.publisher.branches([(held.instance_id, held.position, held.generation, held.queue)], self.definition.name)
+        raise Stopped
+
     def rebuild(self) -> None:
         held = self.held
         self.forward = Forward(Undo(), held.position)
@@ -181,9 +283,21 @@ class Walk:
             self.forward.apply_all(self.read_facts(self.forward.seq))
         skipped = any(branch.outcome != "completed" for branch in before)
         if skipped and self.forward.seq == 0:
+            task = self.forward.task
+            if held.step_events and isinstance(task, Step):
+                self.events.append(("step.skipped", dumps({"step": task.name, "position": held.position})))
             branching.close(
                 self, Closing("skipped"), [Fact(held.position, Kind.TASK_SKIPPED, {"because": "a dependency did not complete"})]
             )
+
+    def check_deaths(self) -> None:
+        """Workers that die while they fold the history never come as far as to see that others died there before them."""
+        held = self.held
+        if held.crashes <= self.settings.crash_limit + 1:
+            return
+        if self.database.patiently(lambda c: facts.last(c, held.id)) == held.crash_seq:
+            message = f"workers died here {held.crashes} times in a row, while they read the history"
+            self._end_broken(Failure("worker_crashed", message, held.position, "WorkerCrashed"))
 
     def check_dependencies(self) -> None:
         """Woken before its first step by the patience with what it depends on: then that is why it fails."""
@@ -313,7 +427,7 @@ class Walk:
         return {
             "instance": self.held.instance_id,
             "position": position or self.held.position,
-            "workflow": self.definition.name,
+            "workflow": self.definition.name if hasattr(self, "definition") else None,
             "trace_id": self.held.trace_id,
         }
 
@@ -321,6 +435,6 @@ class Walk:
 def _can_be_written(fact: Fact) -> bool:
     try:
         dumps(fact.data)
-    except TooDeep:
+    except (TooDeep, NotJson):
         return False
     return True

@@ -16,10 +16,10 @@ from orchestrator.keeper.audit import Audit
 from orchestrator.keeper.chore import MirrorLike, RelayLike
 from orchestrator.keeper.events import Held, Settled, Windows
 from orchestrator.keeper.files import Files
-from orchestrator.keeper.limits import Limits
+from orchestrator.keeper.limits import Lifetimes, Limits
 from orchestrator.keeper.office import Lanes, Office
 from orchestrator.keeper.outbox import Outbox
-from orchestrator.keeper.recovery import Admission, Expired, Forgotten, Joins, Lost
+from orchestrator.keeper.recovery import Admission, Deaths, Expired, Forgotten, Joins, Lost
 from orchestrator.keeper.schedules import Fires, Listeners, Mirrored, Tended
 from orchestrator.keeper.timers import Timers
 from orchestrator.telemetry import scrape
@@ -27,10 +27,10 @@ from orchestrator.telemetry import scrape
 logger = logging.getLogger("orchestrator.keeper")
 
 KEEPER: Lanes = {
-    "recovery": (Expired, Lost, Joins, Admission, Forgotten),
+    "recovery": (Expired, Deaths, Lost, Joins, Admission, Forgotten),
     "outbox": (Outbox,),
     "events": (Held, Settled, Windows),
-    "upkeep": (Limits, Alerts, Files, Audit),
+    "upkeep": (Lifetimes, Limits, Alerts, Files, Audit),
     "retention": (
         retention.Partitions,
         retention.Histories,

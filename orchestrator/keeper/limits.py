@@ -11,6 +11,15 @@ from orchestrator.store.connection import Connection
 WEIGH_EVERY_S = 60.0
 
 
+class Lifetimes(Chore):
+    """Instances that live longer than they may end."""
+
+    name = "lifetimes"
+
+    def do(self, c: Connection) -> None:
+        limits.end_old(self.runtime)
+
+
 class Limits(Chore):
     name = "limits"
     every_s = 5.0

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.engine import interrupt, missing
+from orchestrator.engine import clock, deaths, interrupt, missing
 from orchestrator.engine.runtime import Runtime
 from orchestrator.keeper.chore import Chore, Desk, MirrorLike, RelayLike
 from orchestrator.keeper.lane import Lane, forget_metrics
@@ -31,6 +31,7 @@ LOOK_AGAIN_S = (0.0, 0.5, 2.0)
 MOST_BETWEEN_PROBES_S = 5.0
 POST_S = 6.0
 BEATS_GRACE_S = 0.3
+KEEPER = "keeper"
 
 Lanes = Mapping[str, Sequence[type[Chore]]]
 """The chores of each lane."""
@@ -116,6 +117,7 @@ class Office(threading.Thread):
         self._look_for: list[tuple[float, int]] = []
         self._listening: Connection | None = None
         self._code: list[str] = []
+        self._clock: clock.Watch | None = None
         # Shorter than a branch's lease: a host that is lost may have held the posts, too.
         self.post_s = min(POST_S, self.settings.lease_s * 0.5)
         self._renew, self._sign = Every(self.post_s / 3), Every(self.settings.heartbeat_s)
@@ -149,7 +151,7 @@ class Office(threading.Thread):
 
     @property
     def is_keeper(self) -> bool:
-        return any(post.role == "keeper" and post.is_held for post in self.posts)
+        return any(post.role == KEEPER and post.is_held for post in self.posts)
 
     def health(self) -> dict[str, Any]:
         """Whether this thread moves, which it does only while Postgres answers; and how the chores are that are done here."""
@@ -174,20 +176,28 @@ class Office(threading.Thread):
             self._give_sign(c)
         if self._renew.is_due():
             for post in self.posts:
-                if workers.lead(c, post.role, self.runtime.worker_id, self.post_s):
-                    post.take()
-                else:
-                    post.leave()
+                self._stand(c, post)
         if any(post.is_held for post in self.posts):
             self._look(c)
         self._listen(TICK_S)
 
+    def _stand(self, c: Connection, post: Post) -> None:
+        is_held, set_back_s = workers.lead(c, post.role, self.runtime.worker_id, self.post_s)
+        if not is_held and deaths.depose(self.runtime, post.role):
+            is_held, set_back_s = workers.lead(c, post.role, self.runtime.worker_id, self.post_s)
+        if post.role == KEEPER:
+            # One post alone says that the clock was set: each says so to whoever takes it first.
+            self._clock = self._clock or clock.Watch(self.settings.lease_s) if is_held else None
+            if self._clock is not None:
+                self._clock.set_back(c, set_back_s)
+        if is_held:
+            post.take()
+        else:
+            post.leave()
+
     def _give_sign(self, c: Connection) -> None:
         code = missing.code_here(self.runtime.registry)
-        is_new = workers.sign(
-            c, self.runtime.worker_id, self.settings.host_name, os.getpid(), self.concurrency, self.queues,
-            code=code, left_out=[one.to_json() for one in self.runtime.left_out],
-        )  # fmt: skip
+        is_new = workers.sign(c, deaths.sign_of(self.runtime, self.concurrency, self.queues, code))
         if is_new or code != self._code:
             self.desk.publish("code is here", lacking.wake(c, code))
             self._code = code
@@ -198,7 +208,11 @@ class Office(threading.Thread):
             return
         mirror = self.desk.mirror
         grace_s = BEATS_GRACE_S if mirror is not None and mirror.is_beating else 0.0
+        asked = time.monotonic()
         probe = timers.probe(c, self.settings.queue_grace_s, grace_s)
+        if self._clock is not None:
+            # Before a lease is taken for one that ran out, or a schedule for one whose time has come.
+            self._clock.look(c, probe.now, asked)
         for post in self.posts:
             post.hand_in(probe)
 

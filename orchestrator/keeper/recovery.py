@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.engine import deaths
 from orchestrator.engine.admission import settle
 from orchestrator.engine.broker import depth
 from orchestrator.keeper.chore import BATCH, Chore
@@ -22,6 +23,16 @@ class Expired(Chore):
 
     def do(self, c: Connection) -> None:
         self.desk.publish("lease expired", leases.recover_expired(c, BATCH))
+
+
+class Deaths(Chore):
+    """Workers that died whole."""
+
+    name = "dead-workers"
+    every_s = 1.0
+
+    def do(self, c: Connection) -> None:
+        self.desk.publish("worker died", deaths.notice(self.runtime))
 
 
 class Lost(Chore):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from orchestrator.engine import deadlines
 from orchestrator.keeper.chore import BATCH, Chore, Desk
 from orchestrator.store import timers
 from orchestrator.store.connection import Connection
@@ -35,6 +36,7 @@ class Timers(Chore):
             for timer in fired:
                 metrics.timer_fired(timer.lateness_s)
                 self.runtime.publisher.branches([timer.published])
+            deadlines.came(self.runtime, fired)
             if len(fired) < BATCH:
                 break
         self._next_at = moment_of(*timers.next_due(c))

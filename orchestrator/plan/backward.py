@@ -50,11 +50,22 @@ def backward(task: AnyTask, completed: Completed, has_handler: HasHandler) -> An
     `has_handler` says whether a compensation handler is registered for a step type: such steps are undone even
     without a compensation of their own in the definition.
     """
+    return _Mirror(completed, has_handler, _places(completed)).task(task, "")
+
+
+def without_handler(task: AnyTask, completed: Completed, has_handler: HasHandler) -> list[tuple[Position, str]]:
+    """The completed steps that nothing undoes, as positions and step types: neither their definition nor their type says how."""
+    mirror = _Mirror(completed, has_handler, _places(completed))
+    mirror.task(task, "")
+    return sorted(mirror.without)
+
+
+def _places(completed: Completed) -> dict[str, list[tuple[Position, Done]]]:
     places: dict[str, list[tuple[Position, Done]]] = {}
     for position, done in completed.items():
         for prefix in _prefixes(position):
             places.setdefault(prefix, []).append((position, done))
-    return _Mirror(completed, has_handler, places).task(task, "")
+    return places
 
 
 def _prefixes(position: str) -> list[str]:
@@ -71,6 +82,7 @@ class _Mirror:
         for place in places:
             self.inside.setdefault(place.rpartition("/")[0], []).append(place)
         self.last = {place: max((done.order for _, done in within), default=0) for place, within in places.items()}
+        self.without: list[tuple[Position, str]] = []
 
     def task(self, task: AnyTask, position: str) -> AnyTask | None:
         if position not in self.places:
@@ -105,7 +117,10 @@ class _Mirror:
         compensation = task.compensation
         if compensation is None and self.has_handler(task.type):
             compensation = Compensation(type=task.type, retry=task.retry)
-        if done is None or compensation is None:
+        if done is None:
+            return None
+        if compensation is None:
+            self.without.append((position, task.type))
             return None
         return Undo(
             name=task.name,

@@ -20,6 +20,8 @@ from redbeat import RedBeatSchedulerEntry
 from redbeat.schedulers import ensure_conf, get_redis
 from redbeat.schedules import rrule
 
+from orchestrator.ids import escaped
+from orchestrator.schedule import beats
 from orchestrator.store import schedules
 from orchestrator.store.connection import Connection
 from orchestrator.store.schedules import Schedule
@@ -30,6 +32,7 @@ FIRE = "orchestrator.fire"
 MARK = "mirrored"
 BATCH = 200
 LOOK_EVERY_S = 2.0
+NOTE_EVERY_S = 10.0
 QUEUE = "high"
 
 
@@ -40,6 +43,7 @@ class Mirror:
         self.app = app
         self._conf = ensure_conf(app)
         self._looked_at = 0.0
+        self._noted_at = -NOTE_EVERY_S
         self.is_beating = False
         """Whether a beat holds its lock: then it is the first to say that a time has come."""
 
@@ -51,6 +55,9 @@ class Mirror:
         try:
             client = self._redis()
             self.is_beating = bool(client.exists(self._conf.lock_key))
+            if self.is_beating and time.monotonic() - self._noted_at >= NOTE_EVERY_S:
+                self._noted_at = time.monotonic()
+                beats.note(c)
             if client.set(self._conf.key_prefix + MARK, "1", nx=True):
                 schedules.unmirror_all(c)
         except redis.RedisError as error:
@@ -100,7 +107,7 @@ class Mirror:
 
     @staticmethod
     def name_of(one: Schedule) -> str:
-        return f"{one.tenant}/{one.name}"
+        return f"{escaped(one.tenant)}/{escaped(one.name)}"
 
     def _redis(self) -> Any:
         return get_redis(self.app)

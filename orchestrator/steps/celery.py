@@ -27,8 +27,7 @@ from celery.utils.time import maybe_make_aware
 
 from orchestrator.definition.parsing import Model, Name
 from orchestrator.errors import Cancelled, MissingCode, Retryable, StepTimeout, Terminal
-from orchestrator.steps import apps
-from orchestrator.steps.functions import _runner
+from orchestrator.steps import apps, loops
 from orchestrator.steps.registry import StepContext, executor, given
 
 KIND = "Celery task"
@@ -79,7 +78,7 @@ def _run(task: Task, args: list[Any], kwargs: dict[str, Any], context: StepConte
     tracer = build_tracer(task.name, task, eager=True, propagate=False, app=task.app)
     traced = tracer(own_id, args, kwargs, _request(task, own_id, context))
     if traced.info is None:
-        return _runner().run(traced.retval) if inspect.iscoroutine(traced.retval) else traced.retval
+        return loops.run(traced.retval) if inspect.iscoroutine(traced.retval) else traced.retval
     error = traced.info.retval
     if isinstance(error, Retry):
         raise _again(task, error, args, kwargs) from error.exc
@@ -138,6 +137,6 @@ def _make_synchronous(task: Task) -> None:
     @functools.wraps(body)
     def run(*args: Any, **kwargs: Any) -> Any:
         given = body(*args, **kwargs)
-        return given if asyncio._get_running_loop() is not None else _runner().run(given)
+        return given if asyncio._get_running_loop() is not None else loops.run(given)
 
     setattr(task, place, run)

@@ -11,7 +11,6 @@ The function stays callable as it was. `def` and `async def`; parameters may be 
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import functools
 import inspect
@@ -26,6 +25,7 @@ from orchestrator.definition.durations import seconds
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.tree import Compensation
 from orchestrator.errors import Fault, Invalid, Terminal
+from orchestrator.steps import loops
 from orchestrator.steps.registry import REGISTRY, Result, StepContext
 
 Body = Callable[..., Any]
@@ -33,6 +33,12 @@ Body = Callable[..., Any]
 
 class InputError(Terminal):
     code = "validation"
+
+
+class ResultError(Terminal):
+    """What a step gave cannot be kept; it would give it again."""
+
+    code = "runtime"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,7 +107,7 @@ class Binding:
     def call(self, context: StepContext) -> Any:
         arguments = self._arguments(context)
         if self.is_async:
-            return _runner().run(self.body(**arguments))
+            return loops.run(self.body(**arguments))
         return self.body(**arguments)
 
     def _arguments(self, context: StepContext) -> dict[str, Any]:
@@ -151,22 +157,16 @@ class Binding:
         into[name] = value
 
 
-@functools.cache
-def _runner() -> asyncio.Runner:
-    """One event loop per process, so that an async step may keep its connections between calls."""
-    return asyncio.Runner()
-
-
 def jsonable(value: Any) -> Any:
-    """Models, dataclasses, dates, decimals … as JSON; what has no JSON form raises."""
+    """Models, dataclasses, dates, decimals … as JSON; what has no JSON form raises `Terminal`: the step would give it again."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     if type(value) is dict and all(type(k) is str and (v is None or type(v) in (str, int, float, bool)) for k, v in value.items()):
         return value
     try:
         return pydantic_core.to_jsonable_python(value)
-    except pydantic_core.PydanticSerializationError as error:
-        raise Terminal(f"a step's result must be JSON: {error}") from None
+    except (pydantic_core.PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
+        raise ResultError(f"a step's result must be JSON: {error}") from None
 
 
 class StepFunction:
@@ -251,4 +251,4 @@ def step(body: Body | None = None, **options: Any) -> StepFunction | Callable[[B
     return lambda body: StepFunction(body, **options)
 
 
-__all__ = ["Binding", "InputError", "Result", "StepFunction", "jsonable", "step"]
+__all__ = ["Binding", "InputError", "Result", "ResultError", "StepFunction", "jsonable", "step"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.ids import Scope, parts_of
 from orchestrator.store import locks
 from orchestrator.store.branches import Published
 from orchestrator.store.connection import Connection
@@ -23,8 +24,14 @@ def ask(c: Connection, instance_id: str, slots: Sequence[tuple[str, int]], depen
         )
     for dependency in dependencies:
         c.execute(
-            "insert into dependencies (instance_id, on_workflow, on_instance, condition) values (%s, %s, %s, %s)",
-            (instance_id, dependency.get("workflow"), dependency.get("instance"), dependency.get("condition", "completed")),
+            "insert into dependencies (instance_id, on_workflow, on_namespace, on_instance, condition) values (%s, %s, %s, %s, %s)",
+            (
+                instance_id,
+                dependency.get("workflow"),
+                dependency.get("namespace"),
+                dependency.get("instance"),
+                dependency.get("condition", "completed"),
+            ),
         )
 
 
@@ -38,13 +45,19 @@ def ask_many(c: Connection, asked: Sequence[tuple[str, str, int]]) -> None:
     )
 
 
+# What meets a dependency is of the same tenant, whoever asks.
 _MET = """
 update dependencies d set met = true
-where not d.met and (%(workflow)s::text is null or d.on_workflow = %(workflow)s or d.on_instance = %(instance)s::uuid)
+from instances own
+where own.id = d.instance_id and not d.met
+  and (%(workflow)s::text is null or d.on_workflow = %(workflow)s or d.on_instance = %(instance)s::uuid)
   and exists (
     select 1 from instances i
-    where (i.id = d.on_instance or (d.on_instance is null and i.id = (
-            select l.id from instances l where l.workflow = d.on_workflow and l.ended_at is not null
+    where i.tenant = own.tenant
+      and (i.id = d.on_instance or (d.on_instance is null and i.id = (
+            select l.id from instances l
+            where l.tenant = own.tenant and l.workflow = d.on_workflow and (d.on_namespace is null or l.namespace = d.on_namespace)
+              and l.ended_at is not null
             order by l.ended_at desc limit 1)))
       and i.outcome is not null
       and (d.condition = 'any' or (d.condition = 'completed' and i.outcome = 'COMPLETED')
@@ -146,16 +159,59 @@ def ready_instances(c: Connection) -> list[Published]:
 
 
 def unmet(c: Connection, instance_id: str) -> list[str]:
-    """What an instance still waits for, for people."""
+    """What an instance still waits for other workflows to do, for people."""
     rows = c.execute(
         """
-        select coalesce(d.on_workflow, d.on_instance::text), d.condition,
-            (select i.state from instances i where i.workflow = d.on_workflow or i.id = d.on_instance order by i.created_at desc limit 1)
-        from dependencies d where d.instance_id = %s and not d.met order by d.id
+        select case when d.on_instance is not null then 'instance ' || d.on_instance
+                when coalesce(d.on_namespace, 'default') = 'default' then d.on_workflow
+                else d.on_namespace || '.' || d.on_workflow end,
+            d.condition,
+            (select i.state from instances i
+             where i.tenant = own.tenant and (i.id = d.on_instance or (d.on_instance is null and i.workflow = d.on_workflow
+                and (d.on_namespace is null or i.namespace = d.on_namespace)))
+             order by i.created_at desc limit 1)
+        from dependencies d join instances own on own.id = d.instance_id where d.instance_id = %s and not d.met order by d.id
         """,
         (instance_id,),
     ).fetchall()
     return [f"{name} to be {condition} (last seen: {seen or 'never started'})" for name, condition, seen in rows]
+
+
+def slots_wanted(c: Connection, instance_id: str) -> list[str]:
+    """The slots that an instance waits for, for people."""
+    rows = c.execute(
+        """
+        select w.scope, (select min(m.capacity) from slots m where m.scope = w.scope),
+            (select count(*) from slots h where h.scope = w.scope and h.granted),
+            (select count(*) from slots b where b.scope = w.scope and b.id < w.id)
+        from slots w where w.instance_id = %s and not w.granted order by w.id
+        """,
+        (instance_id,),
+    ).fetchall()
+    return [_slot(*row) for row in rows]
+
+
+def _slot(scope: str, capacity: int, used: int, before: int) -> str:
+    kind, *parts = parts_of(scope)
+    counted = f"{used} of {capacity} used"
+    match kind, parts:
+        case "engine", []:
+            return f"a slot of the engine (all {capacity} are used; MAX_CONCURRENT_INSTANCES)"
+        case "workflow", [tenant, namespace, name]:
+            return f"a slot of workflow {Scope(tenant, namespace, name)} ({counted})"
+        case "key", [tenant, namespace, name, key]:
+            return f"a slot of workflow {Scope(tenant, namespace, name)} for the key '{key}' ({counted})"
+        case "order", [*_, key]:
+            return f"its turn in the order of the key '{key}' ({before} before it)"
+        case "schedule", [*_]:
+            return f"a slot of its schedule ({counted})"
+    return f"a slot of {scope} ({counted})"
+
+
+def known_instances(c: Connection, tenant: str, ids: Sequence[str]) -> set[str]:
+    """Those of a tenant that exist."""
+    rows = c.execute("select id::text from instances where tenant = %s and id = any (%s::uuid[])", (tenant, list(ids))).fetchall()
+    return {row[0] for row in rows}
 
 
 def dependency_edges(c: Connection, instance_id: str) -> list[str]:

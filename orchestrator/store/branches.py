@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.history import Fact
 from orchestrator.ids import Position
+from orchestrator.store.clock import NOW, OFFSET_S
 from orchestrator.store.connection import Connection
 from orchestrator.store.facts import Standing, columns
 from orchestrator.store.partitions import into
@@ -52,14 +53,16 @@ class Held:
     parent_branch: int | None
     created_at: float
     now: float
+    """The database's clock, to which `offset` is added for the engine's: see `store/clock.py`."""
+    offset: float
     owner: str = ""
 
 
-HELD = """
+HELD = f"""
     b.id, b.instance_id::text, b.position, b.generation, b.claims, b.crashes, b.crash_seq, b.queue, b.parent_id,
     b.join_position, b.mode, b.after, b.vars, b.context, b.snapshot, b.stopping,
     i.definition_id, i.input, i.phase, i.priority, i.trace_id, i.step_events, i.slots, i.tenant, i.parent_branch,
-    extract(epoch from i.created_at)::float8, extract(epoch from clock_timestamp())::float8
+    extract(epoch from i.created_at)::float8, extract(epoch from clock_timestamp())::float8, {OFFSET_S}
 """
 
 # `state || ''` keeps the planner from the index on states: these statements know the row they mean, and a plan made
@@ -184,12 +187,13 @@ FREE = "owner = null, lease_until = null, doing = null"
 
 
 def park(c: Connection, branch_id: int, snapshot: str | None, due: float | None) -> None:
+    """Until something wakes it; `due` is when the time of a task around it is over."""
     c.execute(
         f"update branches set state = 'parked', {FREE}, lacks = null, lacking_since = null, snapshot = coalesce(%s::jsonb, snapshot) where id = %s",
         (None if snapshot is None else sealed(snapshot), branch_id),
     )
     if due is not None:
-        c.execute("insert into timers (branch_id, due_at, kind) values (%s, to_timestamp(%s), 'wake')", (branch_id, due))
+        c.execute("insert into timers (branch_id, due_at, kind) values (%s, to_timestamp(%s), 'due')", (branch_id, due))
 
 
 _PARK = f"""
@@ -201,15 +205,15 @@ with parked as (
     select parked.id, f.seq, f.position, f.kind, f.attempt, f.data::jsonb
     from parked, unnest(%s::int[], %s::text[], %s::text[], %s::int[], %s::text[]) as f (seq, position, kind, attempt, data)
 )
-insert into timers (branch_id, due_at, kind) select id, to_timestamp(%s), 'wake' from parked returning branch_id
+insert into timers (branch_id, due_at, kind) select id, to_timestamp(%s), %s from parked returning branch_id
 """
 
 
-def park_until(c: Connection, held: Held, seq: int, facts: Sequence[Fact], due: float, snapshot: str | None) -> bool:
-    """Facts, timer and state in one statement. False: fenced."""
+def park_until(c: Connection, held: Held, seq: int, facts: Sequence[Fact], due: float, kind: str, snapshot: str | None) -> bool:
+    """Facts, timer (`wake` or `due`) and state in one statement. False: fenced."""
     row = c.execute(
         into(_PARK, held.id),
-        (None if snapshot is None else sealed(snapshot), held.id, held.generation, held.owner, *columns(seq, facts), due),
+        (None if snapshot is None else sealed(snapshot), held.id, held.generation, held.owner, *columns(seq, facts), due, kind),
     ).fetchone()
     return row is not None
 
@@ -222,6 +226,36 @@ def release(c: Connection, held: Held, state: str, queue: str | None = None) -> 
         (state, queue, held.id, held.generation, held.owner),
     ).fetchone()
     return row is not None
+
+
+_STUMBLE = f"""
+with held as (
+    select b.id, coalesce((select max(seq) from checkpoints where branch_id = b.id), 0) as seq
+    from branches b where b.id = %(id)s and b.generation = %(generation)s and b.owner = %(owner)s and b.state || '' = 'running' for update
+), counted as (
+    select b.id, k.seq, case when b.crash_seq = k.seq then b.crashes + 1 else 1 end as times from branches b join held k on k.id = b.id
+), parked as (
+    update branches b set crashes = k.times, crash_seq = k.seq, state = 'parked', {FREE} from counted k
+    where b.id = k.id and k.times < %(limit)s returning b.id, k.times
+), noted as (
+    update branches b set crashes = k.times, crash_seq = k.seq from counted k where b.id = k.id and k.times >= %(limit)s
+), again as (
+    insert into timers (branch_id, due_at, kind)
+    select id, {NOW} + make_interval(secs => %(pause)s * (2 ^ (times - 1))), 'wake' from parked
+)
+select times from counted
+"""
+
+
+def stumble(c: Connection, held: Held, limit: int, pause_s: float) -> int | None:
+    """Note that a walk broke at this place, and let it be tried again after a pause; at the limit, the branch stays held.
+
+    Gives how often it broke there. None: fenced.
+    """
+    row = c.execute(
+        _STUMBLE, {"id": held.id, "generation": held.generation, "owner": held.owner, "limit": max(1, limit), "pause": pause_s}
+    ).fetchone()
+    return row[0] if row else None
 
 
 def join(c: Connection, branch_id: int) -> None:

@@ -103,11 +103,25 @@ def all_in_force(c: Connection, tenant: str, environment: str) -> list[Config]:
     return [found for row in rows if (found := Config(*row)).spec is not None]
 
 
-def that_alert(c: Connection, environment: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """(tenant, workflow, what its monitoring says) of configurations that ask for alerts."""
+def with_dependencies(c: Connection, tenant: str, environment: str) -> list[tuple[str | None, str, list[Any]]]:
+    """(namespace, workflow, what it depends on) of the configurations that a tenant goes by."""
     rows = c.execute(
         """
-        select tenant, spec ->> 'id', spec -> 'monitoring' from (
+        select spec ->> 'nameSpace', spec ->> 'id', spec -> 'dependencies' from (
+            select distinct on (workflow, tenant) workflow, tenant, spec from configs
+            where environment = %s and tenant in (%s, 'default') order by workflow, tenant, number desc
+        ) held where jsonb_typeof(spec -> 'dependencies') = 'array'
+        """,
+        (environment, tenant),
+    ).fetchall()
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def that_alert(c: Connection, environment: str) -> list[tuple[str, str | None, str, dict[str, Any]]]:
+    """(tenant, namespace, workflow, what its monitoring says) of configurations that ask for alerts."""
+    rows = c.execute(
+        """
+        select tenant, spec ->> 'nameSpace', spec ->> 'id', spec -> 'monitoring' from (
             select distinct on (tenant, workflow) tenant, workflow, spec from configs where environment = %s
             order by tenant, workflow, number desc
         ) held
@@ -115,14 +129,14 @@ def that_alert(c: Connection, environment: str) -> list[tuple[str, str, dict[str
         """,
         (environment,),
     ).fetchall()
-    return [(row[0], row[1], row[2]) for row in rows]
+    return [(row[0], row[1], row[2], row[3]) for row in rows]
 
 
-def with_target(c: Connection, environment: str) -> list[tuple[str, str, float]]:
-    """(tenant, workflow, seconds) where a configuration says how long it should take at most."""
+def with_target(c: Connection, environment: str) -> list[tuple[str, str | None, str, float]]:
+    """(tenant, namespace, workflow, seconds) where a configuration says how long it should take at most."""
     rows = c.execute(
         """
-        select tenant, spec ->> 'id', (spec #>> '{monitoring,sla}')::float8 / 1000 from (
+        select tenant, spec ->> 'nameSpace', spec ->> 'id', (spec #>> '{monitoring,sla}')::float8 / 1000 from (
             select distinct on (tenant, workflow) tenant, workflow, spec from configs where environment = %s
             order by tenant, workflow, number desc
         ) held
@@ -130,7 +144,7 @@ def with_target(c: Connection, environment: str) -> list[tuple[str, str, float]]
         """,
         (environment,),
     ).fetchall()
-    return [(row[0], row[1], float(row[2])) for row in rows]
+    return [(row[0], row[1], row[2], float(row[3])) for row in rows]
 
 
 def note(c: Connection, name: str, data: Any) -> None:
@@ -144,3 +158,8 @@ def note(c: Connection, name: str, data: Any) -> None:
 def noted(c: Connection, name: str) -> Any:
     row = c.execute("select data from chores where name = %s", (name,)).fetchone()
     return row[0] if row else None
+
+
+def noted_s_ago(c: Connection, name: str) -> float | None:
+    row = c.execute("select extract(epoch from now() - at)::float8 from chores where name = %s", (name,)).fetchone()
+    return max(0.0, float(row[0])) if row else None

@@ -9,9 +9,11 @@ database holds, and functions mean PostgreSQL's own.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +24,8 @@ import psycopg
 from psycopg.types.json import set_json_dumps, set_json_loads
 
 from orchestrator.config.settings import SCHEMA, Settings
-from orchestrator.errors import Refused, TooDeep, TooLarge
+from orchestrator.definition.parsing import json_faults
+from orchestrator.errors import Fault, NotJson, Refused, TooDeep, TooLarge
 from orchestrator.nesting import DEEPEST, DEEPEST_KEPT, is_deep
 from orchestrator.store import sealing, wall
 from orchestrator.store.slow import TimedConnection
@@ -45,6 +48,12 @@ SEARCH_PATH = "{}, pg_temp"
 
 # What a restart, a failover or a cut line looks like. A statement that broke so may or may not have been committed.
 BROKEN = (psycopg.OperationalError, psycopg.InterfaceError)
+# Nothing can be written, whatever it is: also a server that takes no writes for now (a standby, an administrator's setting).
+AWAY = (*BROKEN, psycopg.errors.ReadOnlySqlTransaction)
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).split("\n", 1)[0]
 
 
 def is_away(error: BaseException) -> bool:
@@ -69,24 +78,46 @@ def still_answers(c: Connection) -> bool:
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+# U+0000 as JSON writes it, and not a backslash that is followed by the letters `u0000`.
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
+# A number above 1.8e308 has that many digits.
+_LONG_NUMBER = b"0" * 309
 
 
 def dumps(value: Any) -> str:
-    """JSON as Postgres takes it: no NaN, no U+0000, which jsonb cannot hold, and nothing that is nested without end."""
+    """JSON as Postgres takes it. Raises `NotJson` or `TooDeep`, and nothing else, for what it cannot take; U+0000, which
+    jsonb cannot hold, becomes U+FFFD."""
     try:
         text = _encode(value)
+        if not text.isascii():
+            text.encode()
     except RecursionError:
         raise TooDeep("what is to be kept", DEEPEST_KEPT) from None
+    except (TypeError, ValueError) as error:
+        raise _not_json("what is to be kept", value, error) from None
     if is_deep(value, text, DEEPEST_KEPT):
         raise TooDeep("what is to be kept", DEEPEST_KEPT)
-    return text.replace("\\u0000", "\\ufffd") if "\\u0000" in text else text
+    return _NUL.sub(r"\1\\ufffd", text) if "\\u0000" in text else text
+
+
+def _not_json(what: str, value: Any, error: Exception | None = None) -> NotJson | TooDeep:
+    faults = list(itertools.islice(json_faults(value), 100))
+    if any("nested" in fault.message for fault in faults):
+        return TooDeep(what, DEEPEST)
+    return NotJson(what, faults or [Fault("", str(error))])
 
 
 def sized(what: str, value: Any, limit_bytes: int) -> str:
-    """The value's JSON; `TooLarge` when it is above the limit, `TooDeep` when it is nested too deeply."""
-    text = dumps(value)
+    """The value's JSON. Raises `TooLarge` above the limit, `TooDeep` or `NotJson` for what cannot be kept."""
+    try:
+        text = dumps(value)
+    except NotJson as error:
+        raise NotJson(what, error.faults) from None
     if is_deep(value, text):
         raise TooDeep(what, DEEPEST)
+    if len(text) >= len(_LONG_NUMBER) and _LONG_NUMBER in text.encode().translate(_DIGITS_ALIKE) and any(json_faults(value)):
+        raise _not_json(what, value)
     if len(text) > limit_bytes // 4 and (size := len(text.encode())) > limit_bytes:
         raise TooLarge(what, size, limit_bytes)
     return text

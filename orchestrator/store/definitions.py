@@ -145,31 +145,60 @@ def by_id(c: Connection, definition_id: int) -> Stored | None:
 
 def find(c: Connection, name: str, version: str | None, namespace: str | None = None, tenant: str = "default") -> Stored | None:
     """The newest version that fits: all of it, or of a major, or of a major and minor. A tenant's own come before everybody's."""
-    parts = parse_parts(version)
+    parts, named = parse_parts(version), _named(version)
     row = c.execute(
         f"""
         select {_COLUMNS} from definitions
         where name = %s and tenant in (%s, 'default') and (%s::text is null or namespace = %s)
           and (%s::int is null or major = %s) and (%s::int is null or minor = %s) and (%s::int is null or patch = %s)
           and (%s = '' or version like '%%' || %s)
-        order by (tenant = %s) desc, (namespace = 'default') desc, major desc, minor desc, patch desc, (version ~ '-') asc, id desc limit 1
+        order by (tenant = %s) desc, (namespace = 'default') desc,
+            (major, minor) = (%s, %s) desc, major desc, minor desc, patch desc, (version ~ '-') asc, id desc limit 1
         """,
-        (name, tenant, namespace, namespace, *(p for part in parts for p in (part, part)), *(suffix(version or ""),) * 2, tenant),
-    ).fetchone()
+        (
+            name, tenant, namespace, namespace, *(p for part in parts for p in (part, part)), *(suffix(version or ""),) * 2, tenant,
+            *named,
+        ),
+    ).fetchone()  # fmt: skip
     return Stored(*row) if row else None
 
 
+def namespaces_of(c: Connection, name: str, tenant: str) -> list[str]:
+    """Where a tenant sees workflows of a name."""
+    rows = c.execute("select distinct namespace from definitions where name = %s and tenant in (%s, 'default')", (name, tenant)).fetchall()
+    return [row[0] for row in rows]
+
+
+def dependants(c: Connection, tenant: str) -> list[Stored]:
+    """Every version that a tenant sees, the newest first; of their trees, what they depend on."""
+    rows = c.execute(
+        """
+        select id, namespace, name, version, jsonb_build_object('dependencies', tree -> 'dependencies'), null, created_at, tenant
+        from definitions where tenant in (%s, 'default') order by namespace, name, major desc, minor desc, patch desc
+        """,
+        (tenant,),
+    ).fetchall()
+    return [Stored(*row) for row in rows]
+
+
 def parse_parts(version: str | None) -> tuple[int | None, int | None, int | None]:
-    """What a request fixes: "1" and "1.0" name a major's newest, since 1, 1.0 and 1.0.0 are one version."""
+    """What a request fixes. "1" names a major's newest; and so does "1.0", which is the same version, where there is no 1.0.x."""
     if version is None or version in ("", "latest"):
         return None, None, None
     major, minor, patch = parse_version(version)
-    written = len(version.removesuffix(suffix(version)).split("."))
-    if written == 1:
-        return major, None, None
-    if minor == 0 and patch == 0 and written == 2:
+    written = _written(version)
+    if written == 1 or (minor == 0 and written == 2):
         return major, None, None
     return (major, minor, patch) if written == 3 else (major, minor, None)
+
+
+def _named(version: str | None) -> tuple[int, int]:
+    """The major and minor whose newest goes before newer ones: who writes "1.0" means that where it is there."""
+    return parse_version(version)[:2] if version not in (None, "", "latest") and _written(version or "") > 1 else (-1, -1)
+
+
+def _written(version: str) -> int:
+    return len(version.removesuffix(suffix(version)).split("."))
 
 
 def newest(found: Iterable[Stored], tenant: str) -> list[Stored]:

@@ -453,7 +453,7 @@ def wake_listeners(c: Connection, type: str, instance_id: str | None, tenant: st
             where b.id in (select branch_id from wanted) and b.state = 'parked'
             returning b.id, b.instance_id::text, b.position, b.generation, b.queue
         ), timers_gone as (
-            delete from timers where kind = 'wake' and branch_id in (select id from woken)
+            delete from timers where kind in ('wake', 'due') and branch_id in (select id from woken)
         ), heard as (
             delete from subscriptions where branch_id in (select id from woken)
         )

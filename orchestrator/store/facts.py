@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+
 from orchestrator.history import Fact
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.partitions import into
@@ -21,7 +23,6 @@ with held as (
 )
 insert into checkpoints (branch_id, seq, position, kind, attempt, data)
 select %s::bigint, %s::int, %s, %s, %s::int, %s::jsonb from held
-on conflict (branch_id, seq) do nothing
 returning (select state from held), (select stopping from held)
 """
 
@@ -58,6 +59,14 @@ def commit(c: Connection, held: Held, seq: int, facts: Sequence[Fact], events: S
 
     None: fenced, or somebody wrote these numbers already; read again before anything else.
     """
+    try:
+        return _commit(c, held, seq, facts, events)
+    except psycopg.errors.UniqueViolation:
+        # Rare. To ask Postgres to expect it would cost every commit a tenth more of WAL.
+        return None
+
+
+def _commit(c: Connection, held: Held, seq: int, facts: Sequence[Fact], events: Sequence[Event]) -> Standing | None:
     told = ([event[0] for event in events], [event[1] for event in events])
     if not facts:
         return c.execute(_TELL, (held.id, held.generation, held.owner, held.instance_id, *told)).fetchone()
@@ -119,3 +128,9 @@ def after(c: Connection, branch_id: int, seq: int) -> list[Fact]:
         "select position, kind, data, attempt from checkpoints where branch_id = %s and seq > %s order by seq", (branch_id, seq)
     ).fetchall()
     return [Fact(*row) for row in rows]
+
+
+def last(c: Connection, branch_id: int) -> int:
+    """The number of the newest fact; 0 when there is none."""
+    row = c.execute("select coalesce(max(seq), 0) from checkpoints where branch_id = %s", (branch_id,)).fetchone()
+    return int(row[0]) if row else 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.history import Fact
 from orchestrator.ids import Position
 from orchestrator.plan.needs import Opening
 from orchestrator.store.branches import FREE, HELD, Held, Published
+from orchestrator.store.clock import OFFSET_S
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.facts import Event, columns
 from orchestrator.store.partitions import into
@@ -70,7 +71,7 @@ def shared_input(c: Connection, parent_id: int) -> Any:
 
 
 # One statement closes the branch with its last facts and takes the next one of the same join.
-_CLOSE_AND_NEXT = """
+_CLOSE_AND_NEXT = f"""
 with closed as (
     update branches set state = 'closed', outcome = %(outcome)s, output = %(output)s::jsonb, error = %(error)s::jsonb,
         context = %(context)s::jsonb, owner = null, lease_until = null, doing = null, snapshot = null
@@ -93,7 +94,7 @@ with closed as (
     returning b.id, b.position, b.generation, b.claims, b.crashes, b.crash_seq, b.queue, b.after, b.vars, b.snapshot,
         b.stopping
 )
-select closed.id, claimed.*, extract(epoch from clock_timestamp())::float8 from closed left join claimed on true
+select closed.id, claimed.*, extract(epoch from clock_timestamp())::float8, {OFFSET_S} from closed left join claimed on true
 """
 
 
@@ -144,7 +145,7 @@ def close(
     ).fetchone()
     if row is None:
         return False, None
-    _, id, position, generation, claims, crashes, crash_seq, queue, after, variables, snapshot, stopping, now = row
+    _, id, position, generation, claims, crashes, crash_seq, queue, after, variables, snapshot, stopping, now, offset = row
     if id is None:
         return True, None
     return True, Held(
@@ -175,6 +176,7 @@ def close(
         parent_branch=held.parent_branch,
         created_at=held.created_at,
         now=now,
+        offset=offset,
         owner=held.owner,
     )
 
@@ -215,17 +217,26 @@ with recursive below as (
     select id from branches where id = any (%(ids)s)
     union all select k.id from branches k join below on k.parent_id = below.id where k.state <> 'closed'
 )
-select b.id, b.state from branches b join below using (id) where b.state <> 'closed' order by b.id for update of b
+select b.id, b.state, b.owner from branches b join below using (id) where b.state <> 'closed' order by b.id for update of b
 """
 
 
-def stop_siblings(c: Connection, held: Held, *, gently: bool) -> None:
+@dataclass(slots=True)
+class Cut:
+    """What a stop leaves to be done after its commit: processes that are at work on what was closed, and instances that were
+    awaited by it. `lifecycle.follow` does it."""
+
+    owners: set[str] = field(default_factory=set)
+    children: list[str] = field(default_factory=list)
+
+
+def stop_siblings(c: Connection, held: Held, *, gently: bool) -> Cut:
     """The rest of a fan-out is not wanted any more. `gently`: one that is in a step may end that step."""
     siblings = c.execute(
         "select id from branches where parent_id = %s and join_position = %s and id <> %s and state <> 'closed'",
         (held.parent_id, held.join_position, held.id),
     ).fetchall()
-    stop(c, [row[0] for row in siblings], gently=gently)
+    return stop(c, held.instance_id, [row[0] for row in siblings], gently=gently)
 
 
 def is_among_the_first(c: Connection, held: Held, least: int) -> bool:
@@ -239,14 +250,25 @@ def is_among_the_first(c: Connection, held: Held, least: int) -> bool:
     return row is not None and row[0] + 1 >= least
 
 
-def stop(c: Connection, ids: Sequence[int], *, gently: bool) -> None:
+def stop(c: Connection, instance_id: str, ids: Sequence[int], *, gently: bool) -> Cut:
     """Close these branches and all below them; gently, those at work (or whose children are) close by themselves soon."""
     open_rows = c.execute(_BELOW, {"ids": list(ids)}).fetchall() if ids else []
     at_work = {row[0] for row in open_rows if gently and row[1] in ("running", "joining")}
-    idle = [row[0] for row in open_rows if row[0] not in at_work]
+    idle = [row for row in open_rows if row[0] not in at_work]
     if at_work:
         c.execute("update branches set stopping = true where id = any (%s)", (list(at_work),))
-    _shut(c, idle)
+    _shut(c, [row[0] for row in idle])
+    parked = [row[0] for row in idle if row[1] == "parked"]
+    return Cut({row[2] for row in idle if row[2] is not None}, awaited(c, instance_id, parked) if parked else [])
+
+
+def awaited(c: Connection, instance_id: str, branch_ids: Sequence[int]) -> list[str]:
+    """The child instances that these branches wait for."""
+    rows = c.execute(
+        "select id::text from instances where parent_id = %s and parent_branch = any (%s) and state in ('PENDING', 'RUNNING', 'PAUSED')",
+        (instance_id, list(branch_ids)),
+    ).fetchall()
+    return [row[0] for row in rows]
 
 
 def _shut(c: Connection, ids: Sequence[int]) -> None:
@@ -260,21 +282,17 @@ def _shut(c: Connection, ids: Sequence[int]) -> None:
     c.execute("delete from subscriptions where branch_id = any (%s)", (list(ids),))
 
 
-def stop_children(c: Connection, parent_id: int, *, gently: bool) -> None:
-    rows = c.execute("select id from branches where parent_id = %s and state <> 'closed'", (parent_id,)).fetchall()
-    stop(c, [row[0] for row in rows], gently=gently)
+def stop_children(c: Connection, held: Held, *, gently: bool) -> Cut:
+    rows = c.execute("select id from branches where parent_id = %s and state <> 'closed'", (held.id,)).fetchall()
+    return stop(c, held.instance_id, [row[0] for row in rows], gently=gently)
 
 
-def stop_instance(c: Connection, instance_id: str, *, gently: bool) -> list[str]:
-    """Stop everything an instance does; gives the owners that were at work, so that they can be interrupted."""
-    owners = c.execute(
-        "select distinct owner from branches where instance_id = %s and state = 'running' and owner is not null", (instance_id,)
-    ).fetchall()
+def stop_instance(c: Connection, instance_id: str, *, gently: bool) -> Cut:
+    """Stop everything an instance does."""
     rows = c.execute(
         "select id from branches where instance_id = %s and parent_id is null and state <> 'closed'", (instance_id,)
     ).fetchall()
-    stop(c, [row[0] for row in rows], gently=gently)
-    return [row[0] for row in owners]
+    return stop(c, instance_id, [row[0] for row in rows], gently=gently)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.history import Fact
+from orchestrator.ids import Scope
 from orchestrator.store.branches import FREE, Held, Published
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.facts import columns
@@ -54,7 +55,7 @@ with created as (
     values (%(id)s, %(definition_id)s, %(workflow)s, %(version)s, %(namespace)s, %(tenant)s, 'PENDING', %(input)s::jsonb,
         %(labels)s::jsonb, %(metadata)s::jsonb, %(priority)s, %(idempotency_key)s, %(parent_id)s, %(parent_branch)s,
         %(forked_from)s, %(trace_id)s, %(source)s, %(step_events)s, %(slot_count)s)
-    on conflict (tenant, workflow, idempotency_key) where idempotency_key is not null do nothing
+    on conflict (tenant, namespace, workflow, idempotency_key) where idempotency_key is not null do nothing
     returning id
 ), asked as (
     insert into audit (actor, action, source, instance_id, workflow, to_state)
@@ -143,8 +144,8 @@ def create_many(c: Connection, news: Sequence[New]) -> set[str]:
 def by_key(c: Connection, new: New) -> tuple[str, bool] | None:
     """The instance that owns an idempotency key, and whether its input is the same."""
     row = c.execute(
-        "select id::text, input from instances where tenant = %s and workflow = %s and idempotency_key = %s",
-        (new.tenant, new.workflow, new.idempotency_key),
+        "select id::text, input from instances where tenant = %s and namespace = %s and workflow = %s and idempotency_key = %s",
+        (new.tenant, new.namespace, new.workflow, new.idempotency_key),
     ).fetchone()
     return None if row is None else (row[0], row[1] == json.loads(new.input))
 
@@ -239,7 +240,7 @@ def lock(c: Connection, instance_id: str) -> Locked | None:
     row = c.execute(
         """
         select id::text, state, phase, workflow, definition_id, outcome, compensation, parent_branch,
-            extract(epoch from now() - ended_at)::float8, priority, tenant
+            greatest(0, extract(epoch from now() - ended_at))::float8, priority, tenant
         from instances where id = %s for update
         """,
         (instance_id,),
@@ -271,6 +272,12 @@ def audit(c: Connection, actor: str, action: str, source: str, instance: Locked 
             None if detail is None else dumps(detail),
         ),
     )
+
+
+def scope_of(c: Connection, instance_id: str) -> Scope | None:
+    """Which workflow an instance is of."""
+    row = c.execute("select tenant, namespace, workflow from instances where id = %s", (instance_id,)).fetchone()
+    return Scope(*row) if row else None
 
 
 def times_audited(c: Connection, instance_id: str, action: str) -> int:
@@ -330,7 +337,7 @@ def requeue_all(c: Connection, instance_id: str) -> list[Published]:
         update branches b set state = 'queued', generation = b.generation + 1, queued_at = now()
         where b.instance_id = %s
           and (b.state in ('queued', 'halted')
-               or (b.state = 'parked' and not exists (select 1 from timers t where t.branch_id = b.id))
+               or (b.state = 'parked' and not exists (select 1 from timers t where t.branch_id = b.id and t.kind in ('wake', 'due')))
                or (b.state = 'joining' and not exists (select 1 from branches k where k.parent_id = b.id and k.state <> 'closed'))
                or (b.state = 'blocked' and b.after is not null
                    and not exists (select 1 from branches p where p.id = any (b.after) and p.state <> 'closed')))
@@ -351,7 +358,7 @@ def children_of(c: Connection, instance_id: str) -> list[str]:
 
 def wake_branch(c: Connection, branch_id: int) -> list[Published]:
     """Publish a parked branch afresh: what it waited for has happened."""
-    c.execute("delete from timers where branch_id = %s and kind = 'wake'", (branch_id,))
+    c.execute("delete from timers where branch_id = %s and kind in ('wake', 'due')", (branch_id,))
     return c.execute(
         """
         update branches b set state = 'queued', generation = b.generation + 1, queued_at = now()

@@ -50,6 +50,14 @@ def recover_expired(c: Connection, limit: int) -> list[Published]:
     ).fetchall()
 
 
+def owners_of(c: Connection, prefix: str) -> list[str]:
+    """Processes of a worker that hold branches."""
+    rows = c.execute(
+        "select distinct owner from branches where state = 'running' and starts_with(owner, %s) order by owner", (prefix,)
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
 def recover_owner(c: Connection, owner: str) -> list[Published]:
     """Take back what a process held that is known to be dead."""
     return c.execute(

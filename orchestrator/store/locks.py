@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.ids import key_of
 from orchestrator.store.connection import Connection
 
 _KEY = "hashtextextended(current_schema() || '/' || %s, 13)"
@@ -39,4 +40,4 @@ def let_go(c: Connection, kind: str, *names: str) -> None:
 
 
 def _text(kind: str, names: tuple[str, ...]) -> str:
-    return "/".join((kind, *names))
+    return key_of(kind, *names)

@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import Select, Text, func, literal, select, tuple_
 from sqlalchemy.dialects import postgresql
 
-from orchestrator.store import retention, schema
+from orchestrator.store import retention, schema, security
 from orchestrator.store.connection import Connection
 
 _DIALECT = postgresql.dialect(paramstyle="pyformat")  # type: ignore[no-untyped-call]
@@ -221,11 +221,8 @@ def history(c: Connection, instance_id: str) -> list[dict[str, Any]]:
 
 
 def audit(c: Connection, instance_id: str | None, limit: int) -> list[dict[str, Any]]:
-    return _dicts(
-        c,
-        "select * from audit where (%s::uuid is null or instance_id = %s) order by id desc limit %s",
-        (instance_id, instance_id, limit),
-    )
+    """The newest first; of one instance, with what the engine did of itself."""
+    return security.audited(c, security.AuditFilter(instance_id=instance_id), limit)
 
 
 def dead_letters(c: Connection, tenant: str | None = None, before: int | None = None, limit: int = 100) -> list[dict[str, Any]]:
@@ -247,7 +244,8 @@ def timers(c: Connection, limit: int) -> list[dict[str, Any]]:
         c,
         """
         select t.due_at, t.kind, b.instance_id, b.position, i.workflow, i.state
-        from timers t join branches b on b.id = t.branch_id join instances i on i.id = b.instance_id order by t.due_at limit %s
+        from timers t join branches b on b.id = t.branch_id join instances i on i.id = b.instance_id
+        where t.due_at < '9999-01-01' order by t.due_at limit %s
         """,
         (limit,),
     )

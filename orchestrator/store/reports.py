@@ -27,3 +27,19 @@ def ended_by_workflow(c: Connection, tenant: str, since: dt.datetime, until: dt.
     for workflow, outcome, number in rows:
         found.setdefault(workflow, {})[outcome] = number
     return found
+
+
+def by_state(c: Connection, tenant: str) -> dict[str, int]:
+    rows = c.execute("select state, count(*) from instances where tenant = %s group by 1 order by 1", (tenant,)).fetchall()
+    return {row[0]: row[1] for row in rows}
+
+
+def size(c: Connection) -> int:
+    row = c.execute("select pg_database_size(current_database())").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def analyze(c: Connection) -> None:
+    """The statistics of what grows: queries are planned by them."""
+    c.execute("analyze instances, branches, checkpoints, outbox, audit")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.store import partitions
+from orchestrator.store import partitions, security
 from orchestrator.store.connection import Connection
 
 
@@ -45,6 +45,8 @@ def archive(c: Connection, ids: Sequence[str]) -> None:
 
 
 def delete(c: Connection, ids: Sequence[str]) -> None:
+    """The audit keeps when they began and how they ended."""
+    security.keep_moves(c, ids, "begin", "complete", "fail", "cancel")
     c.execute("delete from instances where id = any (%s::uuid[])", (list(ids),))
 
 

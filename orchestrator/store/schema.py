@@ -11,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    Double,
     Identity,
     Integer,
     MetaData,
@@ -312,6 +313,7 @@ dependencies = Table(
     _id(),
     Column("instance_id", UUID(as_uuid=False), nullable=False),
     Column("on_workflow", Text),
+    Column("on_namespace", Text),
     Column("on_instance", UUID(as_uuid=False)),
     Column("condition", Text, nullable=False),
     Column("met", Boolean, nullable=False),
@@ -490,4 +492,6 @@ workers = Table(
     _at("seen_at", nullable=False),
     Column("left_out", JSONB),
     Column("code", ARRAY(Text)),
+    Column("home", Text, nullable=False),
+    Column("began", Double),
 )

@@ -164,8 +164,29 @@ def _given(wanted: AuditFilter) -> dict[str, Any]:
     return {name: getattr(wanted, name) for name in wanted.__slots__}
 
 
+# What the engine itself does (begin, complete, fail) is in the instance's own row: a row of the audit for each would be a tenth of all
+# that an instance writes. It is shown in its place among what others did, and becomes a row before it is overwritten or deleted.
+_OWN_MOVES = """
+select null::bigint as id, i.started_at as at, 'engine' as actor, 'begin' as action, 'engine' as source, i.id as instance_id, i.workflow,
+    'PENDING' as from_state, 'RUNNING' as to_state, null::jsonb as detail, null::text as address, null::text as agent
+from instances i where {which} and i.started_at is not null and i.forked_from is null
+union all
+select null, i.ended_at, 'engine', case i.outcome when 'COMPLETED' then 'complete' when 'FAILED' then 'fail' else 'cancel' end, 'engine',
+    i.id, i.workflow, 'RUNNING', i.outcome,
+    case when i.error is null then null else jsonb_build_object('reason', i.error -> 'message') end, null, null
+from instances i where {which} and i.ended_at is not null and i.outcome is not null
+    and not exists (select 1 from audit e where e.instance_id = i.id and e.to_state = i.outcome and e.at >= i.ended_at)
+"""
+_OF_INSTANCE = f"""
+(select id, at, actor, action, source, instance_id, workflow, from_state, to_state, detail, address, agent
+ from audit where instance_id = %(instance_id)s union all {_OWN_MOVES.format(which="i.id = %(instance_id)s")}) a
+"""
+
+
 def audited(c: Connection, wanted: AuditFilter, limit: int, offset: int = 0, before: int | None = None) -> list[dict[str, Any]]:
-    """The newest first."""
+    """The newest first. Of one instance, with what the engine did of itself, in rows without an id."""
+    if wanted.instance_id is not None:
+        return _audited_of_instance(c, wanted, limit, offset, before)
     rows = c.execute(
         f"select {_AUDIT_ROW} from audit a {_WHERE} and (%(before)s::bigint is null or a.id < %(before)s)"
         " order by a.id desc limit %(limit)s offset %(offset)s",
@@ -174,9 +195,39 @@ def audited(c: Connection, wanted: AuditFilter, limit: int, offset: int = 0, bef
     return [dict(zip(_AUDIT, row, strict=True)) for row in rows]
 
 
+def _audited_of_instance(c: Connection, wanted: AuditFilter, limit: int, offset: int, before: int | None) -> list[dict[str, Any]]:
+    rows = c.execute(
+        f"select {_AUDIT_ROW} from {_OF_INSTANCE} {_WHERE} and (%(before)s::bigint is null"
+        " or (a.at, coalesce(a.id, 0)) < (select l.at, l.id from audit l where l.id = %(before)s))"
+        " order by a.at desc, a.id desc nulls last limit %(limit)s + 3 offset %(offset)s",
+        {**_given(wanted), "limit": limit, "offset": offset, "before": before},
+    ).fetchall()
+    end = limit
+    # What follows a page is found by the id of its last row.
+    while end < len(rows) and rows[end - 1][0] is None:
+        end += 1
+    return [dict(zip(_AUDIT, row, strict=True)) for row in rows[:end]]
+
+
+def cursor_after(rows: Sequence[dict[str, Any]]) -> int | None:
+    """The id of the last row that has one; None: nothing follows."""
+    return next((row["id"] for row in reversed(rows) if row["id"] is not None), None)
+
+
 def count_audited(c: Connection, wanted: AuditFilter) -> int:
-    row = c.execute(f"select count(*) from audit a {_WHERE}", _given(wanted)).fetchone()
+    source = "audit a" if wanted.instance_id is None else _OF_INSTANCE
+    row = c.execute(f"select count(*) from {source} {_WHERE}", _given(wanted)).fetchone()
     return int(row[0]) if row else 0
+
+
+def keep_moves(c: Connection, instance_ids: Sequence[str], *actions: str) -> None:
+    """Make rows of what the engine did, before the instance's own row forgets it."""
+    c.execute(
+        "insert into audit (at, actor, action, source, instance_id, workflow, from_state, to_state, detail)"
+        " select at, actor, action, source, instance_id, workflow, from_state, to_state, detail"
+        f" from ({_OWN_MOVES.format(which='i.id = any (%(ids)s::uuid[])')}) m where action = any (%(actions)s)",
+        {"ids": list(instance_ids), "actions": list(actions)},
+    )
 
 
 LET_GO = "let-audit-go"

@@ -1,37 +1,46 @@
-"""Timers: what is due, and when the next thing is. A due timer is deleted and its branch queued in one statement."""
+"""Timers: what is due, and when the next thing is. A due timer is deleted and its branch queued in one statement.
+
+wake        a wait is over, or a retry's delay
+due         the time of a task that a branch is inside of is over, while it waits or joins
+deadline    the instance's time is over, whatever its root branch is doing
+dependency  the patience of an instance that has not begun
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from orchestrator.store.branches import Published
+from orchestrator.store.clock import NOW, NOW_S, OFFSET
 from orchestrator.store.connection import Connection
 
-# A paused instance does not wake: its timer goes, and resuming walks the branch again, which sets a new one. Its
-# deadline is looked at again a little later instead.
-_FIRE = """
+# Later than any: what came due while its instance was paused comes when that is resumed.
+NEVER = "9999-01-01"
+
+# A paused instance does not wake: the timer of its wait goes, and resuming walks the branch again, which sets a new one.
+_FIRE = f"""
 with due as (
-    select t.id, t.branch_id, t.kind, t.due_at, i.state as instance_state from timers t
+    select t.id, t.branch_id, t.kind, t.due_at, i.state as instance_state, b.owner from timers t
     join branches b on b.id = t.branch_id join instances i on i.id = b.instance_id
-    where t.due_at <= now() order by t.due_at limit %s for update of t skip locked
+    where t.due_at <= {NOW} order by t.due_at limit %s for update of t skip locked
 ), later as (
-    update timers set due_at = now() + interval '5 seconds'
-    where id in (select id from due where instance_state = 'PAUSED' and kind <> 'wake')
+    update timers set due_at = '{NEVER}' where id in (select id from due where instance_state = 'PAUSED' and kind <> 'wake')
 ), gone as (
     delete from timers where id in (select id from due where instance_state <> 'PAUSED' or kind = 'wake')
 ), unheard as (
-    delete from subscriptions where branch_id in (select branch_id from due where kind = 'wake')
+    delete from subscriptions where branch_id in (select branch_id from due where kind in ('wake', 'due'))
 )
 update branches b
 set state = 'queued', generation = b.generation + 1, queued_at = now(), owner = null, lease_until = null
 from due
 where b.id = due.branch_id and due.instance_state in ('PENDING', 'RUNNING')
   and (b.state = 'parked'
+       or (due.kind = 'due' and b.state = 'joining')
        or (due.kind = 'deadline' and b.state in ('running', 'joining', 'queued'))
        or (due.kind = 'dependency' and b.state = 'blocked'
            and exists (select 1 from dependencies d where d.instance_id = b.instance_id and not d.met)))
 returning b.instance_id::text, b.position, b.generation, b.queue,
-    extract(epoch from due.due_at)::float8, extract(epoch from clock_timestamp())::float8
+    extract(epoch from due.due_at)::float8, {NOW_S}, due.kind, due.owner
 """
 
 
@@ -39,12 +48,22 @@ returning b.instance_id::text, b.position, b.generation, b.queue,
 class Fired:
     published: Published
     lateness_s: float
+    kind: str
+    owner: str | None
+    """Who was at work on the branch, and is fenced now."""
 
 
 def fire(c: Connection, limit: int) -> list[Fired]:
     """Queue the branches whose timers are due. A deadline fences whoever still works past it."""
     rows = c.execute(_FIRE, (limit,)).fetchall()
-    return [Fired(row[:4], row[5] - row[4]) for row in rows]
+    return [Fired(row[:4], row[5] - row[4], row[6], row[7]) for row in rows]
+
+
+def now(c: Connection) -> float:
+    """The engine's clock, within a transaction the same at every look."""
+    row = c.execute(f"select extract(epoch from {NOW})::float8").fetchone()
+    assert row is not None
+    return float(row[0])
 
 
 def end_waits(c: Connection, instance_id: str) -> list[Published]:
@@ -54,10 +73,10 @@ def end_waits(c: Connection, instance_id: str) -> list[Published]:
         with woken as (
             update branches b set state = 'queued', generation = b.generation + 1, queued_at = now()
             where b.instance_id = %s and b.state = 'parked'
-              and exists (select 1 from timers t where t.branch_id = b.id and t.kind = 'wake')
+              and exists (select 1 from timers t where t.branch_id = b.id and t.kind in ('wake', 'due'))
             returning b.id, b.instance_id::text, b.position, b.generation, b.queue
         ), gone as (
-            delete from timers where kind = 'wake' and branch_id in (select id from woken)
+            delete from timers where kind in ('wake', 'due') and branch_id in (select id from woken)
         )
         select instance_id, position, generation, queue from woken
         """,
@@ -65,8 +84,14 @@ def end_waits(c: Connection, instance_id: str) -> list[Published]:
     ).fetchall()
 
 
-def set_deadline(c: Connection, branch_id: int, due: float) -> None:
-    c.execute("insert into timers (branch_id, due_at, kind) values (%s, to_timestamp(%s), 'deadline')", (branch_id, due))
+def put(c: Connection, branch_id: int, due: float, kind: str) -> None:
+    """The one timer of its kind of a branch."""
+    c.execute("delete from timers where branch_id = %s and kind = %s", (branch_id, kind))
+    c.execute("insert into timers (branch_id, due_at, kind) values (%s, to_timestamp(%s), %s)", (branch_id, due, kind))
+
+
+def drop(c: Connection, branch_id: int, kind: str) -> None:
+    c.execute("delete from timers where branch_id = %s and kind = %s", (branch_id, kind))
 
 
 def drop_all(c: Connection, branch_id: int) -> None:
@@ -77,10 +102,18 @@ def drop_of_instance(c: Connection, instance_id: str) -> None:
     c.execute("delete from timers t using branches b where b.id = t.branch_id and b.instance_id = %s", (instance_id,))
 
 
+def go_on(c: Connection, instance_id: str) -> None:
+    """On resume: what came due during the pause is due now."""
+    c.execute(
+        f"update timers t set due_at = now() from branches b where b.id = t.branch_id and b.instance_id = %s and t.due_at >= '{NEVER}'",
+        (instance_id,),
+    )
+
+
 def set_patience(c: Connection, branch_id: int, seconds: float) -> None:
     """How long an instance that has not begun waits for what it depends on."""
     c.execute(
-        "insert into timers (branch_id, due_at, kind) values (%s, now() + make_interval(secs => %s), 'dependency')", (branch_id, seconds)
+        f"insert into timers (branch_id, due_at, kind) values (%s, {NOW} + make_interval(secs => %s), 'dependency')", (branch_id, seconds)
     )
 
 
@@ -107,9 +140,9 @@ class Probe:
 def probe(c: Connection, queue_grace_s: float, beats_grace_s: float = 0.0) -> Probe:
     """`beats_grace_s`: how much later than beat the keeper comes to a schedule."""
     row = c.execute(
-        """
+        f"""
         select extract(epoch from clock_timestamp())::float8,
-            extract(epoch from (select min(due_at) from timers))::float8,
+            extract(epoch from (select min(due_at) - {OFFSET} from timers))::float8,
             extract(epoch from (select min(next_at) + make_interval(secs => %(beat)s) from schedules
                 where enabled and next_at > now() - make_interval(secs => %(beat)s)))::float8,
             exists (select 1 from outbox),
@@ -135,7 +168,7 @@ def probe(c: Connection, queue_grace_s: float, beats_grace_s: float = 0.0) -> Pr
 def next_due(c: Connection) -> tuple[float | None, float]:
     """When the next timer is due, and what time it is."""
     row = c.execute(
-        "select extract(epoch from (select min(due_at) from timers))::float8, extract(epoch from clock_timestamp())::float8"
+        f"select extract(epoch from (select min(due_at) - {OFFSET} from timers))::float8, extract(epoch from clock_timestamp())::float8"
     ).fetchone()
     assert row is not None
     return row[0], row[1]

@@ -82,10 +82,12 @@ def of_histories(c: Connection, disk_mb: float) -> list[Excess]:
 
 
 def older_than(c: Connection, seconds: float, limit: int = 500) -> list[str]:
-    """Live instances created longer ago than that."""
+    """Live instances that were created, or retried, longer ago than that."""
     rows = c.execute(
-        "select id::text from instances where state in ('PENDING', 'RUNNING', 'PAUSED') and phase = 'forward'"
-        " and created_at < now() - make_interval(secs => %s) limit %s",
-        (seconds, limit),
+        "select id::text from instances i where state in ('PENDING', 'RUNNING', 'PAUSED') and phase = 'forward'"
+        " and created_at < now() - make_interval(secs => %s)"
+        " and not exists (select 1 from audit a where a.instance_id = i.id and a.action = 'retry' and a.at >= now() - make_interval(secs => %s))"
+        " limit %s",
+        (seconds, seconds, limit),
     ).fetchall()
     return [row[0] for row in rows]

@@ -3,36 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from orchestrator.store import notices
 from orchestrator.store.connection import Connection, dumps
 
 
-def sign(
-    c: Connection,
-    worker_id: str,
-    hostname: str,
-    pid: int,
-    concurrency: int,
-    queues: list[str],
-    *,
-    code: Sequence[str] = (),
-    left_out: Sequence[dict[str, object]] = (),
-) -> bool:
-    """A sign of life, with what code this worker has and what it could not load; silent ones are forgotten after a while.
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """A worker as it signs. `home` names the machine and its processes' numbers, `began` is when this process did: together with its
+    number they say on the same machine, for certain, whether it still lives."""
 
-    True: it was not known before.
-    """
+    id: str
+    hostname: str
+    pid: int
+    concurrency: int
+    queues: Sequence[str]
+    home: str = ""
+    began: float | None = None
+    code: Sequence[str] = ()
+    left_out: Sequence[dict[str, object]] = ()
+    """What code it has, and what it could not load."""
+
+
+def sign(c: Connection, worker: Sign) -> bool:
+    """A sign of life; silent ones are forgotten after a while. True: it was not known before."""
     row = c.execute(
         """
         with gone as (delete from workers where seen_at < now() - interval '10 minutes')
-        insert into workers (id, hostname, pid, concurrency, queues, code, left_out) values (%s, %s, %s, %s, %s, %s, %s::jsonb)
+        insert into workers (id, hostname, pid, concurrency, queues, home, began, code, left_out)
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb)
         on conflict (id) do update set seen_at = now(), left_out = excluded.left_out, code = excluded.code
         returning started_at = now()
         """,
-        (worker_id, hostname, pid, concurrency, queues, list(code), dumps(list(left_out)) if left_out else None),
-    ).fetchone()
+        (
+            worker.id, worker.hostname, worker.pid, worker.concurrency, list(worker.queues), worker.home, worker.began,
+            list(worker.code), dumps(list(worker.left_out)) if worker.left_out else None,
+        ),
+    ).fetchone()  # fmt: skip
     return bool(row and row[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    id: str
+    hostname: str
+    pid: int
+    home: str
+    began: float | None
+    silent_s: float
+
+
+def signed(c: Connection) -> list[Signed]:
+    """All that have signed and are not forgotten."""
+    rows = c.execute("select id, hostname, pid, home, began, extract(epoch from now() - seen_at)::float8 from workers").fetchall()
+    return [Signed(*row) for row in rows]
+
+
+def holder(c: Connection, role: str) -> Signed | None:
+    """The worker that holds a post, or held it last."""
+    row = c.execute(
+        "select w.id, w.hostname, w.pid, w.home, w.began, extract(epoch from now() - w.seen_at)::float8"
+        " from leadership l join workers w on w.id = l.owner where l.role = %s",
+        (role,),
+    ).fetchone()
+    return Signed(*row) if row else None
+
+
+def end_posts(c: Connection, worker_id: str) -> None:
+    c.execute("update leadership set owner = '', until = now() where owner = %s", (worker_id,))
+
+
+def forget(c: Connection, worker_id: str) -> None:
+    c.execute("delete from workers where id = %s", (worker_id,))
 
 
 def processes(c: Connection) -> int:
@@ -41,18 +84,30 @@ def processes(c: Connection) -> int:
     return int(row[0]) if row else 0
 
 
-def lead(c: Connection, role: str, worker_id: str, seconds: float) -> bool:
-    """Take or renew a post; False while another holds it."""
+# No post is given for longer.
+LONGEST_POST_S = 6.0
+
+
+def lead(c: Connection, role: str, worker_id: str, seconds: float) -> tuple[bool, float]:
+    """Take or renew a post; False while another holds it.
+
+    Gives, too, by how much the database's clock was set back since the post was last renewed: it cannot end later than it was given
+    for. Whoever held it then, it is taken over, and the first to do so is the one who is told.
+    """
     row = c.execute(
         """
+        with before as (select until from leadership where role = %(role)s)
         insert into leadership (role, owner, until) values (%(role)s, %(me)s, now() + make_interval(secs => %(s)s))
         on conflict (role) do update set owner = excluded.owner, until = excluded.until
-        where leadership.owner = %(me)s or leadership.until < now()
-        returning owner
+        where leadership.owner = %(me)s or leadership.until < now() or leadership.until > now() + make_interval(secs => %(most)s)
+        returning (select extract(epoch from until - now())::float8 from before)
         """,
-        {"role": role, "me": worker_id, "s": seconds},
+        {"role": role, "me": worker_id, "s": seconds, "most": LONGEST_POST_S + 2},
     ).fetchone()
-    return row is not None
+    if row is None:
+        return False, 0.0
+    left = row[0] or 0.0
+    return True, left - seconds if left > LONGEST_POST_S + 2 else 0.0
 
 
 def posts(c: Connection) -> list[str]:
@@ -62,7 +117,8 @@ def posts(c: Connection) -> list[str]:
 
 
 def leave(c: Connection, worker_id: str) -> None:
-    c.execute("delete from leadership where owner = %s", (worker_id,))
+    """Its posts are free. Their rows stay: they say until when the clock had come."""
+    c.execute("update leadership set owner = '', until = now() where owner = %s", (worker_id,))
     c.execute("delete from workers where id = %s", (worker_id,))
 
 

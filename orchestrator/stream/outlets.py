@@ -24,6 +24,7 @@ _TOLD_AS = {
     "step.failed": "workflow.step.failed",
     "step.retried": "workflow.step.retried",
     "step.compensated": "workflow.step.compensated",
+    "step.skipped": "workflow.step.skipped",
 }
 FLUNQ = {
     "workflow.started": "io.flunq.execution.started",

@@ -37,6 +37,7 @@ CATALOGUE = {
         EventType("step.completed", "a step is done", "exec.progress", "completed"),
         EventType("step.failed", "a step failed for good", "exec.failed", "failed"),
         EventType("step.compensated", "a step was undone", "exec.progress", "compensated"),
+        EventType("step.skipped", "a step was left out: one that it depends on did not complete", "exec.progress", "skipped"),
         EventType("timer.scheduled", "a task waits until a time", "exec.progress", "waiting"),
         EventType("timer.fired", "a wait is over", "exec.progress", "running"),
         EventType("resource.moved", "a resource went from one state to another", "resource.moved", "moved"),
@@ -89,4 +90,5 @@ def message(type: str, data: dict[str, Any], about: dict[str, Any]) -> str:
         "step.failed": f"Step {step} failed: {error}",
         "step.retried": f"Step {step} failed and is tried again: {error}",
         "step.compensated": f"Step {step} was compensated",
+        "step.skipped": f"Step {step} was skipped: one that it depends on did not complete",
     }.get(type, CATALOGUE[type].meaning)

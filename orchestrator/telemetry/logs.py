@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
-LABELS = ("workflow", "instance", "position", "attempt", "step")
+LABELS = ("workflow", "instance", "position", "attempt", "step", "trace_id")
 _COLOURS = {"DEBUG": "\033[2m", "INFO": "", "WARNING": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[41m"}
+
+
+_about: ContextVar[Mapping[str, Any] | None] = ContextVar("about", default=None)
+
+
+@contextlib.contextmanager
+def about(labels: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, every line that is logged has these labels, whoever logs it: a step's code, and the libraries that it uses."""
+    before = _about.set(labels)
+    try:
+        yield
+    finally:
+        _about.reset(before)
+
+
+class Labelled(logging.Filter):
+    """Lets every line pass, with the labels of what is done at the moment. What a line says of itself stays."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        for name, value in (_about.get() or {}).items():
+            if getattr(record, name, None) is None:
+                setattr(record, name, value)
+        return True
 
 
 class TextFormatter(logging.Formatter):
@@ -38,6 +65,7 @@ def configure(format: str = "text", level: str | int = "INFO") -> None:
         )
     else:
         handler.setFormatter(TextFormatter(coloured=sys.stderr.isatty()))
+    handler.addFilter(Labelled())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper() if isinstance(level, str) else level)

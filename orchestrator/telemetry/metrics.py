@@ -11,11 +11,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.ids import Scope
 from orchestrator.telemetry.categories import category, severity
 
 _enabled: list[bool] = [False]
 _known: dict[str, Any] = {}
 
+WHOSE = ["tenant", "namespace", "workflow"]
 BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -32,11 +34,12 @@ def enable() -> None:
     _known.update(
         steps=Counter("orchestrator_steps_total", "Attempts of steps by outcome", ["type", "outcome"]),
         step_seconds=Histogram("orchestrator_step_seconds", "Time inside a step", ["type"], buckets=BUCKETS_S),
-        instances=Counter("orchestrator_instances_total", "Instances that ended, by workflow and state", ["workflow", "state"]),
-        instance_seconds=Histogram("orchestrator_instance_seconds", "From start to end", ["workflow"], buckets=BUCKETS_S),
+        instances=Counter("orchestrator_instances_total", "Instances that ended, by workflow and state", [*WHOSE, "state"]),
+        instance_seconds=Histogram("orchestrator_instance_seconds", "From start to end", WHOSE, buckets=BUCKETS_S),
         errors=Counter("orchestrator_errors_total", "Attempts that failed, by what went wrong", ["category", "severity"]),
         claims=Counter("orchestrator_claims_total", "Messages by what became of them", ["result"]),
         fenced=Counter("orchestrator_fenced_total", "Writers that were found to hold a branch no longer"),
+        stumbles=Counter("orchestrator_internal_errors_total", "Walks that met an error nobody foresaw"),
         recoveries=Counter("orchestrator_recoveries_total", "Branches published again", ["reason"]),
         timer_lateness=Histogram("orchestrator_timer_lateness_seconds", "How late a timer fired", buckets=BUCKETS_S),
         bridged=Counter("orchestrator_bridge_entries_total", "Stream entries by what became of them", ["group", "result"]),
@@ -96,15 +99,15 @@ def is_enabled() -> bool:
     return _enabled[0]
 
 
-def instance_ended(workflow: str, state: str, took_s: float, monitoring: Mapping[str, Any]) -> None:
+def instance_ended(scope: Scope, state: str, took_s: float, monitoring: Mapping[str, Any]) -> None:
     """`monitoring` is what the workflow's configuration says of it: by itself, or not, and which."""
     if not _enabled[0] or monitoring.get("enabled") is False:
         return
     wanted = monitoring.get("metrics") or ("execution_time", "error_rate")
     if "error_rate" in wanted:
-        _of("instances", workflow, state).inc()
+        _of("instances", scope.tenant, scope.namespace, scope.name, state).inc()
     if "execution_time" in wanted:
-        _of("instance_seconds", workflow).observe(took_s)
+        _of("instance_seconds", scope.tenant, scope.namespace, scope.name).observe(took_s)
 
 
 def claimed(*, void: bool) -> None:
@@ -113,6 +116,10 @@ def claimed(*, void: bool) -> None:
 
 def fenced() -> None:
     _count("fenced")
+
+
+def stumbled() -> None:
+    _count("stumbles")
 
 
 def recovered(reason: str, number: int) -> None:

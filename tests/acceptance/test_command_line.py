@@ -62,7 +62,8 @@ def test_verbs_move_instances_and_refuse_by_name(running: Stack) -> None:
     until(lambda: running.runner.get_workflow_status(instance_id)["waits_for"])
     assert "manager approved" in cli(running, "approve", instance_id).stdout
     assert running.ended(instance_id)["status"] == "COMPLETED"
-    assert [row["action"] for row in json.loads(cli(running, "audit", "--instance", instance_id, "--json").stdout)][:2] == [
+    assert [row["action"] for row in json.loads(cli(running, "audit", "--instance", instance_id, "--json").stdout)][:3] == [
+        "complete",
         "signal",
         "resume",
     ]
@@ -149,7 +150,12 @@ do:
 
 
 def test_documents_and_events_by_the_api(running: Stack, client: Any) -> None:
-    assert client.post("/workflow/definitions", data=DOCUMENT).get_json() == {"workflow": "by-api", "namespace": "api", "version": "1.0.0"}
+    assert client.post("/workflow/definitions", data=DOCUMENT).get_json() == {
+        "workflow": "by-api",
+        "namespace": "api",
+        "version": "1.0.0",
+        "status": "registered",
+    }
     assert {"by-api"} <= {item["workflow"] for item in client.get("/workflow/definitions").get_json()["definitions"]}
     started = client.post("/workflow/start/api.by-api", json={"data": {}}).get_json()["instanceId"]
     event = {"specversion": "1.0", "id": "go-1", "source": "/api", "type": "api.go", "data": 7}

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from orchestrator.definition.documents import definition_from
+from orchestrator.definition.documents import definition_from, read_document
 from orchestrator.errors import Duplicate, IllegalMove, Invalid, NotFound, TooLarge
 from orchestrator.store import events
 from orchestrator.store.queries import Filter
@@ -42,8 +42,10 @@ def test_a_paused_instance_begins_no_step_and_resuming_repeats_none(running: Sta
     running.runner.resume_workflow(instance_id, actor="ada")
     assert running.ended(instance_id)["status"] == "COMPLETED"
     assert effects(running, instance_id) == ["begin", "end"] * 3
-    assert [action for action, _ in moves(running, instance_id)] == ["start", "pause", "resume"]
-    assert {row["actor"] for row in running.runner.audit(instance_id)} == {"anonymous", "ada"}
+    assert moves(running, instance_id) == [
+        ("start", "PENDING"), ("begin", "RUNNING"), ("pause", "PAUSED"), ("resume", "RUNNING"), ("complete", "COMPLETED"),
+    ]  # fmt: skip
+    assert {row["actor"] for row in running.runner.audit(instance_id)} == {"anonymous", "engine", "ada"}
 
 
 def test_a_wait_does_not_wake_while_paused(running: Stack) -> None:
@@ -462,6 +464,58 @@ def test_events_of_a_document_tell_each_step_and_the_progress(running: Stack) ->
         ("step.completed", "execute", 1.0),
     ]
     assert seen[-1] == ("workflow.completed", None, 1.0)
+
+
+NESTED = """
+type: nested
+steps:
+  - id: decide
+    type: condition
+    parameters:
+      condition: (.names | length) > 1
+      then: [{id: several, type: noop}]
+      else: [{id: few, type: noop}]
+  - id: side
+    type: parallel
+    dependencies: [decide]
+    parameters: {steps: [{id: left, type: delay, parameters: {delay: 100ms}}, {id: right, type: noop}]}
+  - id: each
+    type: forEach
+    dependencies: [side]
+    parameters:
+      items: .names
+      as: name
+      parallel: true
+      steps: [{id: told, type: conditional, parameters: {condition: name}}]
+  - id: again
+    type: while
+    dependencies: [each]
+    parameters: {condition: $index < 2, steps: [{id: round, type: noop}]}
+"""
+
+
+def test_steps_that_hold_steps(running: Stack) -> None:
+    running.runner.register_workflow(read_document(NESTED))
+    done = running.run("nested", {"names": ["a", ""]})
+    assert done["status"] == "COMPLETED"
+    settled = [fact["position"] for fact in running.runner.history(done["id"]) if fact["kind"] == "step.completed"]
+    assert sorted(position.rsplit("/", 1)[-1] for position in settled) == ["left", "right", "round", "round", "several", "told", "told"]
+    assert [each["result"] for each in done["output"]["each"]] == [True, False]
+
+
+def test_a_step_that_is_left_out_is_told_as_well(running: Stack) -> None:
+    once = {"retries": 0}
+    steps = [{"id": "breaks", "type": "fail", **once}, {"id": "never", "type": "noop", "dependencies": ["breaks"]}]
+    running.runner.register_workflow(definition_from({"type": "left_out", "steps": steps}))
+    instance_id = start(running, "left_out")
+    running.ended(instance_id)
+
+    def told() -> list[tuple[str, str, str]]:
+        entries = [fields for _, fields in running.redis.xrange("orchestrator:events")]
+        seen = [json.loads(entry["data"]) for entry in entries if entry["subject"] == f"workflow.{instance_id}"]
+        return [(event["event"], event["step_id"], event["status"]) for event in seen if event.get("step_id")]
+
+    until(lambda: ("step.skipped", "never", "skipped") in told(), 5)
 
 
 def test_cleanup_removes_the_history_and_keeps_the_record(running: Stack) -> None:

@@ -36,8 +36,8 @@ def test_metrics_of_all_children_are_on_one_port_and_logs_are_json(stack: Stack)
     text = until(lambda: scraped() if 'state="FAILED"' in scraped() else "", 10)
     for wanted in (
         'orchestrator_steps_total{outcome="completed",type="note"} 6.0',
-        'orchestrator_instances_total{state="COMPLETED",workflow="sequence"} 1.0',
-        'orchestrator_instances_total{state="FAILED",workflow="asked"} 1.0',
+        'orchestrator_instances_total{namespace="default",state="COMPLETED",tenant="default",workflow="sequence"} 1.0',
+        'orchestrator_instances_total{namespace="default",state="FAILED",tenant="default",workflow="asked"} 1.0',
         "orchestrator_step_seconds_bucket",
         "orchestrator_claims_total",
     ):

@@ -6,7 +6,9 @@ import csv
 import datetime as dt
 import io
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,3 +94,73 @@ def test_a_report_stays_in_its_folder(shipped: Stack, path: str) -> None:
     where = {str(found.relative_to(shipped.folder)) for found in shipped.folder.rglob("x-*.json")}
     assert all(name.startswith("output/") for name in where)
     assert (done["status"] == "FAILED") == (not where)
+
+
+def test_every_common_use_has_a_schedule_that_can_be_switched_on(shipped: Stack) -> None:
+    client = create_app(shipped.runner).test_client()
+    found = {one["id"]: one for one in client.get("/workflow/schedules").get_json()["schedules"]}
+    assert {name: found[name]["enabled"] for name in found} == {
+        "daily-reports": True,
+        "daily-report": True,
+        "nightly-batch": False,
+        "weekly-check-up": False,
+        "data-sync": False,
+        "cleanup": False,
+    }
+    assert client.post("/workflow/schedules/data-sync/resume", json={}).get_json()["enabled"] is True
+
+    def run(name: str) -> dict[str, Any]:
+        told = client.post(f"/workflow/schedules/{name}/run", json={}).get_json()
+        done = shipped.ended(told["instanceId"])
+        assert done["status"] == "COMPLETED", done
+        output: dict[str, Any] = done["output"]
+        return output
+
+    def copied(told: dict[str, Any]) -> tuple[Any, ...]:
+        return told["copied"], told["removed"], told["same"]
+
+    folder = shipped.folder / "output"
+    for name, text in {"a": '{"id": 1, "Name ": " x "}\n\n{"id": 2}\n', "b": '{"id": 1}\nnot json\n', "c": '{"id": NaN}\n'}.items():
+        (folder / "inbox").mkdir(parents=True, exist_ok=True)
+        (folder / f"inbox/{name}.jsonl").write_text(text)
+    told = run("nightly-batch")
+    assert [(one["file"], one.get("records"), one.get("refused")) for one in told["process"]] == [
+        ("inbox/a.jsonl", 2, None),
+        ("inbox/b.jsonl", None, "line 2 is no JSON object"),
+        ("inbox/c.jsonl", None, "line 1 is no JSON object"),
+    ], told
+    assert (folder / "processed/a.jsonl").read_text() == '{"id": 1, "name": "x"}\n{"id": 2}\n'
+    assert sorted(str(path.relative_to(folder / "inbox")) for path in (folder / "inbox").rglob("*.jsonl")) == [
+        "done/a.jsonl",
+        "refused/b.jsonl",
+        "refused/c.jsonl",
+    ]
+
+    (folder / "mirror").mkdir()
+    (folder / "mirror/old.txt").write_text("")
+    assert copied(run("data-sync")) == (["a.jsonl"], ["old.txt"], 0)
+    assert copied(run("data-sync")) == ([], [], 1)
+
+    report = json.loads(Path(run("weekly-check-up")["path"]).read_text())
+    assert report["instances"]["COMPLETED"] >= 3
+    assert report["databaseBytes"] > 0
+    assert report["outputBytes"] > 0
+
+    os.utime(folder / "processed/a.jsonl", (0, 0))
+    assert run("cleanup")["removed"] == ["processed/a.jsonl"]
+    assert not (folder / "processed/a.jsonl").exists()
+    assert (folder / "mirror/a.jsonl").exists()
+
+
+def test_upkeep_stays_where_it_may_be(shipped: Stack) -> None:
+    refused = [
+        ("mirror-folder", {"source": "processed", "target": "processed/in"}, "lie within each other"),
+        ("mirror-folder", {"source": "../..", "target": "mirror"}, "leads out of OUTPUT_DIR"),
+        ("mirror-folder", {"source": "nowhere", "target": "mirror"}, "there is no folder 'nowhere'"),
+        ("remove-old-files", {"folders": ["/"]}, "leads out of OUTPUT_DIR"),
+    ]
+    started = [(shipped.runner.start_workflow(workflow, input=given), why) for workflow, given, why in refused]
+    for instance_id, why in started:
+        failed = shipped.ended(instance_id)
+        assert failed["status"] == "FAILED"
+        assert why in failed["error"]["message"]

@@ -21,6 +21,7 @@ from orchestrator.dev.ports import any_free
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.engine.runtime import Runtime
 from orchestrator.history import Failure
+from orchestrator.schedule import beats
 from orchestrator.store.connection import Database
 from orchestrator.telemetry.categories import category, severity
 from tests.guarded import guarded, key
@@ -147,6 +148,7 @@ def test_every_metric_and_label_of_the_dashboard_and_the_rules_exists(stack: Sta
     stack.runner.configs.save({"id": "numbered", "monitoring": {"sla": 60_000}})
     stack.run("numbered", {"n": 1})
     stack.runner.runtime.breakers.tell("somewhere", "bad", "no answer")
+    beats.note(stack.runner.database.connection())
     client.get("/workflow/instances", headers={"Authorization": "Bearer no"})
     stack.redis.xgroup_create("events:workflow", "workflow-group", mkstream=True)
     stack.runner.send_events([{"id": "1", "source": "s", "type": "t"}])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
 import pytest
 
 from orchestrator.definition.retry import RetryPolicy
+from orchestrator.engine import jobs
 from orchestrator.errors import IllegalMove, Invalid, NotFound, Terminal
 from orchestrator.local import HistoryFilter, MemoryCheckpointStore, WorkflowEngine
 from orchestrator.steps.registry import Result, StepContext
@@ -164,3 +166,15 @@ def test_the_checkpoint_store_saves_loads_lists_and_forgets() -> None:
     assert store.load(ids[1]).output["pinned_cid"] == "QmExample123"
     store.clear()
     assert store.count() == 0
+
+
+def test_threads_of_steps_go_when_nobody_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "KEPT_FOR_S", 0.2)
+    document = {"type": "several", "steps": [{"id": f"s{n}", "type": "noop"} for n in range(8)]}
+    with WorkflowEngine() as made:
+        assert made.wait(made.start_workflow(document))["status"] == "completed"
+
+    deadline = time.monotonic() + 20
+    while [thread for thread in threading.enumerate() if thread.name == "step"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # between two looks

@@ -38,7 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "schedule": MEANS | {"schedule", "store"},
     "engine": MEANS | {"store", "steps", "engine", "net", "schedule", "security", "breakers"},
     "keeper": MEANS | {"store", "engine", "keeper"},
-    "embedded": MEANS | {"steps", "engine"},
+    "embedded": MEANS | {"steps", "engine", "breakers"},
     "testing": MEANS | {"steps", "embedded"},
     "stream": MEANS | {"store", "engine", "stream", "net"},
     "proxies": MEANS | {"store", "proxies"},

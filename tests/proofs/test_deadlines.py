@@ -1,0 +1,156 @@
+"""The time of an instance, or of a task inside of it, is over when it is over: whatever runs, waits or is busy then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.definition.documents import definition_from
+from orchestrator.dev.servers import Postgres, Redis
+from tests.conftest import fresh_database
+from tests.proofs.lives import LATE
+from tests.stack import Stack, until
+
+
+@pytest.fixture(scope="module")
+def lively(postgres: Postgres, redis_server: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    made = Stack(fresh_database(postgres), redis_server, tmp_path_factory.mktemp("lives"), workflows="tests.proofs.lives")
+    made.environment.update({"QUEUE_GRACE": "3"})
+    made.worker(concurrency=8)
+    yield made
+    made.stop()
+
+
+def effects(stack: Stack, instance_id: str) -> list[str]:
+    return [row[0] for row in stack.sql("select what from ledger where instance = %s order by id", instance_id)]
+
+
+def took_s(stack: Stack, instance_id: str) -> float:
+    return float(stack.sql("select extract(epoch from ended_at - started_at)::float8 from instances where id = %s", instance_id)[0][0])
+
+
+def start(stack: Stack, workflow: str) -> str:
+    return stack.runner.start_workflow(workflow, input={})
+
+
+@pytest.mark.proves(17)
+def test_an_instance_ends_at_its_timeout_and_what_it_runs_is_interrupted(lively: Stack) -> None:
+    started = {name: start(lively, name) for name in LATE}
+
+    ended = {name: lively.ended(instance_id) for name, instance_id in started.items()}
+
+    assert {name: (one["status"], one["error"]["code"]) for name, one in ended.items()} == dict.fromkeys(LATE, ("FAILED", "timeout"))
+    slow = {name: took for name, instance_id in started.items() if (took := took_s(lively, instance_id)) > 3}
+    assert not slow
+    for instance_id in started.values():
+        began = effects(lively, instance_id).count("begin")
+        until(lambda i=instance_id, n=began: effects(lively, i).count("interrupted") == n, 2, "what it ran is interrupted")  # type: ignore[misc]
+
+
+@pytest.mark.proves(17)
+def test_a_graph_document_ends_at_its_timeout(lively: Stack) -> None:
+    steps = [{"id": "a", "type": "blocks"}, {"id": "b", "type": "noop", "dependencies": ["a"]}]
+    lively.runner.register_workflow(definition_from({"type": "late_document", "timeout": "1.5s", "steps": steps}))
+    instance_id = start(lively, "late_document")
+
+    assert lively.ended(instance_id)["error"]["code"] == "timeout"
+
+    assert took_s(lively, instance_id) < 3
+    until(lambda: "interrupted" in effects(lively, instance_id), 2)
+
+
+@pytest.mark.proves(17)
+def test_the_timeout_of_a_task_ends_the_branches_it_opened_and_is_caught(lively: Stack) -> None:
+    instance_id = start(lively, "caught-deadline")
+
+    assert lively.ended(instance_id)["status"] == "COMPLETED"
+
+    assert took_s(lively, instance_id) < 3
+    until(lambda: effects(lively, instance_id).count("interrupted") == 2, 2)
+
+
+def test_a_saga_goes_back_at_its_timeout(lively: Stack) -> None:
+    instance_id = start(lively, "late-saga")
+
+    status = lively.ended(instance_id)
+
+    assert (status["error"]["code"], status["compensation"]["result"]) == ("timeout", "compensated")
+    assert took_s(lively, instance_id) < 4
+
+
+@pytest.mark.proves(17)
+def test_a_child_that_is_awaited_is_cancelled_at_its_parents_timeout(lively: Stack) -> None:
+    instance_id = start(lively, "late-parent")
+    child = until(lambda: lively.sql("select id::text from instances where parent_id = %s", instance_id))[0][0]
+
+    assert lively.ended(instance_id)["error"]["code"] == "timeout"
+
+    until(lambda: lively.state(child) == "CANCELLED", 2)
+
+
+@pytest.mark.proves(17)
+def test_a_timeout_holds_while_every_process_is_busy(lively: Stack) -> None:
+    waiting = [start(lively, name) for name in ("late-wait", "late-approval", "late-in-a-branch")]
+    until(lambda: lively.sql("select count(distinct instance_id) from branches where state = 'parked'") == [(3,)])
+    busy = [lively.runner.start_workflow("long-catches", input={"seconds": 6}) for _ in range(16)]
+    until(lambda: lively.sql("select count(*) from branches where state = 'running'") == [(8,)])
+
+    for instance_id in waiting:
+        until(lambda i=instance_id: lively.state(i) == "FAILED", 4)  # type: ignore[misc]
+
+    assert max(took_s(lively, instance_id) for instance_id in waiting) < 3
+    for instance_id in busy:
+        lively.runner.cancel_workflow(instance_id)
+
+
+@pytest.mark.proves(17)
+def test_a_retry_after_a_timeout_has_its_time_again_and_runs_a_step_once(lively: Stack) -> None:
+    started = [start(lively, name) for name in ("again-sequence", "again-graph")]
+    for instance_id in started:
+        assert lively.ended(instance_id)["error"]["code"] == "timeout"
+        lively.runner.retry_workflow(instance_id)
+
+    for instance_id in started:
+        status = lively.ended(instance_id)
+        assert status["status"] == "COMPLETED", status["error"]
+        assert effects(lively, instance_id) == ["begin", "interrupted", "begin", "end"]
+
+
+@pytest.mark.proves(17)
+def test_the_timeout_holds_again_after_a_retry(lively: Stack) -> None:
+    instance_id = start(lively, "waits-and-waits")
+    lively.ended(instance_id)
+
+    lively.runner.retry_workflow(instance_id)
+
+    status = lively.ended(instance_id, 5)
+    assert (status["status"], status["error"]["code"]) == ("FAILED", "timeout")
+    assert 1.5 < took_s(lively, instance_id) < 5
+
+
+@pytest.mark.proves(17)
+def test_what_came_due_during_a_pause_comes_at_the_resume(lively: Stack) -> None:
+    instance_id = start(lively, "late-wait")
+    until(lambda: lively.sql("select 1 from branches where instance_id = %s and state = 'parked'", instance_id))
+    lively.runner.pause_workflow(instance_id)
+    due = "select 1 from timers t join branches b on b.id = t.branch_id where b.instance_id = %s and t.due_at < now() + interval '1 hour'"
+    until(lambda: not lively.sql("select 1 where now() < (select started_at from instances where id = %s) + interval '2 s'", instance_id))
+
+    lively.runner.resume_workflow(instance_id)
+
+    until(lambda: lively.state(instance_id) == "FAILED", 2, str(lively.sql(due, instance_id)))
+
+
+@pytest.mark.proves(17)
+def test_the_timeout_of_all_workflows_ends_one_that_takes_little_longer(stack: Stack) -> None:
+    stack.workflows = "tests.proofs.lives"
+    stack.worker(WORKFLOW_TIMEOUT_SECONDS="1")
+    until(lambda: stack.sql("select 1 from workers"))
+    instance_id = stack.runner.start_workflow("long-catches", input={"seconds": 4})
+
+    status = stack.ended(instance_id)
+
+    assert (status["status"], status["error"]["code"]) == ("FAILED", "timeout")
+    lived = stack.sql("select extract(epoch from ended_at - created_at)::float8 from instances where id = %s", instance_id)
+    assert lived[0][0] < 3

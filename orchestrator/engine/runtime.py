@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator.breakers import Breakers
 from orchestrator.config import secrets
 from orchestrator.config.settings import Settings
-from orchestrator.definition.codec import from_json
+from orchestrator.definition import kept
 from orchestrator.definition.tree import Definition
 from orchestrator.definition.triggers import Trigger
 from orchestrator.engine import warden
@@ -90,7 +90,7 @@ class Runtime:
             stored = self.database.patiently(lambda c: definitions.by_id(c, definition_id))
             if stored is None:
                 raise NotFound("definition", definition_id)
-            held = from_json(stored.tree)
+            held = kept.definition_of(stored.tree)
             with self._lock:
                 self._definitions[definition_id] = held
                 while len(self._definitions) > 512:

@@ -27,7 +27,7 @@ from orchestrator.engine.rebuild import forward_of
 from orchestrator.engine.runtime import Runtime, is_undo, queue_of
 from orchestrator.engine.stopped import Stopped
 from orchestrator.engine.undoing import undo_tree
-from orchestrator.errors import BrokenHistory, Fenced, MissingCode, NotJson, TooDeep, TooLarge, WorkflowFailed, text_of
+from orchestrator.errors import BrokenDefinition, BrokenHistory, Fenced, MissingCode, NotJson, TooDeep, TooLarge, WorkflowFailed, text_of
 from orchestrator.history import Fact, Failure, Kind
 from orchestrator.ids import unescaped
 from orchestrator.nesting import DEEPEST_KEPT
@@ -112,23 +112,26 @@ class Walk:
         return None
 
     def _walk(self) -> Never:
-        self.definition = self.runtime.definition(self.held.definition_id)
-        self.tells_tasks = self.held.step_events and self.definition.document is not None
-        if self.held.stopping:
-            branching.close(self, Closing("cancelled"))
-        self.check_deaths()
         try:
+            self.with_code(self.read)
+            if self.held.stopping:
+                branching.close(self, Closing("cancelled"))
+            self.check_deaths()
             self.with_code(self.rebuild)
             self.check_dependencies()
             performing.check_poison(self)
             while True:
                 self.with_code(self.step)
-        except (BrokenHistory, NotJson, TooDeep) as error:
+        except (BrokenDefinition, BrokenHistory, NotJson, TooDeep) as error:
             # No other worker would come further.
             broken = Failure(error.code, str(error), self.held.position, type(error).__name__)
         except RecursionError:
             broken = Failure(TooDeep.code, TOO_DEEP, self.held.position, "TooDeep")
-        self._end_broken(broken)
+        self.end_broken(broken)
+
+    def read(self) -> None:
+        self.definition = self.runtime.definition(self.held.definition_id)
+        self.tells_tasks = self.held.step_events and self.definition.document is not None
 
     def step(self) -> None:
         """Meet the next need. What would have to be kept and cannot be is a failure of the task it comes from."""
@@ -200,13 +203,13 @@ class Walk:
                 raise
             except Exception:
                 logger.exception("the failure could not be handled by the workflow, which fails with it", extra=self.labels())
-                self._end_broken(failure)
+                self.end_broken(failure)
         except Stopped as stopped:
             return stopped.next_held
         except Fenced:
             return None
 
-    def _end_broken(self, failure: Failure) -> Never:
+    def end_broken(self, failure: Failure) -> Never:
         """End the branch without a fold of its facts: it cannot be folded, or what follows from it cannot be done."""
         self.pending, self.events = [], []
         if not hasattr(self, "definition"):
@@ -298,7 +301,7 @@ class Walk:
             return
         if self.database.patiently(lambda c: facts.last(c, held.id)) == held.crash_seq:
             message = f"workers died here {held.crashes} times in a row, while they read the history"
-            self._end_broken(Failure("worker_crashed", message, held.position, "WorkerCrashed"))
+            self.end_broken(Failure("worker_crashed", message, held.position, "WorkerCrashed"))
 
     def check_dependencies(self) -> None:
         """Woken before its first step by the patience with what it depends on: then that is why it fails."""

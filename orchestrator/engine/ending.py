@@ -63,6 +63,7 @@ def end_instance(walk: Walk, end: End, dead_letters: list[tuple[str, str, Any]] 
         walk.flush()
         walk.look_again()
         raise Fenced(held.position, held.generation)
+    walk.stage("persistence", "%d facts committed, %d in all; the instance is %s", len(fresh), walk.forward.seq, end.state)
     if metrics.is_enabled():
         one = walk.definition
         asked = Configurations(walk.runtime).in_force(one.namespace, one.name, one.version, held.tenant).get("monitoring") or {}

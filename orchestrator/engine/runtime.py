@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -26,6 +27,8 @@ from orchestrator.steps.registry import REGISTRY, Registry
 from orchestrator.store import definitions, sealing, workers
 from orchestrator.store import secrets as kept_secrets
 from orchestrator.store.connection import Database
+
+logger = logging.getLogger("orchestrator.runtime")
 
 PRIORITIES = ("low", "normal", "high", "critical")
 CAPACITY_FOR_S = 5.0
@@ -89,6 +92,7 @@ class Runtime:
         if held is None:
             stored = self.database.patiently(lambda c: definitions.by_id(c, definition_id))
             if stored is None:
+                logger.critical("definition lookup failed: the database has none with the id %s", definition_id)
                 raise NotFound("definition", definition_id)
             held = kept.definition_of(stored.tree)
             with self._lock:

@@ -22,7 +22,7 @@ from typing import Any, Never, TypeVar
 import psycopg
 
 from orchestrator.definition.tree import AnyTask, Definition, Step, Undo
-from orchestrator.engine import branching, ending, heartbeat, missing, performing, relating, waiting
+from orchestrator.engine import branching, ending, heartbeat, missing, performing, relating, stages, waiting
 from orchestrator.engine.rebuild import forward_of
 from orchestrator.engine.runtime import Runtime, is_undo, queue_of
 from orchestrator.engine.stopped import Stopped
@@ -235,6 +235,8 @@ class Walk:
             return
         if self.attends and not isinstance(need, Finished | Failed | Join):
             self.hand_back()
+        if not isinstance(need, Decide | Deadline | Sleep | Listening):
+            self.stage("next", "%s", place_of(need))
         match need:
             case Perform():
                 performing.perform_step(self, need)
@@ -285,6 +287,8 @@ class Walk:
             self.snapshot_seq = self.forward.seq
         if held.claims > 1 or held.generation > 1:
             self.forward.apply_all(self.read_facts(self.forward.seq))
+        if stages.are_told():
+            self._tell_rebuilt()
         skipped = any(branch.outcome != "completed" for branch in before)
         if skipped and self.forward.seq == 0:
             task = self.forward.task
@@ -293,6 +297,14 @@ class Walk:
             branching.close(
                 self, Closing("skipped"), [Fact(held.position, Kind.TASK_SKIPPED, {"because": "a dependency did not complete"})]
             )
+
+    def _tell_rebuilt(self) -> None:
+        seq = self.forward.seq
+        self.stage("history", "%d facts, %d of them from a snapshot", seq, self.snapshot_seq)
+        self.stage("definition", "%s@%s", self.definition.name, self.definition.version)
+        self.stage("replay", "%d facts folded; the branch is at %s", seq, place_of(self.forward.need))
+        if not seq and self.held.position == "":
+            self.stage("update", "the execution begins")
 
     def check_deaths(self) -> None:
         """Workers that die while they fold the history never come as far as to see that others died there before them."""
@@ -337,6 +349,7 @@ class Walk:
         task = self.forward.frames[-1].task if self.tells_tasks and self.forward.frames else None
         self.forward.apply(fact)
         self.pending.append(fact)
+        self.stage("update", "fact %d is %s at '%s'", self.forward.seq, fact.kind, fact.position)
         if task is not None and not isinstance(task, Step | Undo):
             for type in lifecycle.of_fact(fact):
                 more = {"error": fact.data["error"]} if type == "step.failed" else {}
@@ -355,6 +368,7 @@ class Walk:
             return
         self.pending = []
         self.events = []
+        self.stage("persistence", "%d facts committed, %d in all; the instance is %s", len(fresh), self.forward.seq, standing[0])
         self.stand(*standing)
 
     def stand(self, state: str, stopping: bool) -> None:
@@ -404,6 +418,7 @@ class Walk:
             raise Fenced(held.position, held.generation) from None
         self.pending = []
         self.events = []
+        self.stage("persistence", "%d facts and what follows from them committed, %d in all", len(fresh), self.forward.seq)
         return given
 
     @property
@@ -427,6 +442,10 @@ class Walk:
     def tell(self, type: str, need: Perform, more: dict[str, Any]) -> None:
         self.events.append((type, dumps({"step": need.step.name, "position": need.position, **more})))
 
+    def stage(self, stage: stages.Stage, message: str, *arguments: object) -> None:
+        if stages.are_told():
+            stages.tell(self.labels(), stage, message, *arguments)
+
     def labels(self, position: str | None = None) -> dict[str, Any]:
         return {
             "instance": self.held.instance_id,
@@ -434,6 +453,11 @@ class Walk:
             "workflow": self.definition.name if hasattr(self, "definition") else None,
             "trace_id": self.held.trace_id,
         }
+
+
+def place_of(need: Need) -> str:
+    position = getattr(need, "position", "")
+    return f"{type(need).__name__} at '{position}'" if position else type(need).__name__
 
 
 def _can_be_written(fact: Fact) -> bool:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from orchestrator.engine import warden
 from orchestrator.keeper.barrier import Barrier
 from orchestrator.keeper.chore import Chore
 from orchestrator.store.connection import Connection, Database, is_away
@@ -19,6 +20,8 @@ logger = logging.getLogger("orchestrator.keeper")
 # What is locked for longer by somebody else is tried again later; what takes longer is stopped and is that chore's failure.
 LIMITS = "set lock_timeout = '5s'; set statement_timeout = '60s'"
 LONGEST_PAUSE_S = 2.0
+# What one definition makes its conditions take, others wait for.
+LONGEST_EXPRESSION_S = 0.8
 
 
 class Lane(threading.Thread):
@@ -48,6 +51,7 @@ class Lane(threading.Thread):
             self._turn.notify()
 
     def run(self) -> None:
+        warden.hurry(LONGEST_EXPRESSION_S)
         pause_s = 0.1
         while (probe := self._next_probe()) is not None:
             try:

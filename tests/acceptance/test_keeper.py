@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from orchestrator.api import create_app
+from orchestrator.definition.expressions import Jq, evaluate
 from orchestrator.keeper.barrier import Barrier
 from orchestrator.keeper.chore import Chore, Desk
 from orchestrator.keeper.lane import Lane
@@ -103,6 +104,26 @@ def test_a_chore_that_hangs_holds_up_no_other_lane(stack: Stack) -> None:
     Hanging.released.set()
     office.stop()
     office.join(10)
+
+
+class Evaluating(Chore):
+    name = "evaluating"
+
+    def do(self, c: Connection) -> None:
+        evaluate(Jq("def f: f; f"), None, {})
+
+
+def test_what_a_chore_evaluates_for_one_is_cut_short_for_all(stack: Stack) -> None:
+    """Longer than a second, nobody waits for a condition of somebody else's that does not end."""
+    runtime = stack.runner.runtime
+    lane = Lane("test", [Evaluating(Desk(runtime))], runtime.database)
+    lane.start()
+    lane.hand_in(probe(stack))
+    barrier = lane.barriers["evaluating"]
+    until(lambda: barrier.failures, 20)
+    assert "not done within 0.8 s" in barrier.error
+    lane.end()
+    lane.join(5)
 
 
 @pytest.mark.parametrize(

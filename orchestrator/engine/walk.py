@@ -27,7 +27,7 @@ from orchestrator.engine.rebuild import forward_of
 from orchestrator.engine.runtime import Runtime, is_undo, queue_of
 from orchestrator.engine.stopped import Stopped
 from orchestrator.engine.undoing import undo_tree
-from orchestrator.errors import BrokenHistory, Fenced, MissingCode, NotJson, TooDeep, TooLarge, text_of
+from orchestrator.errors import BrokenHistory, Fenced, MissingCode, NotJson, TooDeep, TooLarge, WorkflowFailed, text_of
 from orchestrator.history import Fact, Failure, Kind
 from orchestrator.ids import unescaped
 from orchestrator.nesting import DEEPEST_KEPT
@@ -87,6 +87,7 @@ class Walk:
         self.snapshot_seq = 0
         self.root: AnyTask | None = None
         self.shared: Any = None
+        self.failed: WorkflowFailed | None = None  # set when the instance was committed FAILED here
         heartbeat.ensure(runtime)
         self.holding = runtime.hold(held.id, held.generation, held.instance_id)
 

@@ -274,6 +274,12 @@ class MissingCode(WorldError):
         super().__init__(f'This process has no {kind} "{name}": its module did not import here, or this is older code.')
 
 
+class BrokenDefinition(WorldError):
+    """What is kept of a workflow is no definition."""
+
+    code = "broken_definition"
+
+
 class WorkerCrashed(WorldError):
     code = "worker_crashed"
 

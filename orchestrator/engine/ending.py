@@ -68,6 +68,7 @@ def end_instance(walk: Walk, end: End, dead_letters: list[tuple[str, str, Any]] 
         walk.flush()
         walk.look_again()
         raise Fenced(held.position, held.generation)
+    walk.stage("persistence", "%d facts committed, %d in all; the instance is %s", len(fresh), walk.forward.seq, end.state)
     if end.state == "FAILED":
         walk.failed = _as_told(walk, because or {})
     if metrics.is_enabled():

@@ -9,7 +9,7 @@ SECRETS := .orchestrator/docker.env
 export ALEMBIC_QUIET := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up dev run down docker-build docker-run test proves lint format bench chaos ctk coverage audit build lock clean
+.PHONY: help up dev run down docker-build docker-run test test-long ci proves lint format bench chaos ctk coverage audit build lock clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -36,8 +36,14 @@ $(SECRETS):
 	@mkdir -p $(@D)
 	@umask 077 && $(PYTHON) -c 'import secrets; [print(f"{name}={secrets.token_urlsafe(24)}") for name in ("POSTGRES_PASSWORD", "GATEWAY_TOKEN", "GRAFANA_PASSWORD")]' > $@
 
-test: $(VENV)/.dev ## everything CI runs: lint, types, all tests, the short form of chaos
-	@$(BIN)/python -m tests.run
+test: $(VENV)/.dev ## what a change is judged by: lint, types, and all tests but those of `make test-long`
+	@$(BIN)/python -m tests.run short
+
+test-long: $(VENV)/.dev ## the rest of CI: fuzzing, the short form of chaos, environments built anew, platforms, another Debian
+	@$(BIN)/python -m tests.run long
+
+ci: $(VENV)/.dev ## both, as `.ci/run` does
+	@$(BIN)/python -m tests.run all
 
 proves: $(VENV)/.dev ## the tests of a fault's number, against the code in which it was found and this one: `make proves N=34`
 	@$(BIN)/python -m tests.prove $(N)

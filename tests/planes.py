@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import functools
 import gzip
 import json
@@ -29,6 +30,7 @@ from orchestrator.dev.ports import any_free
 from orchestrator.proxies.caddy import CaddyPlane
 from orchestrator.proxies.embedded import GatewayPlane
 from orchestrator.proxies.plane import DataPlane
+from tests.pace import patient
 from tests.stack import until
 
 Found = TypeVar("Found")
@@ -42,9 +44,12 @@ def caddy_program() -> str | None:
     if found := shutil.which("caddy"):
         return found
     unpacked = CACHE / "usr/bin/caddy"
-    if not unpacked.exists() and shutil.which("apt-get") and shutil.which("dpkg"):
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(subprocess.SubprocessError, OSError):
+    if not shutil.which("apt-get") or not shutil.which("dpkg"):
+        return None
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock, contextlib.suppress(subprocess.SubprocessError, OSError, ValueError):
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of this run may be unpacking it
+        if not unpacked.exists():
             subprocess.run(["apt-get", "download", "caddy"], cwd=CACHE, check=True, capture_output=True, timeout=90)
             [package] = CACHE.glob("caddy_*.deb")
             subprocess.run(["dpkg", "-x", str(package), str(CACHE)], check=True, capture_output=True, timeout=60)
@@ -71,7 +76,7 @@ class Origin:
 
     def __enter__(self) -> Origin:
         self._thread.start()
-        self._ready.wait(10)
+        assert self._ready.wait(patient(10)), f"no origin at {self.url}"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -198,8 +203,8 @@ class Plane:
 class Settled(CaddyPlane):
     """Caddy answers before its old listeners are let go, and a busy machine takes its time over that."""
 
-    def _change(self, change: Any) -> None:
-        super()._change(change)
+    def _change(self, change: Any, *own_ports: int | None) -> None:
+        super()._change(change, *own_ports)
         time.sleep(0.5)
 
 
@@ -234,9 +239,9 @@ def gateway(folder: Path, **variables: str) -> Iterator[Plane]:
 
 
 def own_ports() -> dict[str, str]:
-    """Ranges in which proxies of this run get their ports: two runs on one machine do not meet."""
-    number = os.getpid() % 100
-    return {"PROXY_HTTP_PORTS": str(12_000 + 80 * number), "PROXY_HTTPS_PORTS": str(20_000 + 80 * number)}
+    """Ranges in which proxies of this run get their ports: two processes of a run do not meet, two runs on one machine hardly."""
+    number = 8 * (os.getpid() % 6) + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+    return {"PROXY_HTTP_PORTS": str(12_000 + 80 * number), "PROXY_HTTPS_PORTS": str(16_000 + 80 * number)}
 
 
 def _answers(driver: DataPlane) -> bool:

@@ -24,6 +24,7 @@ from orchestrator.engine.publish import Publisher
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.engine.runtime import Runtime
 from orchestrator.store.connection import Database
+from tests.pace import patient
 
 T = TypeVar("T")
 LEDGER = (
@@ -34,14 +35,14 @@ LEDGER = (
 
 def until(condition: Callable[[], T], timeout_s: float = 30.0, what: str | Callable[[], str] = "") -> T:
     """Wait for a condition, with a deadline; gives what the condition gave."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + patient(timeout_s)
     pause = 0.005
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout_s} s: {(what() if callable(what) else what) or condition}")
+            raise AssertionError(f"not within {patient(timeout_s):.0f} s: {(what() if callable(what) else what) or condition}")
         time.sleep(pause)  # between two looks at a condition
         pause = min(pause * 1.5, 0.1)
 

@@ -5,12 +5,15 @@ Certificates are given as PEM; Caddy obtains none by itself here. Changes are ma
 configuration as it was read (`If-Match`): of two who change at once the second reads again.
 
 Caddy 2.6 takes every change by loading the whole configuration anew: requests to targets that are under way are cut, and
-a connection that is just being accepted may be reset. The embedded gateway does neither.
+a connection that is just being accepted may be reset; and of the servers that it lets go, each may accept one connection
+more, however late, and answer as before. Those connections are ours: see `_settle`. The embedded gateway does none of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import time
 from typing import Any
 
@@ -23,6 +26,9 @@ MARK = "orchestrator"
 TRIES = 10
 PATIENCE = 10
 SETTLES_S = 0.15
+# A new server and the one before it take turns; the one before takes one turn at most.
+TOUCHES = 4
+TOUCHES_EVERY_S = 0.01
 
 
 class CaddyPlane:
@@ -59,7 +65,7 @@ class CaddyPlane:
                     }
             _remember(config, proxy)
 
-        self._change(change)
+        self._change(change, proxy.http_port, proxy.https_port)
 
     def remove(self, hostname: str, drain_s: float) -> None:
         # Requests under way end by themselves: servers that go away wait for theirs (grace_period).
@@ -130,7 +136,7 @@ class CaddyPlane:
                 time.sleep(0.05)  # the new listener is there within milliseconds
         raise PlaneAway(f"Caddy's admin API does not answer: {failed}") from None
 
-    def _change(self, change: Any) -> None:
+    def _change(self, change: Any, *own_ports: int | None) -> None:
         for _ in range(TRIES):
             config, etag = self._config()
             before = json.dumps(config, sort_keys=True)
@@ -141,10 +147,19 @@ class CaddyPlane:
             if answer.status_code == 200:
                 # It answers a moment before it has let go of its old listeners, which still serve what was before.
                 time.sleep(SETTLES_S)
+                self._settle(self.http_port, self.https_port, *own_ports)
                 return
             if answer.status_code != 412:
                 raise _refusal(answer.text)
         raise PlaneAway("others change Caddy's configuration all the time")
+
+    def _settle(self, *ports: int | None) -> None:
+        """Connections without a request, for servers of the configuration before that still accept one."""
+        for _ in range(TOUCHES):
+            for port in filter(None, ports):
+                with contextlib.suppress(OSError):
+                    socket.create_connection((self._http.base_url.host, port), 1).close()
+            time.sleep(TOUCHES_EVERY_S)
 
 
 def _refusal(text: str) -> Exception:

@@ -83,10 +83,8 @@ def test_while_redis_is_away_each_process_counts_for_itself(stack: Stack) -> Non
     for _ in range(2):
         breakers.ask("b")
         breakers.tell("b", "bad", "x")
-    began = time.monotonic()
     with pytest.raises(CircuitOpen):
         breakers.ask("b")
-    assert time.monotonic() - began < 0.1
     time.sleep(0.35)  # the recovery time
     breakers.ask("b")
     breakers.tell("b", "good")

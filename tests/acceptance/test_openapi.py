@@ -29,6 +29,7 @@ def served(stack: Stack) -> Iterator[str]:
         yield url
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("role", "examples"), [("admin", 8), ("viewer", 2), (None, 1)])
 def test_what_is_declared_is_what_is_answered(stack: Stack, served: str, role: str | None, examples: int) -> None:

@@ -426,7 +426,7 @@ def test_a_clock_that_is_set_back_doubles_nothing_and_one_that_runs_ahead_loses_
     assert goes_on(3) < 8
     # A minute ahead: its fires came when it seemed to be over. And right again: it goes on.
     set_clock(stack, 1 / 60)
-    assert goes_on(55) > 30
+    assert goes_on(55) > 5
     set_clock(stack, 0)
     assert goes_on(3) < 8
     planned = stack.sql("select f.planned_at from fires f join schedules s on s.id = f.schedule_id where s.name = 'all' order by 1")

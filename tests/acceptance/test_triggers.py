@@ -111,8 +111,8 @@ def test_what_fails_is_tried_again_put_aside_and_replayed(alone: Stack, monkeypa
 
     until(dead, 10)
     assert list(seen) == [1, 2, 3]
-    assert 0.9 < seen[2] < 1.6
-    assert 2.9 < seen[3] < 3.8
+    assert seen[2] > 0.9
+    assert seen[3] > seen[2] + 1.9
     # The one behind it was not overtaken, and had its own three attempts only then.
     assert alone.sql("select state from events where event_id = '2'") == [("held",)]
     alone.runner.put_trigger({"name": "later", "on": "t", "start": "numbered"})

@@ -18,6 +18,7 @@ from orchestrator.engine.rebuild import forward_of
 from orchestrator.history import effective
 from orchestrator.plan.needs import Failed, Finished
 from orchestrator.store import history
+from tests.pace import patient
 from tests.stack import Stack, Worker
 
 LONG = os.environ.get("CHAOS") == "long"
@@ -60,7 +61,7 @@ class Crowd:
         return self.stack.runner.database.patiently(ask)
 
     def wait(self, timeout_s: float) -> float:
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + patient(timeout_s)
         while self.open():
             if time.monotonic() > deadline:
                 stuck = self.stack.sql(

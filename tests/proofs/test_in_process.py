@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def engine(*sleepers: Sleeper, **options: Any) -> WorkflowEngine:
     return made
 
 
-def soon(condition: Any, within_s: float = 2.0) -> None:
+def soon(condition: Any, within_s: float = 15.0) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline
@@ -77,15 +78,15 @@ def test_a_cancel_ends_the_step_that_runs_and_nothing_follows() -> None:
     spins, sleeps = Sleeper("spins", 0.01), Sleeper("sleeps")
     made = engine(spins, sleeps)
     for sleeper in (spins, sleeps):
-        id = made.start_workflow(document(step("long", 6, type=sleeper.type), step("next", 0, "long", type=sleeper.type)))
+        id = made.start_workflow(document(step("long", 20, type=sleeper.type), step("next", 0, "long", type=sleeper.type)))
         soon(lambda s=sleeper: s.log)
         began = time.monotonic()
 
         made.cancel_workflow(id)
 
         assert made.get_workflow_status(id)["status"] == "cancelled"
-        assert made.wait(id, 3)["status"] == "cancelled"
-        assert time.monotonic() - began < 1
+        assert made.wait(id, 15)["status"] == "cancelled"
+        assert time.monotonic() - began < 15
         assert made.list_active_workflows() == []
     soon(lambda: ("long", "interrupted") in spins.log)
     time.sleep(0.5)  # what would follow would have
@@ -97,28 +98,33 @@ def test_a_cancel_ends_the_step_that_runs_and_nothing_follows() -> None:
 def test_a_cancel_reaches_what_waits_for_its_turn() -> None:
     sleeps = Sleeper("sleeps")
     made = engine(sleeps, max_concurrent=1)
-    first, second = (made.start_workflow(document(step("s", 2))) for _ in range(2))
+    first, second = (made.start_workflow(document(step("s", 4))) for _ in range(2))
     soon(lambda: sleeps.log)
-    began = time.monotonic()
 
     made.cancel_workflow(second)
 
-    assert made.wait(second, 1)["status"] == "cancelled"
+    assert made.wait(second, 3)["status"] == "cancelled"
     assert made.list_active_workflows() == [first]
-    assert time.monotonic() - began < 1
     assert made.wait(first)["status"] == "completed"
     assert sleeps.log.count(("s", "begin")) == 1
 
 
 @pytest.mark.proves(20)
 def test_steps_that_do_not_depend_on_one_another_run_side_by_side() -> None:
+    together = threading.Barrier(3)
+
+    class Meets:
+        type = "meets"
+
+        def execute(self, context: StepContext) -> None:
+            together.wait(15)
+
     made = engine(Sleeper("sleeps"))
-    began = time.monotonic()
+    made.register_step_executor(Meets())
 
-    status = made.wait(made.start_workflow(document(step("a", 1), step("b", 1), step("c", 1), step("d", 0, "a", "b", "c"))))
+    status = made.wait(made.start_workflow(document(*(step(one, 0, type="meets") for one in "abc"), step("d", 0, "a", "b", "c"))))
 
-    assert status["status"] == "completed"
-    assert time.monotonic() - began < 2
+    assert status["status"] == "completed", status
 
 
 @pytest.mark.proves(20, 31)
@@ -127,11 +133,11 @@ def test_a_step_is_interrupted_at_its_timeout_and_tried_again() -> None:
     made = engine(spins, sleeps)
     for sleeper in (spins, sleeps):
         began = time.monotonic()
-        status = made.wait(made.start_workflow(document(step("s", 6, type=sleeper.type, timeout="500ms", retries=1))))
+        status = made.wait(made.start_workflow(document(step("s", 20, type=sleeper.type, timeout="500ms", retries=1))))
 
         assert status["status"] == "failed"
         assert "timeout" in status["error"]
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 18
         assert sleeper.log.count(("s", "begin")) == 2
 
 
@@ -142,26 +148,27 @@ def test_a_workflow_ends_at_its_timeout_whatever_its_branches_do_and_goes_back()
     began = time.monotonic()
 
     status = made.wait(
-        made.start_workflow(document(step("a", 0), step("b", 6, "a"), step("c", 6, "a"), timeout="1s", metadata={"saga": True}))
+        made.start_workflow(document(step("a", 0), step("b", 20, "a"), step("c", 20, "a"), timeout="1s", metadata={"saga": True}))
     )
 
     assert (status["status"], "timeout" in status["error"]) == ("failed", True)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 18
     assert status["compensation"]["compensated"] == ["/do/0/sleepers/graph/a"] or ("a", "undone") in sleeps.log
 
 
 @pytest.mark.proves(20, 31)
 def test_a_test_interrupts_a_call_that_blocks_too() -> None:
-    lab = Lab(stubs={"blocks": lambda context: time.sleep(6)})
+    lab = Lab(stubs={"stands-still": lambda context: time.sleep(20)})
     began = time.monotonic()
 
-    run = lab.run(Workflow("late").then("blocks", "s", timeout=0.3, retries=0))
+    run = lab.run(Workflow("late").then("stands-still", "s", timeout=0.3, retries=0))
 
     run.assert_failed("timeout")
-    assert time.monotonic() - began < 2
-    run = lab.run(Workflow("later", timeout=0.3).then("blocks", "s", retries=0))
+    assert time.monotonic() - began < 18
+    began = time.monotonic()
+    run = lab.run(Workflow("later", timeout=0.3).then("stands-still", "s", retries=0))
     run.assert_failed("timeout")
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 18
 
 
 @pytest.mark.proves(20)
@@ -207,16 +214,16 @@ def test_a_step_beside_one_that_fails_ends_and_is_undone() -> None:
 @pytest.mark.proves(20)
 def test_a_document_run_from_the_command_line_runs_its_steps_side_by_side_and_in_time(tmp_path: Path) -> None:
     several = tmp_path / "several.json"
-    several.write_text(json.dumps({"type": "several", "steps": [step(n, 1.2, type="dozes") for n in "abcd"]}))
+    several.write_text(json.dumps({"type": "several", "steps": [step(n, 4, type="dozes") for n in "abcd"]}))
     late = tmp_path / "late.json"
-    late.write_text(json.dumps({"type": "late", "timeout": "1s", "steps": [step("a", 8, type="dozes")]}))
+    late.write_text(json.dumps({"type": "late", "timeout": "1s", "steps": [step("a", 30, type="dozes")]}))
 
     done, took = run(several)
     assert done["state"] == "COMPLETED"
-    assert took < 4.8 * 0.8 + _start_s(), "not one after another"
+    assert took < 13 + _start_s(), "not one after another"
     done, took = run(late)
     assert (done["state"], done["error"]["code"]) == ("FAILED", "timeout")
-    assert took < 5 + _start_s()
+    assert took < 20 + _start_s()
 
 
 def run(path: Path) -> tuple[dict[str, Any], float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,8 @@ from tests.stack import Stack, until
 @pytest.fixture(scope="module")
 def patient(postgres: Postgres, redis_server: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     made = Stack(fresh_database(postgres), redis_server, tmp_path_factory.mktemp("patient"), workflows="tests.proofs.nothing")
+    # What is only found by looking is found late.
+    made.environment["QUEUE_GRACE"] = "240"
     made.worker(concurrency=2)
     yield made
     made.stop()
@@ -94,12 +95,10 @@ def test_what_was_paused_before_it_began_begins_when_it_is_resumed(patient: Stac
         patient.runner.pause_workflow(instance_id)
     patient.runner.cancel_workflow(first)
     patient.ended(start(patient, "awaited"))
-    began = time.monotonic()
 
     for instance_id in (second, third):
         patient.runner.resume_workflow(instance_id)
 
     until(lambda: patient.state(second) == "RUNNING", 20)
     patient.ended(third)
-    assert time.monotonic() - began < 3
     patient.runner.cancel_workflow(second)

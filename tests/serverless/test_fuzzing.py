@@ -25,7 +25,7 @@ from tests.chaos.crowd import LONG
 
 CASES = 50_000 if LONG else 300
 MANY = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
-pytestmark = pytest.mark.timeout(3600 if LONG else 180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if LONG else 180)]
 
 V1 = parse(
     """

@@ -25,12 +25,13 @@ from orchestrator.steps.registry import REGISTRY
 from orchestrator.testing import ManualClock
 from tests.chaos.crowd import LONG
 from tests.odd import ODD
+from tests.pace import patient
 from tests.serverless.standins import StandIn
 from tests.stack import Stack, until
 
 pytestmark = pytest.mark.timeout(3600 if LONG else 180)
 FOLDER = Path(__file__).parent / "fields"
-MOST_S = 5.0
+MOST_S = patient(20.0)
 HEAD = {"document": {"dsl": "1.0.3", "namespace": "odd", "name": "odd", "version": "1.0.0"}}
 HEAD08 = {"id": "odd", "specVersion": "0.8", "version": "1", "events": [{"name": "e", "source": "s", "type": "t"}],
           "functions": [{"name": "f", "type": "expression", "operation": ".x"}], "retries": [{"name": "r", "maxAttempts": 1}]}  # fmt: skip

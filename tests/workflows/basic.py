@@ -185,9 +185,9 @@ asynchronous = Workflow("asynchronous").then(in_a_loop)
 
 waits_for_yes = Workflow("waits-for-yes").then(note, "before").approval("manager").then(note, "after")
 
-timed = Workflow("timed", timeout=1).then(slow, parameters={"seconds": 20}).then(note)
+timed = Workflow("timed", timeout=1).then(slow, parameters={"seconds": 300}).then(note)
 
-stubborn_step = Workflow("stubborn-step").then(slow, parameters={"seconds": 20}, timeout=0.3, retries=1)
+stubborn_step = Workflow("stubborn-step").then(slow, parameters={"seconds": 300}, timeout=0.3, retries=1)
 
 parent = Workflow("parent").then(note, "before").run("sequence").then(note, "after")
 
@@ -277,7 +277,7 @@ parent_of_broken = Workflow("parent-of-broken").run("asked", input={"fail": True
 compete = (
     Workflow("compete")
     .parallel(compete=True)
-    .do(lambda b: b.then(slow, parameters={"seconds": 5}))
+    .do(lambda b: b.then(slow, parameters={"seconds": 300}))
     .do(lambda b: b.then(note, "quick"))
     .join()
     .then(note, "after")
@@ -325,7 +325,7 @@ rounds = Workflow("rounds").set({"n": 0}).while_(".n < 5").do(lambda b: b.set({"
 def notices_interruption(context: StepContext) -> None:
     ledger(context, "begin")
     try:
-        time.sleep(30)
+        time.sleep(300)
     except BaseException:
         ledger(context, "interrupted")
         raise

@@ -42,6 +42,7 @@ RULES: dict[str, str] = {
     "instances.resume": "own",
     "instances.retry": "own",
     "instances.signal": "own",
+    "instances.approve": "own",
     "instances.skip_wait": "own",
     "instances.cancel": "own",
     "instances.rollback": "own",

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from orchestrator.api import asked, gate, health
 from orchestrator.api import metrics as prometheus
-from orchestrator.api.described import Bulk, Cancel, Cleanup, Rerun, SkipWait
+from orchestrator.api.described import Approve, Bulk, Cancel, Cleanup, Rerun, SkipWait
 from orchestrator.api.runner import runner
 from orchestrator.api.service import newest
 from orchestrator.definition.durations import BadDuration, seconds
@@ -128,6 +128,17 @@ def signal(instance_id: str, name: str) -> tuple[Response, int]:
     body = asked.body()
     runner().signal_workflow(instance_id, name, body.get("data", body or None), id=body.get("id"), actor=asked.actor())
     return jsonify({"instanceId": instance_id, "status": "signalled"}), 202
+
+
+@blueprint.post("/instance/<instance_id>/approve")
+def approve(instance_id: str) -> Response:
+    """Answer an approval an instance waits for.
+
+    `{approved, step, data}`: only `true` approves; without a step, the only one that waits.
+    """
+    given = asked.body_as(Approve)
+    name = runner().approve(instance_id, given.step, approved=given.approved, data=given.data, actor=asked.actor())
+    return jsonify({"instanceId": instance_id, "approval": name, "status": "approved" if given.approved else "refused"})
 
 
 @blueprint.post("/instance/<instance_id>/skip-wait")

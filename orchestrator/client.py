@@ -319,6 +319,11 @@ class Instance:
         """With an `id`, once, however often it is sent."""
         self.client.request("POST", self._path(f"/signal/{_part(name)}"), body={"data": data, "id": id or uuid.uuid4().hex}, again=True)
 
+    def approve(self, step: str | None = None, *, approved: bool = True, data: Any = None) -> str:
+        """Answer an approval that waits, without a step the only one; gives its name. `approved=False` says no."""
+        body = {"step": step, "approved": approved, "data": data}
+        return str(self.client.request("POST", self._path("/approve"), body=body)["approval"])
+
     def rerun(self, step: str, input: Any = None) -> Instance:
         """A new instance that goes on from a step, with what was done before it."""
         made = self.client.request("POST", self._path("/rerun"), body={"step": step, "input": input})

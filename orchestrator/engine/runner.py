@@ -14,9 +14,10 @@ from typing import Any
 
 import psycopg
 
+from orchestrator.definition.approval import name_of, refuse_signal
 from orchestrator.definition.tree import Definition
 from orchestrator.engine import admission as admissions
-from orchestrator.engine import dependencies, intake, lifecycle, limits, redefining, scheduling, triggering, view
+from orchestrator.engine import approving, dependencies, intake, lifecycle, limits, redefining, scheduling, triggering, view
 from orchestrator.engine.catalog import Catalog, Discovered, LeftOut, discover, discover_schedules, discover_triggers, folders_of, tell
 from orchestrator.engine.configuring import Configurations, fingerprint
 from orchestrator.engine.options import options_of
@@ -359,6 +360,7 @@ class WorkflowRunner:
                 instance = lifecycle.locked(c, instance_id)
                 if instance.state in TERMINAL:
                     raise IllegalMove("signal", instance.state)
+                refuse_signal(self.runtime.definition(instance.definition_id).do, instance_id, name)
                 events.keep(c, envelope, instance_id, instance.tenant)
                 instances.audit(c, actor, "signal", source, instance, instance.state, {"name": name})
                 return instance.tenant
@@ -393,16 +395,8 @@ class WorkflowRunner:
         actor: str = "anonymous",
         source: str = "api",
     ) -> str:
-        """Answer an approval; without a step, the one that is waited for. Gives the step's name."""
-        waiting = [node for node in self.show(instance_id).waiting() if node.approval]
-        if step is None:
-            if len(waiting) != 1:
-                names = ", ".join(str(node.approval) for node in waiting) or "none"
-                raise Invalid([Fault("step", f"{len(waiting)} approvals are waited for ({names}); name one")], "approval")
-            step = str(waiting[0].approval)
-        payload = {"approved": approved, "by": actor, **({"data": data} if data is not None else {})}
-        self.signal_workflow(instance_id, f"approval.{step}", payload, actor=actor, source=source)
-        return step
+        """Answer an approval that waits; without a step, the only one. Gives its name."""
+        return approving.answer(self.runtime, self.show(instance_id), step, approved, data, actor, source)
 
     # ── events and triggers ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -423,6 +417,11 @@ class WorkflowRunner:
             for envelope in envelopes
             for name in ("id", "source", "type")
             if isinstance(envelope.get(name), str) and not _is_name(envelope[name])
+        ]
+        faults += [
+            Fault("type", "answers an approval, which no event does: `orchestrator approve ID NAME`")
+            for envelope in envelopes
+            if name_of(envelope.get("type")) is not None
         ]
         if faults:
             raise Invalid(faults, "event")

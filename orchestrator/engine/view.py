@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.definition.approval import name_of
 from orchestrator.definition.codec import to_json
 from orchestrator.definition.tree import (
     AnyTask,
@@ -249,8 +250,8 @@ class _Found:
                 node.note = f"until {_clock(when)}"
             case Listening(task=task):
                 names = [str((f.attributes or {}).get("type", "any event")) for f in task.filters] or ["any event"]
-                node.note = f"for {', '.join(names)}"
-                node.approval = next((name.removeprefix("approval.") for name in names if name.startswith("approval.")), None)
+                node.approval = next(filter(None, map(name_of, names)), None)
+                node.note = f"for {', '.join(names)}" if node.approval is None else f"for the approval {node.approval}"
             case AwaitChild(instance_id=child):
                 node.note = f"for child {child}"
             case Join():

@@ -49,6 +49,11 @@ class Approve(Closed):
     data: Any = Field(None, description="More to be said.")
 
 
+class Acknowledge(Closed):
+    numbers: list[int] = Field(min_length=1, max_length=1000)
+    reason: str | None = Field(None, max_length=2000)
+
+
 class SkipWait(Closed):
     step: str | None = Field(None, description="Else all waits end.")
 
@@ -72,6 +77,7 @@ class Dependency(Open):
 class Bulk(Closed):
     state: str | list[str] | None = None
     workflow: str | None = None
+    labels: dict[str, str | bool | int | float] | None = Field(None, description="All of them must hold.")
     search: str | None = None
     limit: int | None = Field(None, ge=1, le=10_000)
 
@@ -289,6 +295,7 @@ DESCRIBED: dict[str, Described] = {
             ("state", _text()),
             ("workflow", _text()),
             ("search", _text()),
+            ("label", _text(pattern="^[^=]+=")),
             ("limit", _number(1000)),
             ("cursor", _text()),
             ("offset", {"type": "integer", "minimum": 0}),
@@ -308,6 +315,7 @@ DESCRIBED: dict[str, Described] = {
     "history.days": Described(query=_HISTORY),
     "history.forget_many": Described(Forget, is_optional=False),
     "instances.dead_letters": Described(query=(("cursor", _number(2**62)), ("limit", _number(1000)))),
+    "instances.acknowledge": Described(Acknowledge, is_optional=False),
     "instances.rerun": Described(Rerun, (201,), is_optional=False),
     "instances.add_dependency": Described(Dependency, (201,), is_optional=False),
     "instances.bulk": Described(Bulk, is_optional=False),

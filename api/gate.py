@@ -53,6 +53,7 @@ RULES: dict[str, str] = {
     "instances.cleanup": "admin",
     "instances.enforce": "admin",
     "instances.dead_letters": "read",
+    "instances.acknowledge": "operate",
     "instances.workflows": "read",
     "instances.workflow": "read",
     "instances.status": "everything",

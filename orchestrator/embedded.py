@@ -24,6 +24,7 @@ from orchestrator.config.secrets import resolve
 from orchestrator.definition.approval import answer_type, approvals_in, name_of, refuse_signal
 from orchestrator.definition.documents import inline
 from orchestrator.definition.retry import RetryPolicy
+from orchestrator.definition.schemas import with_own_defaults
 from orchestrator.definition.tree import AnyTask, Definition, Fork, Step, Undo, find
 from orchestrator.engine import perform, warden
 from orchestrator.engine.jobs import JOBS, Job
@@ -208,6 +209,7 @@ class Embedded:
 
     def start(self, workflow: Definition | str, input: Any = None, *, id: str | None = None) -> Instance:
         definition = self._definition(workflow)
+        input = with_own_defaults(definition, input)
         instance = Instance(id or new_instance_id(), definition, input, Branch(Position("")), self.clock.now())
         self.instances[instance.id] = instance
         scopes = scopes_of(definition, instance.input)

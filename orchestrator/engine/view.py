@@ -175,8 +175,12 @@ def see(c: Connection, runtime: Runtime, instance_id: str, at: int | None = None
         ordered = sorted(told.facts, key=lambda row: (row.at, row.branch_id, row.seq))[:at]
         kept = {(row.branch_id, row.seq) for row in ordered}
         if len(kept) < len(told.facts):
-            # As it was then: on its way, whatever came of it later.
-            instance |= {"state": "RUNNING" if kept else "PENDING", "outcome": None, "error": None, "output": None, "compensation": None}
+            # As it was then: on its way, there or back, whatever came of it later.
+            goes_back = any(branch.position.startswith("/undo") and (branch.id, 1) in kept for branch in told.branches)
+            instance |= {
+                "state": "RUNNING" if kept else "PENDING", "phase": "compensating" if goes_back else "forward", "outcome": None,
+                "error": instance["error"] if goes_back else None, "output": None, "compensation": None, "ended_at": None,
+            }  # fmt: skip
         told = history.Told(told.branches, [row for row in told.facts if (row.branch_id, row.seq) in kept])
     found = _Found(definition, instance, told, looks_back=at is not None)
     root = found.node(definition.do, "")

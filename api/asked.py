@@ -127,6 +127,14 @@ def by_whom() -> dict[str, Any]:
     return {"actor": actor(), "source": "api"}
 
 
+def wants_whole_data() -> bool:
+    """Whether large inputs and outputs of tasks are wanted, too: `?data=whole`."""
+    text = request.args.get("data", "brief")
+    if text not in ("brief", "whole"):
+        raise Invalid([Fault("data", f'Expected brief or whole, got "{text}".')], "request")
+    return text == "whole"
+
+
 def number(name: str, default: int, most: int) -> int:
     text = request.args.get(name, str(default))
     if not text.isdigit() or not 0 < int(text) <= most:

@@ -301,6 +301,7 @@ DESCRIBED: dict[str, Described] = {
             ("offset", {"type": "integer", "minimum": 0}),
         )
     ),
+    "instances.show": Described(query=(("data", _text(enum=["brief", "whole"])),)),
     "live.instance": Described(media="text/event-stream"),
     "live.events": Described(query=tuple((name, _text()) for name in ("type", "source", "key")), media="text/event-stream"),
     "instances.pause": Described(),

@@ -84,8 +84,11 @@ def listing() -> Response:
 
 @blueprint.get("/instance/<instance_id>")
 def show(instance_id: str) -> Response:
-    """Get an instance."""
-    return jsonify(runner().get_workflow_status(instance_id))
+    """Get an instance.
+
+    Its tasks have their input, output and duration. Values above 4,000 characters of JSON are left out, and shown with `?data=whole`.
+    """
+    return jsonify(runner().get_workflow_status(instance_id, whole=asked.wants_whole_data()))
 
 
 @blueprint.get("/instance/<instance_id>/history")

@@ -6,6 +6,7 @@ Answers are `{success: true, …}` or `{success: false, error}`; a run is an ins
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
@@ -62,7 +63,7 @@ def status(workflow: str) -> Response:
     stored = next((one for one in newest() if one.name == workflow), None)
     if stored is None:
         raise NotFound("workflow", workflow, "`GET /api/workflows` lists them")
-    runs = _runs(Filter(workflow=workflow, tenant=asked.only_tenant(), limit=RECENT))
+    runs = [run_of(shown) for shown in _shown(Filter(workflow=workflow, tenant=asked.only_tenant(), limit=RECENT))]
     return jsonify(
         {
             "success": True,
@@ -91,7 +92,7 @@ def stats() -> Response:
     return jsonify(
         {
             "success": True, "totalRuns": found["total"], "running": found["states"].get("RUNNING", 0), "completed": ended["COMPLETED"],
-            "failed": ended["FAILED"], "cancelled": ended["CANCELLED"], "averageDurationMs": _ms(found["average_s"]),
+            "failed": ended["FAILED"], "cancelled": ended["CANCELLED"], "averageDurationMs": in_ms(found["average_s"]),
             "workflows": found["workflows"], "uptime": round(time.monotonic() - _began, 1),
         }
     )  # fmt: skip
@@ -131,19 +132,26 @@ def _described(stored: Stored, schedules: list[dict[str, Any]]) -> dict[str, Any
     }
 
 
+def _shown(wanted: Filter) -> list[dict[str, Any]]:
+    current = runner()
+    return [current.get_workflow_status(one) for one in current.database.patiently(lambda c: queries.ids(c, wanted))]
+
+
 def _runs(wanted: Filter) -> list[dict[str, Any]]:
     rows = runner().database.patiently(lambda c: queries.instances(c, wanted))
     return [
         {
             "runId": f"run_{row['id']}", "instanceId": row["id"], "workflowId": row["workflow"], "status": row["state"].lower(),
-            "startedAt": row["started_at"] or row["created_at"], "completedAt": row["ended_at"], "error": (row["error"] or {}).get("message"),
+            "startedAt": row["started_at"] or row["created_at"], "completedAt": row["ended_at"], "durationMs": in_ms(row["duration_s"]),
+            "error": (row["error"] or {}).get("message"),
         }
         for row in rows
     ]  # fmt: skip
 
 
 def run_of(shown: dict[str, Any]) -> dict[str, Any]:
-    """An instance as a run: pending, running, completed, failed; its steps' results by name."""
+    """An instance as a run: pending, running, completed, failed; its steps' results by name, of repeated ones the last."""
+    steps = [step for step in flat(shown["steps"]) if "steps" not in step]
     return {
         "runId": f"run_{shown['id']}",
         "instanceId": shown["id"],
@@ -151,11 +159,27 @@ def run_of(shown: dict[str, Any]) -> dict[str, Any]:
         "status": shown["status"].lower(),
         "startedAt": shown["started_at"] or shown["created_at"],
         "completedAt": shown["completed_at"],
-        "currentStep": next((step["name"] for step in shown["steps"] if step["status"] in ("RUNNING", "PENDING")), None),
-        "stepResults": {step["name"]: {"status": step["status"], "attempts": step.get("attempts", 0)} for step in shown["steps"]},
+        "durationMs": in_ms(shown["duration_s"]),
+        "input": shown["input"],
+        "currentStep": next((step["name"] for state in ("RUNNING", "SCHEDULED") for step in steps if step["status"] == state), None),
+        "stepResults": {step["name"]: _result(step) for step in steps if "started_at" in step},
         "error": (shown["error"] or {}).get("message"),
     }
 
 
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 1)
+def _result(step: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "status": step["status"].lower(), "success": step["status"] == "COMPLETED", "attempts": step.get("attempts", 0),
+        "result": step.get("output"), "error": (step.get("error") or {}).get("message"), "durationMs": in_ms(step.get("duration_s")),
+    }  # fmt: skip
+
+
+def flat(steps: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """All tasks, each before those within it."""
+    for step in steps:
+        yield step
+        yield from flat(step.get("steps", []))
+
+
+def in_ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(float(seconds) * 1000, 1)

@@ -14,6 +14,7 @@ from flask import Blueprint, Response, jsonify, request
 from orchestrator.api import asked
 from orchestrator.api.described import TenantAct, TenantExecute, TenantWorkflow
 from orchestrator.api.runner import runner
+from orchestrator.api.service import flat, in_ms
 from orchestrator.definition.documents import parse, read_document
 from orchestrator.definition.validate import check
 from orchestrator.errors import Fault, Invalid, NotFound, VersionClash
@@ -144,6 +145,7 @@ def executions(tenant: str) -> Response:
         {
             "id": EXECUTION + row["id"], "workflow_id": _id(row["namespace"], row["workflow"]), "tenant_id": tenant, "status": row["state"].lower(),
             "error": row["error"], "created_at": row["created_at"], "started_at": row["started_at"], "completed_at": row["ended_at"],
+            "duration_ms": in_ms(row["duration_s"]),
         }
         for row in rows
     ]  # fmt: skip
@@ -152,8 +154,12 @@ def executions(tenant: str) -> Response:
 
 @_route("/executions/<instance_id>", "GET")
 def execution(tenant: str, instance_id: str) -> Response:
-    """Get a tenant's execution."""
-    return jsonify(_execution(tenant, instance_id))
+    """Get a tenant's execution.
+
+    With its tasks: their status, input, output and duration. Values above 4,000 characters of JSON are left out, and shown with `?data=whole`.
+    """
+    found = _instance(tenant, instance_id, whole=asked.wants_whole_data())
+    return jsonify({**_shown_execution(tenant, found), "tasks": [_task(node) for node in flat(found["steps"])]})
 
 
 @_route("/executions/<instance_id>", "POST")
@@ -253,15 +259,18 @@ def _shown(stored: Stored, tenant: str, *, whole: bool = False) -> dict[str, Any
     return about
 
 
-def _instance(tenant: str, execution: str) -> dict[str, Any]:
-    found = runner().get_workflow_status(runner().resolve_id(execution))
+def _instance(tenant: str, execution: str, *, whole: bool = False) -> dict[str, Any]:
+    found = runner().get_workflow_status(runner().resolve_id(execution), whole=whole)
     if found["tenant"] != tenant:
         raise NotFound("execution", execution)
     return found
 
 
 def _execution(tenant: str, execution: str) -> dict[str, Any]:
-    found = _instance(tenant, execution)
+    return _shown_execution(tenant, _instance(tenant, execution))
+
+
+def _shown_execution(tenant: str, found: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": EXECUTION + found["id"],
         "workflow_id": _id(found["namespace"], found["workflow"]),
@@ -275,7 +284,17 @@ def _execution(tenant: str, execution: str) -> dict[str, Any]:
         "created_at": found["created_at"],
         "started_at": found["started_at"],
         "completed_at": found["completed_at"],
+        "duration_ms": in_ms(found["duration_s"]),
     }
+
+
+def _task(node: dict[str, Any]) -> dict[str, Any]:
+    shown = {
+        "id": node["position"],
+        **{name: node.get(name) for name in ("name", "type", "status", "attempts", "input", "output", "error")},
+    }
+    times = {name: node.get(name) for name in ("started_at", "completed_at")}
+    return {**shown, **times, "duration_ms": in_ms(node.get("duration_s"))}
 
 
 def _events(tenant: str, workflow: str, ids: list[str]) -> Response:

@@ -52,6 +52,7 @@ class Orchestrator(Celery):  # type: ignore[misc]
     """Celery's app. Its command line (`celery call`, `status`, `inspect`, `purge` …) says at once, and in a sentence, that no broker is there."""
 
     log_cls = Logs
+    amqp_cls = "orchestrator.engine.messages:Amqp"
 
     def __reduce__(self) -> Any:
         # Pool processes that are not forked (macOS) get this app, not one like it: its tasks are made here.

@@ -717,8 +717,9 @@ class Embedded:
             branch.stopping = True
             for child in branch.opened:
                 self._cut_gently(child)
-        else:
-            self._stop(branch)
+            if branch.state == "performing" or not all(child.is_closed for child in branch.opened):
+                return
+        self._stop(branch)
 
     def _cut(self, branch: Branch) -> None:
         self._stop(branch)

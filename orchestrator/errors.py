@@ -22,6 +22,7 @@
         ├── OutcomeUnknown         an at-most-once step began and was never heard of again
         ├── Cancelled              the instance was cancelled while the step ran
         ├── BrokenHistory          a history does not fit the definition it is said to come from
+        ├── WorkflowFailed         an instance has failed; told by the message that ended it, to those who watch messages
         └── Internal               a fault of the engine itself, met again and again at the same place
 
 Facts are attributes, `code` is stable, the message names the remedy. HTTP is known only in `api/errors.py`.
@@ -273,6 +274,12 @@ class MissingCode(WorldError):
         super().__init__(f'This process has no {kind} "{name}": its module did not import here, or this is older code.')
 
 
+class BrokenDefinition(WorldError):
+    """What is kept of a workflow is no definition."""
+
+    code = "broken_definition"
+
+
 class WorkerCrashed(WorldError):
     code = "worker_crashed"
 
@@ -287,6 +294,12 @@ class Cancelled(WorldError):
 
 class BrokenHistory(WorldError):
     code = "broken_history"
+
+
+class WorkflowFailed(WorldError):
+    """How a message ends whose walk ended its instance FAILED: Flower and Celery's log show it. Everything is committed by then."""
+
+    code = "workflow_failed"
 
 
 class Internal(WorldError):

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import threading
 from types import TracebackType
 
+import psycopg
+
 _ENCRYPTION_ASKED = (80877103, 80877104)
 
 
 class Pooler:
-    def __init__(self, port: int, user: str, database: str) -> None:
+    def __init__(self, url: str) -> None:
         self._turn = threading.Lock()
-        self._server = socket.create_connection(("127.0.0.1", port))
-        about = f"user\0{user}\0database\0{database}\0\0".encode()
-        self._server.sendall(struct.pack("!ii", len(about) + 8, 196608) + about)
-        self._greeting = self._until_ready()
+        self._session = psycopg.connect(url)  # says who it is; then its socket is ours
+        self._server = socket.socket(fileno=os.dup(self._session.fileno()))
+        self._server.setblocking(True)
+        self._greeting = _greeting_of(self._session.pgconn)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -30,6 +33,7 @@ class Pooler:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
+        self._session.close()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -72,3 +76,16 @@ def _exactly(from_: socket.socket, count: int) -> bytes:
             raise OSError("closed")
         found += more
     return found
+
+
+def _greeting_of(session: psycopg.pq.abc.PGconn) -> bytes:
+    """What a server says to who has shown a password: it is let in, how the server is set, and that it is ready."""
+    found = _message(b"R", struct.pack("!i", 0))
+    for name in (b"server_version", b"server_encoding", b"client_encoding", b"DateStyle", b"TimeZone", b"integer_datetimes",
+                 b"standard_conforming_strings"):  # fmt: skip
+        found += _message(b"S", name + b"\0" + (session.parameter_status(name) or b"") + b"\0")
+    return found + _message(b"K", struct.pack("!ii", session.backend_pid, 0)) + _message(b"Z", b"I")
+
+
+def _message(kind: bytes, body: bytes) -> bytes:
+    return kind + struct.pack("!i", len(body) + 4) + body

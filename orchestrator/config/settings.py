@@ -194,10 +194,17 @@ class Settings:
         0, "the wait before the second attempt, doubled with each; 0: 1,000, and 200 for streams of tenants", kinds.whole()
     )
     event_processing_timeout_s: float = _setting(
-        30.0,
-        "when an attempt at an event takes longer, another process tries",
-        kinds.duration(above_zero=True),
+        0.0,
+        "an event whose effects take longer is tried again, and a workflow that `acknowledge: ended` waits for is ended first;"
+        " 0: effects 30 s, and workflows as long as they take",
+        kinds.duration(),
         env="EVENT_PROCESSING_TIMEOUT",
+    )
+    trigger_input: str = _setting(
+        "data",
+        "what a trigger or schedule that says no input gives its workflow: data (the event's data; an empty object), or event"
+        " ({triggerEvent: the event}; {triggeredBy: scheduler})",
+        kinds.one_of("data", "event"),
     )
     event_retention_s: float = _setting(30 * 86400.0, "events are forgotten after this", kinds.duration(), env="EVENT_RETENTION")
     source_stream_length: int = _setting(

@@ -8,6 +8,8 @@
     input: {service: "${ .data.serviceId }"}
     order: .data.serviceId               # instances of one value run one after another, in the events' order
     idempotency: .id                     # further events with this value start nothing
+    acknowledge: ended                   # it counts as handled only when the instance has ended
+    timeout: 30s                         # which is ended after so long, and the event tried again
     resource: {kind: proxy, name: .data.hostname}   # what it will create is PENDING from the event on
     debounce: 5s                         # or throttle: {per: 1m, limit: 10}, batch: {size: 100, within: 10s}
 
@@ -29,8 +31,10 @@ from orchestrator.ids import id_for, is_instance_id
 ACTIONS = ("start", "wake", "signal", "cancel", "skip")
 _KNOWN = {
     "name", "on", "source", "filter", *ACTIONS, "version", "input", "order", "idempotency", "debounce", "throttle", "batch",
-    "acknowledge", "labels", "priority", "enabled", "description", "reason", "resource", "instance",
+    "acknowledge", "labels", "priority", "enabled", "description", "reason", "resource", "instance", "timeout",
 }  # fmt: skip
+
+_TOLD_AS = (("id", "id"), ("type", "type"), ("timestamp", "time"), ("source", "source"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +72,20 @@ class Trigger:
     labels: Template | None = None
     priority: str | int | None = None
     reason: str | None = None
+    timeout_s: float | None = None
+    """How long what is awaited may take, where that is said."""
+    says_input: bool = True
+    workflow: Jq | None = None
+    """Of `signal` and `skip`: whose only running instance is meant where the event names none."""
     resource_kind: str | None = None
     resource_name: Jq | None = None
     enabled: bool = True
+
+    def input_of(self, event: Mapping[str, Any], *, wrapped: bool) -> Any:
+        """What a start gets of an event. `wrapped`: where the trigger says nothing of it, the event as it came."""
+        if self.says_input or not wrapped:
+            return evaluate(self.input, event, {})
+        return {"triggerEvent": {**{ours: event.get(theirs) for ours, theirs in _TOLD_AS}, "payload": event.get("data")}}
 
     @property
     def literal_target(self) -> str | None:
@@ -178,6 +193,8 @@ class _Reader:
         acknowledge = self.data.get("acknowledge", "started")
         if acknowledge not in ("started", "ended"):
             self.fault("acknowledge", f"is {acknowledge!r}; write started or ended")
+        if "timeout" in self.data and acknowledge != "ended":
+            self.fault("timeout", "is for triggers with `acknowledge: ended`")
         order = self._jq("order")
         written = self.data.get("input")
         resource = self._resource()
@@ -201,10 +218,25 @@ class _Reader:
             labels=self._labels(),
             priority=self.data.get("priority"),
             reason=None if self.data.get("reason") is None else str(self.data["reason"]),
+            timeout_s=self._seconds("timeout"),
+            says_input="input" in self.data,
+            workflow=self._jq(f"{action}/workflow", self.data[action].get("workflow")) if isinstance(self.data.get(action), dict) else None,
             enabled=self.data.get("enabled", True) is not False,
             resource_kind=resource[0],
             resource_name=resource[1],
         )
+
+    def _seconds(self, key: str) -> float | None:
+        given = self.data.get(key)
+        if given is None:
+            return None
+        try:
+            length = seconds(given)
+        except (BadDuration, TypeError):
+            length = 0.0
+        if length <= 0:
+            self.fault(key, f"is {given!r}; a duration above zero, such as 30s, is needed")
+        return length
 
     def _texts(self, key: str, *, required: bool = False) -> tuple[str, ...]:
         given = self.data.get(key)

@@ -12,7 +12,7 @@ from dataclasses import fields
 
 from orchestrator.definition.expressions import Expression, Function, Jq, Template, check_jq, check_jq_together, placed, sources
 from orchestrator.definition.parameters import StepTypes, faults_in
-from orchestrator.definition.parsing import escaped, printable, shown, suggestion_for
+from orchestrator.definition.parsing import NOWHERE, escaped, json_faults, printable, shown, suggestion_for
 from orchestrator.definition.retry import MOST_ATTEMPTS, UNLIMITED, RetryPolicy
 from orchestrator.definition.schemas import check_schema
 from orchestrator.definition.tree import (
@@ -98,6 +98,8 @@ def faults(definition: Definition, types: StepTypes) -> Iterator[Fault]:
         return
     check_jq_together(text for root in roots for text in _texts(root, SCOPE))
     reader = _Check(types, definition.written or Written())
+    if definition.limits:
+        yield from reader.expression(definition.limits.key, "/limits/key", SCOPE)
     for root in roots:
         yield from reader.task(root, "", SCOPE)
 
@@ -184,7 +186,7 @@ class _Check:
             ("export/as", around.export_as),
             ("timeout", around.timeout_s),
         ):
-            yield from self._expression(expression, f"{place}/{name}", scope)
+            yield from self.expression(expression, f"{place}/{name}", scope)
         for name, schema in (("input", around.input_schema), ("output", around.output_schema), ("export", around.export_schema)):
             if schema is not None and (said := check_schema(schema)):
                 yield Fault(f"{place}/{name}/schema", f"This is not a JSON Schema: {said}.")
@@ -205,14 +207,14 @@ class _Check:
             case For(items=items, condition=condition, each=each, at=at):
                 if items is None and condition is None:
                     yield Fault(place, "A loop needs items or a condition.")
-                yield from self._expression(items, f"{place}/for/in", scope)
-                yield from self._expression(condition, f"{place}/while", (*scope, each, at))
+                yield from self.expression(items, f"{place}/for/in", scope)
+                yield from self.expression(condition, f"{place}/while", (*scope, each, at))
             case Switch(cases=cases):
                 yield from self._names([case.name for case in cases], place, "case")
                 if sum(case.when is None for case in cases) > 1:
                     yield Fault(place, "This switch has more than one default case: only one may have no condition.")
                 for case in cases:
-                    yield from self._expression(case.when, f"{place}/switch/{escaped(case.name)}/when", scope)
+                    yield from self.expression(case.when, f"{place}/switch/{escaped(case.name)}/when", scope)
             case Try(catch=catch):
                 names = (*scope, catch.name)
                 jitter = catch.retry_jitter or (None, None)
@@ -226,29 +228,29 @@ class _Check:
                     ("retry/jitter/from", jitter[0]),
                     ("retry/jitter/to", jitter[1]),
                 ):
-                    yield from self._expression(expression, f"{place}/catch/{name}", names)
+                    yield from self.expression(expression, f"{place}/catch/{name}", names)
                 yield from self._retry(catch.retry, f"{place}/catch/retry", UNLIMITED)
             case Set(value=value):
-                yield from self._expression(value, f"{place}/set", scope)
+                yield from self.expression(value, f"{place}/set", scope)
             case Wait(duration=duration):
-                yield from self._expression(duration, f"{place}/wait", scope)
+                yield from self.expression(duration, f"{place}/wait", scope)
             case Emit(event=event):
-                yield from self._expression(event, f"{place}/emit/event/with", scope)
+                yield from self.expression(event, f"{place}/emit/event/with", scope)
             case Raise(error=error):
-                yield from self._expression(error, f"{place}/raise/error", scope)
+                yield from self.expression(error, f"{place}/raise/error", scope)
             case Extended(when=when):
-                yield from self._expression(when, f"{place}/when", scope)
+                yield from self.expression(when, f"{place}/when", scope)
             case Run(workflow=workflow, input=given, source=source):
-                yield from self._expression(source, f"{place}/run/source", scope)
+                yield from self.expression(source, f"{place}/run/source", scope)
                 if not workflow and source is None:
                     yield Fault(place, "This names no workflow to run.")
-                yield from self._expression(given, f"{place}/run/input", scope)
+                yield from self.expression(given, f"{place}/run/input", scope)
             case Listen(filters=filters, until=until, until_event=until_event):
                 for number, candidate in enumerate(filters):
                     yield from self._filter(candidate, f"{place}/listen/{number}", scope)
                 if until_event is not None:
                     yield from self._filter(until_event, f"{place}/listen/until", scope)
-                yield from self._expression(until, f"{place}/listen/until", scope)
+                yield from self.expression(until, f"{place}/listen/until", scope)
 
     def _step(self, task: Step, place: str, scope: tuple[str, ...]) -> Iterator[Fault]:
         if not self.types.knows(task.type):
@@ -265,7 +267,7 @@ class _Check:
             yield from self._done(undo, f"{place}/compensation", scope)
 
     def _done(self, one: Step | Compensation, place: str, scope: tuple[str, ...]) -> Iterator[Fault]:
-        yield from self._expression(one.parameters, f"{place}/parameters", scope)
+        yield from self.expression(one.parameters, f"{place}/parameters", scope)
         yield from self._retry(one.retry, f"{place}/retry")
         if one.timeout_s is not None and one.timeout_s <= 0:
             yield Fault(f"{place}/timeout", "A timeout must be greater than zero.")
@@ -274,11 +276,11 @@ class _Check:
         kind = (candidate.attributes or {}).get("type")
         if isinstance(kind, str) and len(kind.encode(errors="replace")) > LONGEST_TYPE_BYTES:
             yield Fault(f"{place}/with/type", f"Expected the type of an event, at most {LONGEST_TYPE_BYTES:,} bytes.")
-        yield from self._expression(candidate.condition, place, scope)
-        yield from self._expression(Template(candidate.attributes), f"{place}/with", scope)
+        yield from self.expression(candidate.condition, place, scope)
+        yield from self.expression(Template(candidate.attributes), f"{place}/with", scope)
         for name, source, expected in candidate.correlate:
-            yield from self._expression(source, f"{place}/correlate/{escaped(str(name))}/from", scope)
-            yield from self._expression(expected, f"{place}/correlate/{escaped(str(name))}/expect", scope)
+            yield from self.expression(source, f"{place}/correlate/{escaped(str(name))}/from", scope)
+            yield from self.expression(expected, f"{place}/correlate/{escaped(str(name))}/expect", scope)
 
     def _names(self, names: list[str], place: str, what: str) -> Iterator[Fault]:
         for name, count in Counter(names).items():
@@ -323,7 +325,7 @@ class _Check:
             for field, said in policy.faults(most_attempts):
                 yield Fault(f"{place}/{field}", said)
 
-    def _expression(self, expression: Expression | float | None, place: str, scope: tuple[str, ...]) -> Iterator[Fault]:
+    def expression(self, expression: Expression | float | None, place: str, scope: tuple[str, ...]) -> Iterator[Fault]:
         if expression is None or isinstance(expression, int | float):
             return
         place = self.written.place_of(expression) or place
@@ -331,6 +333,9 @@ class _Check:
         if isinstance(expression, Jq):
             texts = (("", expression.source),)
         elif isinstance(expression, Template):
+            if self.written.source is NOWHERE and (wrong := [*json_faults(expression.value, place)]):
+                yield from wrong  # what was written in a document was read as JSON
+                return
             texts = () if expression.loose else placed(expression.value)
         elif isinstance(expression, Function) and not expression.name:
             yield Fault(place, "This names no function.")

@@ -89,6 +89,7 @@ def close(walk: Walk, closing: Closing, facts: list[Fact] | None = None) -> None
     except psycopg.errors.UniqueViolation:
         closed, following = False, None
     walk.fence(closed)
+    walk.stage("persistence", "%d facts committed; the branch is %s", len(pending), closing.outcome)
     raise Stopped(following)
 
 
@@ -111,6 +112,7 @@ def close_and_stop_siblings(walk: Walk, closing: Closing, seq: int) -> None:
         cut = walk.database.patiently(whole)
     except psycopg.errors.UniqueViolation:
         raise Fenced(held.position, held.generation) from None
+    walk.stage("persistence", "%d facts committed; the branch is %s", len(facts), closing.outcome)
     lifecycle.follow(walk.runtime, cut, f"a branch beside the one that awaited it {'won' if wins else 'failed'}")
 
 

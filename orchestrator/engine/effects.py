@@ -4,7 +4,7 @@ repeated, and an event leaves `held` when all of its effects have happened."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from orchestrator.engine.runtime import Runtime
 from orchestrator.engine.starts import Start, create, publish, retry_delay_s, start_of, started, triggers_for, wake
 from orchestrator.errors import IllegalMove, Invalid, NotFound, NotJson, OrchestratorError, TooDeep, TooLarge
 from orchestrator.ids import id_for
-from orchestrator.store import events, triggers
+from orchestrator.store import events, queries, triggers
 from orchestrator.store.branches import Published
 from orchestrator.store.connection import BROKEN, Connection
 from orchestrator.store.events import Arrival, Effect, HeldEvent
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("orchestrator.intake")
 
 BATCH = 100
+ATTEMPT_S = 30.0
 # What a schema refuses today it refuses in a second, too.
 HOPELESS = (Invalid, TooLarge, TooDeep, NotJson)
 
@@ -32,13 +33,21 @@ HOPELESS = (Invalid, TooLarge, TooDeep, NotJson)
 def work_off(runtime: Runtime, only: Sequence[int] | None = None) -> int:
     """Try held events whose time has come, the first of each key before the next; gives how many were tried."""
     tried = 0
+    trying_s = runtime.settings.event_processing_timeout_s or ATTEMPT_S
     while True:
-        found = runtime.database.patiently(lambda c: events.claim_held(c, BATCH, runtime.settings.event_processing_timeout_s, only))
+        found = runtime.database.patiently(lambda c: events.claim_held(c, BATCH, trying_s, only))
         for held in found:
             _attempt(runtime, held)
         tried += len(found)
         if not found:
             return tried
+
+
+def settle(runtime: Runtime, only: Sequence[int] | None = None) -> None:
+    """Events are done with whose workflows have ended."""
+    settings = runtime.settings
+    delay_s = settings.event_retry_delay_ms / 1000 or 1.0
+    runtime.database.patiently(lambda c: events.settle_working(c, only, settings.event_retry_attempts, delay_s))
 
 
 def _attempt(runtime: Runtime, held: HeldEvent) -> None:
@@ -50,6 +59,7 @@ def _attempt(runtime: Runtime, held: HeldEvent) -> None:
             if trigger.wants(held.envelope) and trigger.passes(held.envelope)
         ]
     except OrchestratorError as error:
+        tell_lookup(error, held.envelope)
         _failed(runtime, held, attempts, {"code": error.code, "message": str(error)}, hopeless=isinstance(error, HOPELESS))
         return
     except BROKEN:
@@ -73,6 +83,12 @@ def _attempt(runtime: Runtime, held: HeldEvent) -> None:
     runtime.database.patiently(act)
 
 
+def tell_lookup(error: OrchestratorError, envelope: Mapping[str, Any]) -> None:
+    """Nothing can come of events of a workflow that is not there, until somebody registers it."""
+    if isinstance(error, NotFound) and error.what in ("workflow", "definition"):
+        logger.critical("definition lookup failed: %s; event %s (%s)", error, envelope.get("id"), envelope.get("type"))
+
+
 def _failed(runtime: Runtime, held: HeldEvent, attempts: int, error: dict[str, Any], *, hopeless: bool = False) -> None:
     delay = None if hopeless else retry_delay_s(runtime, attempts, held.stream)
     runtime.database.patiently(lambda c: events.failed(c, held.number, attempts, error, delay))
@@ -94,14 +110,16 @@ def _perform(runtime: Runtime, held: HeldEvent, trigger: Trigger) -> tuple[Trigg
         case "signal":
             name = str(evaluate(trigger.target, held.envelope, {}))
             data = evaluate(trigger.input, held.envelope, {})
-            for instance_id in _instances(held, trigger):
+            meant = _instances(runtime, held, trigger)
+            for instance_id in meant:
                 _runner(runtime).signal_workflow(
                     instance_id, name, data, id=_id(held, trigger), actor=f"trigger:{trigger.name}", source="trigger"
                 )
-            return trigger, replace(made, detail={"signal": name, "instances": _instances(held, trigger)})
+            return trigger, replace(made, detail={"signal": name, "instances": meant})
         case "skip":
             step = None if trigger.step is None else evaluate(trigger.step, held.envelope, {})
-            for instance_id in _instances(held, trigger):
+            meant = _instances(runtime, held, trigger)
+            for instance_id in meant:
                 _runner(runtime).skip_wait(
                     instance_id,
                     None if step is None else str(step),
@@ -109,14 +127,15 @@ def _perform(runtime: Runtime, held: HeldEvent, trigger: Trigger) -> tuple[Trigg
                     actor=f"trigger:{trigger.name}",
                     source="trigger",
                 )
-            return trigger, replace(made, detail={"instances": _instances(held, trigger)})
+            return trigger, replace(made, detail={"instances": meant})
         case "cancel":
-            for instance_id in _instances(held, trigger):
+            meant = _instances(runtime, held, trigger)
+            for instance_id in meant:
                 try:
                     _runner(runtime).cancel_workflow(instance_id, reason=trigger.reason, actor=f"trigger:{trigger.name}", source="trigger")
                 except IllegalMove:
                     logger.info("instance %s has ended already", instance_id)
-            return trigger, replace(made, detail={"instances": _instances(held, trigger)})
+            return trigger, replace(made, detail={"instances": meant})
 
 
 def _begin(runtime: Runtime, held: HeldEvent, trigger: Trigger) -> Effect:
@@ -153,14 +172,30 @@ def _id(held: HeldEvent, trigger: Trigger) -> str:
     return id_for(f"event/{held.number}/{trigger.name}/{held.replays}")
 
 
-def _instances(held: HeldEvent, trigger: Trigger) -> list[str]:
+def _instances(runtime: Runtime, held: HeldEvent, trigger: Trigger) -> list[str]:
     assert trigger.instances is not None
     found = evaluate(trigger.instances, held.envelope, {})
+    if found is None and trigger.workflow is not None:
+        return [_only_one(runtime, held, evaluate(trigger.workflow, held.envelope, {}))]
     ids = found if isinstance(found, list) else [found]
     wrong = [one for one in ids if not isinstance(one, str) or not one]
     if wrong:
         raise NotFound("instance", wrong[0], f"trigger '{trigger.name}' gave no id for this event")
     return [instance_id_of(one, held.tenant) for one in ids]
+
+
+def _only_one(runtime: Runtime, held: HeldEvent, workflow: Any) -> str:
+    """The instance that an event is for which names none: the only one of its workflow that runs."""
+    name = str(workflow or "")
+    wanted = queries.Filter(workflow=name, tenant=held.tenant, state=("RUNNING",), limit=2)
+    found = runtime.database.patiently(lambda c: queries.ids(c, wanted)) if name else []
+    if len(found) != 1:
+        raise NotFound("execution", "", f"the event names none, and of workflow '{name}' {'several' if found else 'none'} run")
+    logger.warning(
+        "event %d (%s) names no execution; taken for the only one of workflow '%s' that runs", held.number, held.envelope.get("type"), name,
+        extra={"instance": found[0]},
+    )  # fmt: skip
+    return found[0]
 
 
 def _runner(runtime: Runtime) -> WorkflowRunner:
@@ -242,7 +277,8 @@ def _starts_of_window(c: Connection, runtime: Runtime, trigger: Trigger, window:
         gathered = triggers.envelopes(c, numbers)
         if not gathered:
             continue
-        inputs = [evaluate(trigger.input, envelope, {}) for envelope in gathered]
+        wrapped = runtime.settings.trigger_input == "event"
+        inputs = [trigger.input_of(envelope, wrapped=wrapped) for envelope in gathered]
         instance_id = id_for(f"window/{window.id}/{first}")
         given = inputs[-1] if trigger.window.kind == "debounce" else inputs
         starts.append((start_of(runtime, trigger, gathered[-1], window.tenant, instance_id, given), numbers))

@@ -13,7 +13,7 @@ from orchestrator.engine.configuring import Configurations
 from orchestrator.engine.runtime import queue_of
 from orchestrator.engine.stopped import Stopped
 from orchestrator.engine.undoing import not_undone
-from orchestrator.errors import Fenced
+from orchestrator.errors import Fenced, WorkflowFailed, plain
 from orchestrator.history import Failure, Kind
 from orchestrator.ids import Position, Scope
 from orchestrator.plan.catching import told
@@ -29,11 +29,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("orchestrator.walk")
 
+# Of an error's text, in what Celery tells of a message: that goes through Redis to everybody who watches.
+LONGEST_TOLD = 500
 EVENT_OF = {"COMPLETED": "workflow.completed", "FAILED": "workflow.failed", "CANCELLED": "workflow.cancelled"}
 
 
-def end_instance(walk: Walk, end: End, dead_letters: list[tuple[str, str, Any]] | None = None) -> None:
-    """The last facts, the state, the event, the slots and the parent's wake in one transaction; then what it releases."""
+def end_instance(walk: Walk, end: End, dead_letters: list[tuple[str, str, Any]] | None = None, because: Any = None) -> None:
+    """The last facts, the state, the event, the slots and the parent's wake in one transaction; then what it releases.
+
+    `because`: the error of an instance that has failed, also where it stands in its row already.
+    """
     held, fresh = walk.held, walk.pending
     seq = walk.forward.seq - len(fresh)
     told = [*walk.events, (EVENT_OF[end.state], dumps(_shown(end)))]
@@ -63,6 +68,9 @@ def end_instance(walk: Walk, end: End, dead_letters: list[tuple[str, str, Any]] 
         walk.flush()
         walk.look_again()
         raise Fenced(held.position, held.generation)
+    walk.stage("persistence", "%d facts committed, %d in all; the instance is %s", len(fresh), walk.forward.seq, end.state)
+    if end.state == "FAILED":
+        walk.failed = _as_told(walk, because or {})
     if metrics.is_enabled():
         one = walk.definition
         asked = Configurations(walk.runtime).in_force(one.namespace, one.name, one.version, held.tenant).get("monitoring") or {}
@@ -72,6 +80,12 @@ def end_instance(walk: Walk, end: End, dead_letters: list[tuple[str, str, Any]] 
     if depends or scopes:
         after_end(walk.runtime, walk.definition.name, held.instance_id, scopes)
     raise Stopped
+
+
+def _as_told(walk: Walk, error: dict[str, Any]) -> WorkflowFailed:
+    message, code = error.get("message") or "no error was kept", error.get("code") or "error"
+    name = walk.definition.name or "a workflow that cannot be read"
+    return WorkflowFailed(plain(f"{name} {walk.held.instance_id} failed ({code}): {message}", LONGEST_TOLD))
 
 
 def _shown(end: End) -> dict[str, Any]:
@@ -103,7 +117,7 @@ def end_failed(walk: Walk, failure: Failure) -> None:
         _turn_round(walk, error)
         return
     letter = (failure.position, failure.code, error)
-    end_instance(walk, End("FAILED", error=error), [letter])
+    end_instance(walk, End("FAILED", error=error), [letter], because=error)
 
 
 def _turn_round(walk: Walk, error: dict[str, Any]) -> None:
@@ -159,4 +173,4 @@ def end_undone(walk: Walk, failure: Failure | None = None) -> None:
     letters = [(item["position"], "compensation_failed", item["error"]) for item in failed]
     if ending == "FAILED" and error:
         letters.insert(0, (error.get("position", ""), error["code"], error))
-    end_instance(walk, End(ending, compensation=compensation), letters)
+    end_instance(walk, End(ending, compensation=compensation), letters, because=error)

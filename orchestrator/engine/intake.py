@@ -19,7 +19,8 @@ from typing import Any
 
 import psycopg
 
-from orchestrator.engine.effects import HOPELESS, work_off
+from orchestrator.engine import stages
+from orchestrator.engine.effects import HOPELESS, tell_lookup, work_off
 from orchestrator.engine.runtime import Runtime
 from orchestrator.engine.starts import Start, create, publish, retry_delay_s, start_of, started, triggers_for, wake
 from orchestrator.errors import Fault, Invalid, OrchestratorError
@@ -131,6 +132,9 @@ def _plan(runtime: Runtime, arrival: Arrival) -> None:
     envelope = arrival.envelope
     try:
         wanted = [t for t in triggers_for(runtime, arrival.tenant) if t.wants(envelope) and t.passes(envelope)]
+        if stages.are_told():
+            names = ", ".join(trigger.name for trigger in wanted) or "no trigger"
+            stages.tell({}, "event", "%s %s of tenant %s is for %s", envelope["type"], envelope["id"], arrival.tenant, names)
         if not wanted:
             return
         if any(t.action != "start" or t.window is not None for t in wanted):
@@ -150,6 +154,7 @@ def _plan(runtime: Runtime, arrival: Arrival) -> None:
 
 
 def _note_failure(runtime: Runtime, arrival: Arrival, error: OrchestratorError) -> None:
+    tell_lookup(error, arrival.envelope)
     arrival.attempts, arrival.error = 1, {"code": error.code, "message": str(error)}
     arrival.try_in_s = None if isinstance(error, HOPELESS) else retry_delay_s(runtime, 1, arrival.stream)
     arrival.state = "dead" if arrival.try_in_s is None else "held"

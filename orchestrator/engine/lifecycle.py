@@ -9,8 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.definition import configured
-from orchestrator.definition.codec import from_json
+from orchestrator.definition import configured, kept
 from orchestrator.definition.documents import inline
 from orchestrator.definition.parsing import json_faults, scalar_fault, shown
 from orchestrator.definition.schemas import violations, with_own_defaults
@@ -91,7 +90,7 @@ def definition_of(runtime: Runtime, stored: definitions.Stored) -> Definition:
     """The tree, parsed once per id."""
     held = runtime._definitions.get(stored.id)  # the runtime's own cache, filled from what was just read
     if held is None:
-        held = from_json(stored.tree)
+        held = kept.definition_of(stored.tree)
         runtime._definitions[stored.id] = held
     return held
 

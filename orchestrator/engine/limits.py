@@ -12,7 +12,7 @@ from orchestrator.engine import lifecycle
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import IllegalMove, NotFound, OrchestratorError
 from orchestrator.state import State
-from orchestrator.store import usage
+from orchestrator.store import events, usage
 
 logger = logging.getLogger("orchestrator.limits")
 
@@ -39,6 +39,15 @@ def end_old(runtime: Runtime) -> dict[str, str]:
     if settings.workflow_timeout_s:
         for instance_id in database.patiently(lambda c: usage.older_than(c, settings.workflow_timeout_s)):
             _stop(runtime, stopped, instance_id, State.FAILED, "timeout", f"workflow timeout: {settings.workflow_timeout_s:g} s are over")
+    return stopped
+
+
+def end_overdue(runtime: Runtime) -> dict[str, str]:
+    """Stop what events wait for, where it takes longer than these may: it is tried again with its event."""
+    stopped: dict[str, str] = {}
+    for instance_id, timeout_s in runtime.database.patiently(events.overdue):
+        reason = f"event processing timeout: {timeout_s:g} s are over"
+        _stop(runtime, stopped, instance_id, State.FAILED, "event_timeout", reason)
     return stopped
 
 

@@ -63,7 +63,7 @@ def wait_for_code(walk: Walk, error: MissingCode) -> None:
     pause_s = SOON_S if has_one else min(max(2.0, since_s), LONGEST_PAUSE_S)
     if patience_s:
         pause_s = min(pause_s, max(0.1, patience_s - since_s))
-    due = walk.forward.due
+    due = walk.forward.due if hasattr(walk, "forward") else None
     at = walk.now() + pause_s
     at = at if due is None else min(at, due[0])
 
@@ -79,6 +79,8 @@ def wait_for_code(walk: Walk, error: MissingCode) -> None:
 
 
 def _give_up(walk: Walk, failure: Failure) -> None:
+    if not hasattr(walk, "forward"):
+        walk.end_broken(failure)
     need = walk.forward.need
     if isinstance(need, Perform):
         performing.record_failure(walk, need, replace(failure, position=need.position))

@@ -45,5 +45,6 @@ class Starting(StartOptions):
 
 
 def options_of(**given: Any) -> Starting:
-    """What is None was not said. Raises `Invalid` with every fault."""
-    return parse_as(Starting, {name: value for name, value in given.items() if value is not None}, what="start")
+    """An option that is None was not said. Raises `Invalid` with every fault."""
+    said = {name: value for name, value in given.items() if value is not None or name not in Starting.model_fields}
+    return parse_as(Starting, said, what="start")

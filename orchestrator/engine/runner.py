@@ -575,9 +575,9 @@ class WorkflowRunner:
         several = "several ids begin or end so; give more of the end: ids of instances that start together begin alike"
         raise NotFound("instance", text, several if found else "`orchestrator ls` lists them")
 
-    def get_workflow_status(self, instance_id: str) -> dict[str, Any]:
-        """State, progress, message and what it waits for, as plain data."""
-        return self.show(instance_id).status()
+    def get_workflow_status(self, instance_id: str, *, whole: bool = False) -> dict[str, Any]:
+        """State, progress, message and what it waits for, as plain data. `whole`: large inputs and outputs of tasks, too."""
+        return self.show(instance_id).status(whole=whole)
 
     def get_workflow_stats(self) -> dict[str, Any]:
         return self.database.patiently(queries.stats)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 from orchestrator.breakers import Breakers
 from orchestrator.config import secrets
 from orchestrator.config.settings import Settings
-from orchestrator.definition.codec import from_json
+from orchestrator.definition import kept
 from orchestrator.definition.tree import Definition
 from orchestrator.definition.triggers import Trigger
 from orchestrator.engine import warden
@@ -26,6 +27,8 @@ from orchestrator.steps.registry import REGISTRY, Registry
 from orchestrator.store import definitions, sealing, workers
 from orchestrator.store import secrets as kept_secrets
 from orchestrator.store.connection import Database
+
+logger = logging.getLogger("orchestrator.runtime")
 
 PRIORITIES = ("low", "normal", "high", "critical")
 CAPACITY_FOR_S = 5.0
@@ -89,8 +92,9 @@ class Runtime:
         if held is None:
             stored = self.database.patiently(lambda c: definitions.by_id(c, definition_id))
             if stored is None:
+                logger.critical("definition lookup failed: the database has none with the id %s", definition_id)
                 raise NotFound("definition", definition_id)
-            held = from_json(stored.tree)
+            held = kept.definition_of(stored.tree)
             with self._lock:
                 self._definitions[definition_id] = held
                 while len(self._definitions) > 512:

@@ -239,7 +239,9 @@ def start_of(runtime: Runtime, schedule: Schedule, spec: Spec, planned: float) -
         idempotency_key=f"schedule:{schedule.id}:{planned:.3f}",
         slots=slots,
     )
-    new, plan, address, definition = lifecycle.prepare(runtime, spec.target, spec.version, spec.input, options)
+    says_nothing = spec.input == {} and runtime.settings.trigger_input == "event"
+    given = {"triggeredBy": "scheduler"} if says_nothing else spec.input
+    new, plan, address, definition = lifecycle.prepare(runtime, spec.target, spec.version, given, options)
     return Start(None, new, plan, address, definition)
 
 

@@ -66,6 +66,8 @@ class Start:
     address: Address
     definition: Definition
     resource: tuple[str, str] | None = None
+    timeout_s: float | None = None
+    """After which it is ended and its event tried again, if that waits for it."""
 
 
 def start_of(
@@ -89,9 +91,10 @@ def start_of(
     workflow = evaluate(trigger.target, envelope, {})
     if not isinstance(workflow, str) or not workflow:
         raise Invalid([], f"trigger '{trigger.name}' names no workflow for this event, and so")
-    given = evaluate(trigger.input, envelope, {}) if input is None else input
+    given = trigger.input_of(envelope, wrapped=runtime.settings.trigger_input == "event") if input is None else input
     new, plan, address, definition = lifecycle.prepare(runtime, workflow, trigger.version, given, options)
-    return Start(trigger, new, plan, address, definition, trigger.resource_of(envelope))
+    timeout_s = (trigger.timeout_s or runtime.settings.event_processing_timeout_s or None) if trigger.awaited else None
+    return Start(trigger, new, plan, address, definition, trigger.resource_of(envelope), timeout_s)
 
 
 def _trace_id(envelope: Mapping[str, Any]) -> str:
@@ -127,7 +130,8 @@ def publish(runtime: Runtime, begun: Iterable[Start], admitted: Iterable[Publish
 def started(c: Connection, number: int, start: Start, is_new: bool, replay: int = 0) -> Effect:
     """A start whose key was used before is the instance that has the key."""
     assert start.trigger is not None
-    about = {"workflow": start.new.workflow, **({} if is_new else {"already": True})}
+    timeout = {} if start.timeout_s is None else {"timeout_s": start.timeout_s}
+    about = {"workflow": start.new.workflow, **timeout, **({} if is_new else {"already": True})}
     found = None if is_new else instances.by_key(c, start.new)
     return Effect(number, start.trigger.name, "start", found[0] if found else start.new.id, about, replay)
 

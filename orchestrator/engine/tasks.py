@@ -14,6 +14,7 @@ from orchestrator.engine import scheduling
 from orchestrator.engine.options import StartOptions
 from orchestrator.engine.runtime import Runtime
 from orchestrator.engine.walk import Walk
+from orchestrator.errors import WorkflowFailed
 from orchestrator.plan.canvas import HELP, WALK, Address
 from orchestrator.store import branches, fanouts
 from orchestrator.store.branches import Held
@@ -33,6 +34,8 @@ def _left_to_recovery(door: Callable[..., None]) -> Callable[..., None]:
     def whole(task: Task, instance_id: str, position: str, generation: int) -> None:
         try:
             door(task, instance_id, position, generation)
+        except WorkflowFailed:
+            raise
         except AWAY as error:
             about = {"instance": instance_id, "position": position}
             logger.warning("the database is away, a message is left to recovery: %s", first_line(error), extra=about)
@@ -45,7 +48,8 @@ def _left_to_recovery(door: Callable[..., None]) -> Callable[..., None]:
 def register(app: Celery, runtime_of: Any) -> None:
     """Give the app its tasks; `runtime_of()` is the process's runtime, made when first needed."""
 
-    @app.task(name=WALK, bind=True, ignore_result=True)
+    # Declared in `throws`, the failure of a workflow is one line at info in Celery's log. The message is acknowledged like any other.
+    @app.task(name=WALK, bind=True, ignore_result=True, throws=(WorkflowFailed,), acks_on_failure=True)
     @_left_to_recovery
     def walk(task: Task, instance_id: str, position: str, generation: int) -> None:
         runtime: Runtime = runtime_of()
@@ -53,9 +57,13 @@ def register(app: Celery, runtime_of: Any) -> None:
             lambda c: branches.claim(c, instance_id, position, generation, runtime.owner, runtime.settings.lease_s)
         )
         metrics.claimed(void=held is None)
-        if held is not None:
-            with tracing.span("walk", task.request.headers, trace_id=held.trace_id, instance=instance_id, position=position):
-                work(runtime, held, queue=_queue(task), next_link=_next_link(task), tells=False)
+        if held is None:
+            return
+        with tracing.span("walk", task.request.headers, trace_id=held.trace_id, instance=instance_id, position=position):
+            failed = work(runtime, held, queue=_queue(task), next_link=_next_link(task), tells=False)
+        # A chord would not begin its body if one of its header failed.
+        if failed is not None and task.request.chord is None:
+            raise failed
 
     @app.task(name=HELP, bind=True, ignore_result=True)
     @_left_to_recovery
@@ -100,17 +108,18 @@ def _next_link(task: Task) -> str | None:
     return queue
 
 
-def work(runtime: Runtime, held: Held | None, *, queue: str, next_link: str | None, tells: bool) -> None:
-    """Walk a branch, and then, as long as there are any, the open branches beside it.
+def work(runtime: Runtime, held: Held | None, *, queue: str, next_link: str | None, tells: bool) -> WorkflowFailed | None:
+    """Walk a branch, and then, as long as there are any, the open branches beside it. Gives what the instance failed with, if it ended here.
 
     `tells`: a chord counts this message, so its body will ask for the parent; else it is asked here.
     """
     while held is not None:
         current = held
-        held = Walk(runtime, current, queue=queue, next_link=next_link).run()
+        walk = Walk(runtime, current, queue=queue, next_link=next_link)
+        held = walk.run()
         next_link = None
         if current.parent_id is None:
-            return
+            return walk.failed
         if current.mode == "graph":
             _release_successors(runtime, current)
         if held is None:
@@ -118,6 +127,7 @@ def work(runtime: Runtime, held: Held | None, *, queue: str, next_link: str | No
         # A competition is over when its first branch (or its first few) are, not when the chord has counted the others.
         if held is None and (not tells or current.mode in ("compete", "some")):
             ask_for_parent(runtime, current.parent_id)
+    return None
 
 
 def attend(runtime: Runtime, instance_id: str, position: str, generation: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.config import secrets
 from orchestrator.definition.approval import name_of
 from orchestrator.definition.codec import to_json
 from orchestrator.definition.tree import (
@@ -23,14 +25,14 @@ from orchestrator.definition.tree import (
 )
 from orchestrator.engine.rebuild import forward_of
 from orchestrator.engine.runtime import Runtime
-from orchestrator.errors import BrokenHistory, NotFound
-from orchestrator.history import Kind, numbered
+from orchestrator.errors import BrokenHistory, NotFound, OrchestratorError
+from orchestrator.history import Fact, Kind, numbered
 from orchestrator.ids import Position
 from orchestrator.plan.forward import Forward
-from orchestrator.plan.needs import AwaitChild, Failed, Finished, Join, Listening, Perform, Sleep
+from orchestrator.plan.needs import AwaitChild, Decide, Failed, Finished, Join, Listening, Perform, Sleep
 from orchestrator.state import TERMINAL, StepState
 from orchestrator.store import admission, history, queries
-from orchestrator.store.connection import Connection
+from orchestrator.store.connection import Connection, dumps
 
 
 @dataclass(slots=True)
@@ -45,6 +47,7 @@ class Node:
     began: float | None = None
     ended: float | None = None
     error: Any = None
+    input: Any = None
     output: Any = None
     note: str = ""
     approval: str | None = None
@@ -60,20 +63,25 @@ class Node:
         for child in self.children:
             yield from child.all()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, *, whole: bool = False) -> dict[str, Any]:
+        """`whole`: inputs and outputs however large they are."""
         shown = {
             "position": self.position,
             "name": self.name,
             "type": self.kind,
             "status": self.state,
-            "attempts": self.attempts,
-            "duration_s": self.took_s,
+            "attempts": self.attempts or None,
+            "started_at": _moment(self.began),
+            "completed_at": _moment(self.ended),
+            "duration_s": None if self.took_s is None else round(self.took_s, 6),
+            "input": self.input if whole else _brief(self.input),
+            "output": self.output if whole else _brief(self.output),
             "error": self.error,
             "waits_for": self.note or None,
             "compensation": self.undone,
-            "steps": [child.to_json() for child in self.children],
+            "steps": [child.to_json(whole=whole) for child in self.children] or None,
         }
-        return {key: value for key, value in shown.items() if value not in (None, [], 0)}
+        return {key: value for key, value in shown.items() if value is not None}
 
 
 @dataclass(slots=True)
@@ -122,7 +130,7 @@ class Seen:
         notes = [f"{node.name} {node.note}" for node in self.waiting()]
         return f"Executing step {min(done + 1, len(steps))} of {len(steps)}" + (f" ({notes[0]})" if notes else "")
 
-    def status(self) -> dict[str, Any]:
+    def status(self, *, whole: bool = False) -> dict[str, Any]:
         i = self.instance
         return {
             "id": i["id"],
@@ -149,12 +157,26 @@ class Seen:
             "created_at": i["created_at"],
             "started_at": i["started_at"],
             "completed_at": i["ended_at"],
+            "duration_s": i["duration_s"],
             "waits_for": [{"step": node.name, "position": node.position, "for": node.note} for node in self.waiting()] or self.unmet,
-            "steps": [node.to_json() for node in self.root.children] or [self.root.to_json()],
+            "steps": [node.to_json(whole=whole) for node in self.root.children] or [self.root.to_json(whole=whole)],
         }
 
 
 SHOWN_ROUNDS = 200
+LARGEST_SHOWN = 4_000
+
+
+def _brief(value: Any) -> Any:
+    """A task's input or output where many are shown: a large one by its size alone."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    size = len(dumps(value))
+    return value if size <= LARGEST_SHOWN else {"omitted": f"{size:,} characters of JSON; ask with data=whole"}
+
+
+def _moment(at: float | None) -> str | None:
+    return None if at is None else dt.datetime.fromtimestamp(at, dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def explained(error: dict[str, Any]) -> str:
@@ -199,6 +221,7 @@ class _Found:
         self.is_live = looks_back or (instance["state"] not in TERMINAL and instance["state"] != "CLEANING_UP")
         self.nodes: dict[str, Node] = {}
         self.undone: dict[str, str] = {}
+        self.hidden = secrets.values_in(list(secrets.resolve(definition.secrets).values())) if definition.secrets else []
         for branch in told.branches:
             if branch.position.startswith("/undo"):
                 for row in told.of_branch(branch.id):
@@ -220,6 +243,7 @@ class _Found:
             _mark(node, fact.kind, fact.data or {}, fact.attempt, last)
             if fact.kind == Kind.TASK_SKIPPED:
                 return
+            self._note_data(forward, fact)
             try:
                 forward.apply(fact)
             except BrokenHistory:
@@ -234,8 +258,23 @@ class _Found:
             return
         need = forward.need
         for frame in forward.frames:
-            self._at(frame.position).state = StepState.RUNNING
+            node = self._at(frame.position)
+            node.state = StepState.RUNNING
+            if frame is forward.frames[-1] and node.input is None:
+                node.input = secrets.masked(frame.input, self.hidden)
         self._current(need, branch)
+
+    def _note_data(self, forward: Forward, fact: Fact) -> None:
+        """What flowed into the task that a fact is about, and a value that was made and not written down. Secrets are for
+        expressions, and not for those who look on."""
+        if fact.kind == Kind.RECEIVED or isinstance(need := forward.need, Finished | Failed):
+            return
+        node, frame = self.nodes[fact.position], forward.frames[-1]
+        if node.input is None and frame.position == fact.position:
+            node.input = secrets.masked(frame.input, self.hidden)
+        if isinstance(need, Decide) and need.slot == "set" and fact.data.get("again"):
+            with contextlib.suppress(OrchestratorError):
+                node.output = secrets.masked(need.compute(), self.hidden)
 
     def _current(self, need: Any, branch: history.BranchRow) -> None:
         if isinstance(need, Finished | Failed) or not self.is_live:

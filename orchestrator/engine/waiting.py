@@ -81,6 +81,8 @@ def wait_until(walk: Walk, until: float) -> bool:
     due = walk.forward.due
     wake = until if due is None else min(until, due[0])
     length = wake - walk.now()
+    if length > 0:
+        walk.stage("next", "a timer, in %.3f s", length)
     if length > walk.settings.inline_wait_s:
         park_until(walk, wake, "wake" if wake == until else "due")
     walk.flush()
@@ -108,6 +110,7 @@ def park_until(walk: Walk, due: float, kind: str) -> None:
     except psycopg.errors.UniqueViolation:
         parked = False
     walk.fence(parked)
+    walk.stage("persistence", "%d facts and the timer committed, %d in all; the branch is parked", len(facts), walk.forward.seq)
     raise Stopped
 
 
@@ -137,6 +140,7 @@ def listen(walk: Walk, need: Listening) -> None:
                 walk.record(Fact(need.position, Kind.RECEIVED, data, need.received + 1))
                 return
     due = walk.forward.due
+    walk.stage("next", "waits for %s", "any event" if types is None or None in types else ", ".join(map(str, types)))
 
     def park(c: Connection) -> None:
         events.subscribe(c, held.id, held.instance_id, held.tenant, types)

@@ -22,12 +22,12 @@ from typing import Any, Never, TypeVar
 import psycopg
 
 from orchestrator.definition.tree import AnyTask, Definition, Step, Undo
-from orchestrator.engine import branching, ending, heartbeat, missing, performing, relating, waiting
+from orchestrator.engine import branching, ending, heartbeat, missing, performing, relating, stages, waiting
 from orchestrator.engine.rebuild import forward_of
 from orchestrator.engine.runtime import Runtime, is_undo, queue_of
 from orchestrator.engine.stopped import Stopped
 from orchestrator.engine.undoing import undo_tree
-from orchestrator.errors import BrokenHistory, Fenced, MissingCode, NotJson, TooDeep, TooLarge, text_of
+from orchestrator.errors import BrokenDefinition, BrokenHistory, Fenced, MissingCode, NotJson, TooDeep, TooLarge, WorkflowFailed, text_of
 from orchestrator.history import Fact, Failure, Kind
 from orchestrator.ids import unescaped
 from orchestrator.nesting import DEEPEST_KEPT
@@ -87,6 +87,7 @@ class Walk:
         self.snapshot_seq = 0
         self.root: AnyTask | None = None
         self.shared: Any = None
+        self.failed: WorkflowFailed | None = None  # set when the instance was committed FAILED here
         heartbeat.ensure(runtime)
         self.holding = runtime.hold(held.id, held.generation, held.instance_id)
 
@@ -111,23 +112,26 @@ class Walk:
         return None
 
     def _walk(self) -> Never:
-        self.definition = self.runtime.definition(self.held.definition_id)
-        self.tells_tasks = self.held.step_events and self.definition.document is not None
-        if self.held.stopping:
-            branching.close(self, Closing("cancelled"))
-        self.check_deaths()
         try:
+            self.with_code(self.read)
+            if self.held.stopping:
+                branching.close(self, Closing("cancelled"))
+            self.check_deaths()
             self.with_code(self.rebuild)
             self.check_dependencies()
             performing.check_poison(self)
             while True:
                 self.with_code(self.step)
-        except (BrokenHistory, NotJson, TooDeep) as error:
+        except (BrokenDefinition, BrokenHistory, NotJson, TooDeep) as error:
             # No other worker would come further.
             broken = Failure(error.code, str(error), self.held.position, type(error).__name__)
         except RecursionError:
             broken = Failure(TooDeep.code, TOO_DEEP, self.held.position, "TooDeep")
-        self._end_broken(broken)
+        self.end_broken(broken)
+
+    def read(self) -> None:
+        self.definition = self.runtime.definition(self.held.definition_id)
+        self.tells_tasks = self.held.step_events and self.definition.document is not None
 
     def step(self) -> None:
         """Meet the next need. What would have to be kept and cannot be is a failure of the task it comes from."""
@@ -199,13 +203,13 @@ class Walk:
                 raise
             except Exception:
                 logger.exception("the failure could not be handled by the workflow, which fails with it", extra=self.labels())
-                self._end_broken(failure)
+                self.end_broken(failure)
         except Stopped as stopped:
             return stopped.next_held
         except Fenced:
             return None
 
-    def _end_broken(self, failure: Failure) -> Never:
+    def end_broken(self, failure: Failure) -> Never:
         """End the branch without a fold of its facts: it cannot be folded, or what follows from it cannot be done."""
         self.pending, self.events = [], []
         if not hasattr(self, "definition"):
@@ -231,6 +235,8 @@ class Walk:
             return
         if self.attends and not isinstance(need, Finished | Failed | Join):
             self.hand_back()
+        if not isinstance(need, Decide | Deadline | Sleep | Listening):
+            self.stage("next", "%s", place_of(need))
         match need:
             case Perform():
                 performing.perform_step(self, need)
@@ -281,6 +287,8 @@ class Walk:
             self.snapshot_seq = self.forward.seq
         if held.claims > 1 or held.generation > 1:
             self.forward.apply_all(self.read_facts(self.forward.seq))
+        if stages.are_told():
+            self._tell_rebuilt()
         skipped = any(branch.outcome != "completed" for branch in before)
         if skipped and self.forward.seq == 0:
             task = self.forward.task
@@ -290,6 +298,14 @@ class Walk:
                 self, Closing("skipped"), [Fact(held.position, Kind.TASK_SKIPPED, {"because": "a dependency did not complete"})]
             )
 
+    def _tell_rebuilt(self) -> None:
+        seq = self.forward.seq
+        self.stage("history", "%d facts, %d of them from a snapshot", seq, self.snapshot_seq)
+        self.stage("definition", "%s@%s", self.definition.name, self.definition.version)
+        self.stage("replay", "%d facts folded; the branch is at %s", seq, place_of(self.forward.need))
+        if not seq and self.held.position == "":
+            self.stage("update", "the execution begins")
+
     def check_deaths(self) -> None:
         """Workers that die while they fold the history never come as far as to see that others died there before them."""
         held = self.held
@@ -297,7 +313,7 @@ class Walk:
             return
         if self.database.patiently(lambda c: facts.last(c, held.id)) == held.crash_seq:
             message = f"workers died here {held.crashes} times in a row, while they read the history"
-            self._end_broken(Failure("worker_crashed", message, held.position, "WorkerCrashed"))
+            self.end_broken(Failure("worker_crashed", message, held.position, "WorkerCrashed"))
 
     def check_dependencies(self) -> None:
         """Woken before its first step by the patience with what it depends on: then that is why it fails."""
@@ -333,6 +349,7 @@ class Walk:
         task = self.forward.frames[-1].task if self.tells_tasks and self.forward.frames else None
         self.forward.apply(fact)
         self.pending.append(fact)
+        self.stage("update", "fact %d is %s at '%s'", self.forward.seq, fact.kind, fact.position)
         if task is not None and not isinstance(task, Step | Undo):
             for type in lifecycle.of_fact(fact):
                 more = {"error": fact.data["error"]} if type == "step.failed" else {}
@@ -351,6 +368,7 @@ class Walk:
             return
         self.pending = []
         self.events = []
+        self.stage("persistence", "%d facts committed, %d in all; the instance is %s", len(fresh), self.forward.seq, standing[0])
         self.stand(*standing)
 
     def stand(self, state: str, stopping: bool) -> None:
@@ -400,6 +418,7 @@ class Walk:
             raise Fenced(held.position, held.generation) from None
         self.pending = []
         self.events = []
+        self.stage("persistence", "%d facts and what follows from them committed, %d in all", len(fresh), self.forward.seq)
         return given
 
     @property
@@ -423,6 +442,10 @@ class Walk:
     def tell(self, type: str, need: Perform, more: dict[str, Any]) -> None:
         self.events.append((type, dumps({"step": need.step.name, "position": need.position, **more})))
 
+    def stage(self, stage: stages.Stage, message: str, *arguments: object) -> None:
+        if stages.are_told():
+            stages.tell(self.labels(), stage, message, *arguments)
+
     def labels(self, position: str | None = None) -> dict[str, Any]:
         return {
             "instance": self.held.instance_id,
@@ -430,6 +453,11 @@ class Walk:
             "workflow": self.definition.name if hasattr(self, "definition") else None,
             "trace_id": self.held.trace_id,
         }
+
+
+def place_of(need: Need) -> str:
+    position = getattr(need, "position", "")
+    return f"{type(need).__name__} at '{position}'" if position else type(need).__name__
 
 
 def _can_be_written(fact: Fact) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.engine import effects
+from orchestrator.engine import effects, limits
 from orchestrator.keeper.chore import Chore
-from orchestrator.store import events
 from orchestrator.store.connection import Connection
 from orchestrator.store.timers import Probe
 
@@ -28,7 +27,8 @@ class Settled(Chore):
         return probe.has_working
 
     def do(self, c: Connection) -> None:
-        events.settle_working(c)
+        limits.end_overdue(self.runtime)
+        effects.settle(self.runtime)
 
 
 class Windows(Chore):

@@ -38,10 +38,13 @@ class Frame:
     """A task in progress.
 
     raw → input (after filters) → data (as its children change it) → output. `index` counts children done, `visits`
-    how often each was entered, `decided` the recorded values of this task, `note` what only its kind knows.
+    how often each was entered, `decided` the recorded values of this task, `note` what only its kind knows, `items` what a
+    loop goes over, kept while the frame is in memory.
     """
 
-    __slots__ = ("data", "decided", "due", "index", "input", "note", "output", "phase", "position", "raw", "task", "then", "vars", "visits")
+    __slots__ = (
+        "data", "decided", "due", "index", "input", "items", "note", "output", "phase", "position", "raw", "task", "then", "vars", "visits",
+    )  # fmt: skip
 
     def __init__(self, task: AnyTask, position: str, raw: Any, variables: dict[str, Any]) -> None:
         self.task = task
@@ -58,12 +61,13 @@ class Frame:
         self.due: float | None = None
         self.note: dict[str, Any] = EMPTY
         self.then: str | None = None
+        self.items: list[Any] | None = None
 
     def decide(self, slot: str, value: Any) -> None:
         self.decided = {**self.decided, slot: value}
 
     def to_json(self, pool: Pool) -> dict[str, Any]:
-        held = {name: getattr(self, name) for name in self.__slots__ if name not in ("task", "visits")}
+        held = {name: getattr(self, name) for name in self.__slots__ if name not in ("items", "task", "visits")}
         held.update({name: pool.add(held[name]) for name in SHARED})
         return {**held, "phase": int(self.phase), "visits": list(self.visits.items())}
 

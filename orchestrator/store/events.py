@@ -237,26 +237,48 @@ def failed(c: Connection, number: int, attempts: int, error: dict[str, Any], try
 # The kinds of steps that end with a failed instance tell how often they were tried.
 _SETTLE = """
 with ended as (
-    select f.event_id, bool_or(coalesce(i.outcome, 'COMPLETED') <> 'COMPLETED') as failed,
+    select f.event_id, bool_or(i.error ->> 'code' = 'event_timeout') as timed_out, bool_or(coalesce(i.outcome, 'COMPLETED') <> 'COMPLETED') as failed,
         (array_agg(i.error order by f.trigger) filter (where i.outcome <> 'COMPLETED'))[1] as error,
         (array_agg(i.id order by f.trigger) filter (where i.outcome <> 'COMPLETED'))[1] as instance_id
     from events e join effects f on f.event_id = e.id and f.replay = e.replays left join instances i on i.id = f.instance_id
     where e.state = 'working' and (%(only)s::bigint[] is null or e.id = any (%(only)s::bigint[]))
     group by f.event_id having bool_and(i.id is null or i.outcome is not null or i.state = 'CLEANING_UP')
+), tried as (
+    select ended.event_id, count(*) as times, ended.timed_out and count(*) < %(attempts)s as is_tried_again
+    from ended join effects f on f.event_id = ended.event_id join instances i on i.id = f.instance_id
+    where i.error ->> 'code' = 'event_timeout' group by ended.event_id, ended.timed_out
 )
-update events e set state = case when ended.failed then 'dead' else 'taken' end,
-    attempts = greatest(1, (select max(k.attempt) from branches b join checkpoints k on k.branch_id = b.id
-                            where b.instance_id = ended.instance_id and k.kind in ('step.failed', 'step.retried'))),
+update events e set
+    state = case when tried.is_tried_again then 'held' when ended.failed then 'dead' else 'taken' end,
+    replays = e.replays + case when tried.is_tried_again then 1 else 0 end,
+    try_at = case when tried.is_tried_again then now() + make_interval(secs => least(3600, %(delay)s::float8 * 2 ^ (tried.times - 1))) end,
+    attempts = coalesce(tried.times, greatest(1, (
+        select max(k.attempt) from branches b join checkpoints k on k.branch_id = b.id
+        where b.instance_id = ended.instance_id and k.kind in ('step.failed', 'step.retried')))),
     error = case when ended.failed
         then coalesce(ended.error, '{"message": "the instance did not complete"}') || jsonb_build_object('instance', ended.instance_id) end
-from ended where e.id = ended.event_id and e.state = 'working'
+from ended left join tried using (event_id) where e.id = ended.event_id and e.state = 'working'
 returning e.id
 """
 
 
-def settle_working(c: Connection, only: Sequence[int] | None = None) -> list[int]:
-    """Events whose instances have all ended are taken, or dead when one of them did not complete."""
-    return [row[0] for row in c.execute(_SETTLE, {"only": None if only is None else list(only)}).fetchall()]
+def settle_working(c: Connection, only: Sequence[int] | None = None, attempts: int = 1, delay_s: float = 1.0) -> list[int]:
+    """Events whose instances have all ended are taken, or dead when one of them did not complete; tried again, up to so many
+    attempts, when that was for its time."""
+    given = {"only": None if only is None else list(only), "attempts": attempts, "delay": delay_s}
+    return [row[0] for row in c.execute(_SETTLE, given).fetchall()]
+
+
+def overdue(c: Connection) -> list[tuple[str, float]]:
+    """Instances that events wait for, and that take longer than these may: with the seconds that are over."""
+    return c.execute(
+        """
+        select distinct i.id::text, (f.detail ->> 'timeout_s')::float8
+        from events e join effects f on f.event_id = e.id and f.replay = e.replays join instances i on i.id = f.instance_id
+        where e.state = 'working' and f.detail ? 'timeout_s' and i.state = 'RUNNING' and i.phase = 'forward'
+          and i.started_at < now() - make_interval(secs => (f.detail ->> 'timeout_s')::float8)
+        """
+    ).fetchall()
 
 
 def states(c: Connection, numbers: Sequence[int]) -> dict[int, tuple[str, int, Any]]:

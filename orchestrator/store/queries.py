@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
-from sqlalchemy import Select, Text, func, literal, select, tuple_
+from sqlalchemy import Float, Select, Text, cast, func, literal, select, tuple_
 from sqlalchemy.dialects import postgresql
 
 from orchestrator.store import retention, schema, security
@@ -101,6 +101,7 @@ def instances(c: Connection, wanted: Filter) -> list[dict[str, Any]]:
         i.created_at,
         i.started_at,
         i.ended_at,
+        cast(func.round(func.extract("epoch", i.ended_at - func.coalesce(i.started_at, i.created_at)), 3), Float).label("duration_s"),
     )
     rows = _run(c, _page(_filtered(select(*columns), wanted), wanted))
     return [{key: plain(value) for key, value in row.items()} for row in rows]
@@ -112,6 +113,7 @@ select id::text, workflow, version, namespace, tenant, state, outcome, phase, co
     to_char(created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as created_at,
     to_char(started_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as started_at,
     to_char(ended_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as ended_at,
+    round(extract(epoch from ended_at - coalesce(started_at, created_at)), 3)::float8 as duration_s,
     extract(epoch from coalesce(started_at, created_at))::float8 as began, extract(epoch from now())::float8 as now
 from instances where id = %s
 """

@@ -389,7 +389,7 @@ class Consumer:
 
     def _look_at_open(self) -> None:
         numbers = list(dict.fromkeys(self.open.values()))
-        self.runtime.database.patiently(lambda c: events.settle_working(c, numbers))
+        effects.settle(self.runtime, numbers)
         effects.work_off(self.runtime, numbers)
         states = self.runtime.database.patiently(lambda c: events.states(c, numbers))
         done: dict[str, list[str]] = {}

@@ -64,6 +64,7 @@ def enable() -> None:
             "orchestrator_chore_failing", "1 while a chore of the keeper fails", ["chore"], multiprocess_mode="livemostrecent"
         ),
         chore_seconds=Histogram("orchestrator_chore_seconds", "Time a chore of the keeper took", ["chore"], buckets=BUCKETS_S),
+        unreadable=Counter("orchestrator_unreadable_messages_total", "What lay in a queue of the broker, was no message and was put aside"),
         slow=Counter("orchestrator_slow_statements_total", "Statements that took SLOW_QUERY or longer"),
     )
     _enabled[0] = True
@@ -166,6 +167,10 @@ def relayed(number: int) -> None:
 
 def slow_statement() -> None:
     _count("slow")
+
+
+def unreadable() -> None:
+    _count("unreadable")
 
 
 def chore_failed(name: str, *, failing: bool) -> None:

@@ -14,6 +14,7 @@ from orchestrator.store import wall
 from orchestrator.store.connection import Database
 from tests.acceptance.test_security import routes
 from tests.guarded import guarded, key
+from tests.proofs.system import as_user
 from tests.stack import Stack
 
 
@@ -117,7 +118,7 @@ def test_a_connection_that_is_made_anew_stands_behind_the_wall_again(stack: Stac
 def test_without_the_role_the_api_goes_on_and_says_so(stack: Stack) -> None:
     """Where the database's user may not make roles: the first wall stands, and the missing one is told."""
     with psycopg.connect(stack.database_url, autocommit=True) as c:
-        c.execute("create role weak login")
+        c.execute("create role weak login password 'weak'")
         database = stack.database_url.rsplit("/", 1)[1]
         for what in (
             "schema orchestrator",
@@ -126,7 +127,7 @@ def test_without_the_role_the_api_goes_on_and_says_so(stack: Stack) -> None:
             f"database {database}",
         ):
             c.execute(f"grant all on {what} to weak")
-    weak = stack.database_url.replace("postgres@", "weak@")
+    weak = as_user(stack.database_url, "weak")
     try:
         database_of = Database(weak)
         database_of.act_for("a")

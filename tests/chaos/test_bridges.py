@@ -18,6 +18,7 @@ import psycopg
 import pytest
 import redis
 
+from orchestrator.config.settings import SCHEMA
 from orchestrator.dev.ports import any_free
 from orchestrator.dev.servers import Postgres, Redis
 from orchestrator.engine import effects
@@ -39,7 +40,7 @@ def own(tmp_path: Path) -> Iterator[Stack]:
     postgres, server = Postgres(tmp_path / "pg" / "postgres", any_free(), durable=False), Redis(tmp_path / "redis" / "redis", any_free())
     postgres.start()
     server.start()
-    migrate.upgrade(postgres.url)
+    migrate.upgrade(postgres.url, SCHEMA)
     stack = Stack(postgres.url, server, tmp_path)
     stack.postgres = postgres  # type: ignore[attr-defined]
     yield stack

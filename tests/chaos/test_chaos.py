@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.config.settings import SCHEMA
 from orchestrator.dev.ports import any_free
 from orchestrator.dev.servers import Postgres, Redis
 from orchestrator.store import migrate
@@ -26,7 +27,7 @@ def own_postgres(tmp_path: Path) -> Iterator[Postgres]:
     """A server that this test alone may restart."""
     server = Postgres(tmp_path / "pg" / "postgres", any_free())
     server.start()
-    migrate.upgrade(server.url)
+    migrate.upgrade(server.url, SCHEMA)
     yield server
     server.stop()
 

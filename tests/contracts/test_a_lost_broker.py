@@ -70,7 +70,6 @@ def test_what_was_never_reached_is_asked_for_before_each_message_and_not_tried()
     with Celery("test", broker="memory://", set_as_current=False) as other:
         there = [False, True]
         publisher = Publisher(other, helpers=1, is_there=lambda: there.pop(0))
-        app.set_default()  # as it was
         branch = ("01a1f826-0000-7000-8000-000000000000", "", 1, "normal")
         assert not publisher.branches([branch])
         assert publisher.branches([branch])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from orchestrator.config.settings import load
 from orchestrator.dev.servers import Redis
 from orchestrator.errors import Invalid
-from orchestrator.stream.stores import EventStore, NoGroup, order
+from orchestrator.stream.stores import EventStore, NoGroup, StoreAway, open_store, order
+from orchestrator.stream.stores.guarded import StoreBreaker, breaker_of, guarded
 from orchestrator.stream.stores.memory import MemoryStore
 from orchestrator.stream.stores.postgres import PostgresStore
 from orchestrator.stream.stores.redis_streams import RedisStore
@@ -162,3 +166,68 @@ def test_a_stream_stays_bounded(store: EventStore) -> None:
 def test_another_kind_is_refused_by_name() -> None:
     with pytest.raises(Invalid, match='EVENTSTORE_TYPE: Expected redis or postgres, got "kafka"'):
         load({"EVENTSTORE_TYPE": "kafka"})
+
+
+class Hanging:
+    """A server that takes connections and never answers."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self.listener.getsockname()[1]}/0"
+
+
+def test_a_store_that_is_away_fails_fast_and_is_there_again_when_it_is(redis_server: Redis) -> None:
+    """Through the door that everybody takes: the first calls wait for it, the others do not."""
+    hanging = Hanging()
+    away = open_store(load({"REDIS_URL": hanging.url, "WORKER_STREAM_BLOCK": "10ms"}))
+    inner: Any = away
+    inner.redis.connection_pool.connection_kwargs["socket_timeout"] = 0.3
+    failures = []
+    for _ in range(20):
+        began = time.monotonic()
+        with pytest.raises(StoreAway) as caught:
+            away.publish(S, {"n": "1"})
+        failures.append((time.monotonic() - began, "failed 3 times" in str(caught.value)))
+    assert [fast for _, fast in failures[:3]] == [False] * 3
+    assert [took for took, fast in failures[3:] if fast and took < 0.1], failures
+    assert all(took < 0.1 for took, fast in failures if fast), failures
+
+    # The same breaker, and a server that answers: one call asks, and all go through.
+    hanging.listener.close()
+    breaker = breaker_of("redis", hanging.url)
+    assert breaker.state in ("OPEN", "HALF_OPEN")
+    store = guarded(RedisStore(redis_server.url), breaker)
+    deadline = time.monotonic() + 5
+    while breaker.state != "CLOSED":
+        assert time.monotonic() < deadline
+        with contextlib.suppress(StoreAway):
+            store.publish(S, {"n": "1"})
+        time.sleep(0.05)  # between two looks
+    assert store.publish(S, {"n": "2"})
+    store.close()
+
+
+def test_a_group_that_is_missing_is_an_answer() -> None:
+    breaker = StoreBreaker("memory")
+    store = guarded(MemoryStore(), breaker)
+    for _ in range(10):
+        with pytest.raises(NoGroup):
+            store.read(G, "a", [S], 1, 0.01)
+    assert breaker.state == "CLOSED"
+
+
+def test_of_many_callers_one_a_second_asks_a_store_that_is_away() -> None:
+    now = [100.0]
+    breaker = StoreBreaker("redis", now=lambda: now[0])
+    for _ in range(3):
+        breaker.ask()
+        breaker.tell("bad", "timed out")
+    with pytest.raises(StoreAway, match="timed out"):
+        breaker.ask()
+    now[0] += 1.01
+    breaker.ask()
+    with pytest.raises(StoreAway):
+        breaker.ask()
+    breaker.tell("good")
+    breaker.ask()
+    assert breaker.state == "CLOSED"

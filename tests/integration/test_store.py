@@ -26,6 +26,7 @@ from orchestrator.store.connection import Database, Unfit, connect, quoted
 from orchestrator.store.instances import New
 from orchestrator.store.schema import metadata
 from tests.pooler import Pooler
+from tests.proofs.system import as_user
 
 
 def definition(version: str = "1", value: int = 1) -> Definition:
@@ -123,9 +124,9 @@ def test_a_programs_own_connections_read_json_as_they_always_did(database_url: s
 def test_who_made_the_role_may_not_be_it_before_saying_so(postgres: Postgres, database_url: str) -> None:
     """From PostgreSQL 16 on a user with CREATEROLE is a member of what it makes, without the right to become it."""
     with psycopg.connect(postgres.url, autocommit=True) as c:
-        c.execute("create role maker login createrole")
+        c.execute("create role maker login createrole password 'maker'")
         c.execute(f"grant create on database {database_url.rsplit('/', 1)[1]} to maker")
-    url = database_url.replace("postgres@", "maker@")
+    url = as_user(database_url, "maker")
     try:
         assert migrate.upgrade(url, 'Made "of", 7') == []
         made = Database(url, 'Made "of", 7')
@@ -141,8 +142,8 @@ def test_who_made_the_role_may_not_be_it_before_saying_so(postgres: Postgres, da
 
 
 def test_sessions_that_others_get_between_transactions_are_refused(postgres: Postgres, database_url: str) -> None:
-    with Pooler(postgres.port, "postgres", database_url.rsplit("/", 1)[1]) as pooler:
-        url = f"postgresql://postgres@127.0.0.1:{pooler.port}/{database_url.rsplit('/', 1)[1]}"
+    with Pooler(database_url) as pooler:
+        url = database_url.replace(f":{postgres.port}/", f":{pooler.port}/")
         with pytest.raises(Unfit, match="use pool_mode session"):
             migrate.upgrade(url, SCHEMA)
         database = Database(url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from typing import Any
+from urllib.parse import urlsplit
 
 
 def named(*places: str) -> Any:
@@ -29,3 +30,9 @@ def schema_of(c: Any) -> str:
     ).fetchall()
     assert len(found) == 1, found
     return str(found[0][0])
+
+
+def as_user(url: str, user: str) -> str:
+    """The same database, by a user whose password is their name."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=f"{user}:{user}@{parts.hostname}:{parts.port}").geturl()

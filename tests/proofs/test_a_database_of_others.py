@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from orchestrator.dev.servers import Postgres, Redis
-from tests.proofs.system import schema_of
+from tests.proofs.system import as_user, schema_of
 from tests.stack import Stack, until
 
 pytestmark = pytest.mark.proves(41)
@@ -37,7 +37,7 @@ class Theirs:
         self.name, self.user = f"theirs{next(_numbers)}", f"shop{os.getpid()}{next(_numbers)}"
         self.postgres, self.folder, self.redis_url = postgres, folder, redis_url
         with psycopg.connect(postgres.url, autocommit=True) as c:
-            c.execute(f"create role {self.user} login")
+            c.execute(f"create role {self.user} login password '{self.user}'")
             c.execute(f"create database {self.name} owner {self.user}")
         with self.connect() as c:
             c.execute(THEIRS)
@@ -46,7 +46,8 @@ class Theirs:
         return psycopg.connect(self.url(user), autocommit=True)
 
     def url(self, user: str | None = None) -> str:
-        return f"{self.postgres.url.rsplit('/', 1)[0]}/{self.name}".replace("postgres@", f"{user or self.user}@")
+        url = f"{self.postgres.url.rsplit('/', 1)[0]}/{self.name}"
+        return url if user == "postgres" else as_user(url, user or self.user)
 
     def run(self, *command: str, user: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -146,7 +147,7 @@ def test_a_schema_that_is_anothers_is_refused_in_a_sentence(theirs: Theirs) -> N
 def test_a_user_who_may_not_make_schemas_is_told_what_an_owner_can_do(theirs: Theirs, postgres: Postgres) -> None:
     guest = f"{theirs.user}_guest"
     with theirs.connect("postgres") as c:
-        c.execute(f"create role {guest} login")
+        c.execute(f"create role {guest} login password '{guest}'")
         c.execute(f"grant all on schema public to {guest}")
     done = theirs.run("migrate", user=guest)
     assert done.returncode == 2, done.stderr
@@ -188,7 +189,8 @@ def test_two_engines_in_one_database_know_nothing_of_each_other(theirs: Theirs, 
                     name,
                 )  # fmt: skip
                 ids[name] = [row[0] for row in c.execute(f"select id::text from {quoted}.instances").fetchall()]
-                assert c.execute(f"select count(*) from {quoted}.leadership").fetchone() == (1,)
+                strangers = f"select count(*) from {quoted}.leadership where owner not in (select id from {quoted}.workers)"
+                assert c.execute(strangers).fetchone() == (0,)
                 assert c.execute(f"select count(*) from {quoted}.workers").fetchone() == (1,)
         assert not set(ids[names[0]]) & set(ids[names[1]])
         heads = {key.partition(":")[0] for key in stacks[0].redis.keys("*")}

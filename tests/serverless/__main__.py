@@ -7,6 +7,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
+from orchestrator.config.settings import SCHEMA
 from orchestrator.dev.ports import any_free
 from orchestrator.dev.servers import Postgres, Redis
 from orchestrator.store import migrate
@@ -26,7 +27,7 @@ def main() -> int:
         postgres, redis = Postgres(folder / "pg" / "postgres", any_free()), Redis(folder / "redis", any_free())
         postgres.start()
         redis.start()
-        migrate.upgrade(postgres.url)
+        migrate.upgrade(postgres.url, SCHEMA)
         stack = Stack(postgres.url, redis, folder)
         stack.worker()
         try:

@@ -248,3 +248,26 @@ def test_what_is_secret_is_read_from_files_and_every_fault_of_them_is_told(tmp_p
         )  # fmt: skip
     assert {fault.place for fault in caught.value.faults} == {"DATABASE_URL_FILE", "GATEWAY_TOKEN_FILE", "ENCRYPTION_KEYS_FILE"}
     assert "No such file" in str(caught.value)
+
+
+def test_the_stack_stands_in_for_the_scheduled_service() -> None:
+    """Its container, network, port, health check, Redis and variables, as its own compose file had them."""
+    base = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    over = yaml.safe_load((ROOT / "deploy/scheduled-service.yml").read_text())
+    web = over["services"]["web"]
+    assert web["container_name"] == "${CONTAINER_NAME:-molochain-workflow-orchestrator}"
+    assert over["networks"]["molochain-network"]["external"] is True
+    assert over["networks"]["molochain-network"]["name"] == "${SERVICE_NETWORK:-molochain-network}"
+    assert "molochain-network" in web["networks"]
+    assert web["ports"] == ["127.0.0.1:5013:5003"]
+    assert web["restart"] == "unless-stopped"
+    assert (web["healthcheck"]["interval"], web["healthcheck"]["test"][-1]) == ("30s", "http://127.0.0.1:5003/health")
+    peers = {"COMMS_HUB_URL", "CMS_URL", "BACKUP_WORKER_URL", "ALERT_EMAIL"}
+    for name in ("web", "worker"):
+        assert set(over["services"][name]["environment"]) == peers
+        # Steps see what the container sees.
+        assert set(over["services"]) <= set(base["services"])
+    assert base["services"]["web"]["environment"]["REDIS_URL"].startswith("redis://workflow-redis:6379")
+    assert "workflow-redis" in base["services"]["redis"]["networks"]["inside"]["aliases"]
+    assert "appendonly yes" in (ROOT / "deploy/redis.sh").read_text()
+    assert base["services"]["redis"]["restart"] == "unless-stopped"

@@ -40,7 +40,7 @@ ARROWS: dict[str, set[str]] = {
     "keeper": MEANS | {"store", "engine", "keeper"},
     "embedded": MEANS | {"steps", "engine", "breakers"},
     "testing": MEANS | {"steps", "embedded"},
-    "stream": MEANS | {"store", "engine", "stream", "net"},
+    "stream": MEANS | {"store", "engine", "stream", "net", "breakers"},
     "proxies": MEANS | {"store", "proxies"},
     "gateway": MEANS | {"net", "proxies", "gateway"},
     "reach": MEANS | {"store"},

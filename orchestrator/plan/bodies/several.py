@@ -74,15 +74,16 @@ def for_(forward: Forward, frame: Frame) -> Need | None:
 
 
 def items_of(forward: Forward, frame: Frame, task: For) -> list[Any] | None:
-    if task.items is None:
-        return None
+    if task.items is None or frame.items is not None:
+        return frame.items
     constant = isinstance(task.items, Template) and task.items.is_constant
     items = (forward.value if constant else forward.recorded)(frame, "items", task.items, frame.input)
     if items is None:
-        return []
+        items = []
     if not isinstance(items, list):
         shown = type(items).__name__
         raise Fault(Failure("expression", f"a loop needs a list of items, not {shown}", Position(frame.position), "ExpressionError"))
+    frame.items = items
     return items
 
 

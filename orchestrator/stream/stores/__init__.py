@@ -102,6 +102,14 @@ class EventStore(Protocol):
 
 
 def open_store(settings: Settings) -> EventStore:
+    """Behind a breaker: a store that is away holds nobody up."""
+    from orchestrator.stream.stores.guarded import breaker_of, guarded
+
+    url = settings.redis_url if settings.eventstore_type == "redis" else settings.database_url
+    return guarded(_opened(settings), breaker_of(settings.eventstore_type, url))
+
+
+def _opened(settings: Settings) -> EventStore:
     if settings.eventstore_type == "redis":
         from orchestrator.stream.stores.redis_streams import RedisStore
 

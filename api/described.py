@@ -22,6 +22,12 @@ class Open(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class Closed(BaseModel):
+    """A key that is none is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class Start(Open):
     """With what the input is, beside options."""
 
@@ -37,16 +43,27 @@ class Signal(Open):
     id: str | None = None
 
 
-class SkipWait(BaseModel):
+class Approve(Closed):
+    approved: bool = Field(description="Only true approves.")
+    step: str | None = Field(None, description="The approval's name; else the only one that waits.")
+    data: Any = Field(None, description="More to be said.")
+
+
+class Acknowledge(Closed):
+    numbers: list[int] = Field(min_length=1, max_length=1000)
+    reason: str | None = Field(None, max_length=2000)
+
+
+class SkipWait(Closed):
     step: str | None = Field(None, description="Else all waits end.")
 
 
-class Cancel(BaseModel):
+class Cancel(Closed):
     reason: str | None = None
     compensate: bool | None = None
 
 
-class Rerun(BaseModel):
+class Rerun(Closed):
     step: str
     input: Any = None
 
@@ -57,14 +74,15 @@ class Dependency(Open):
     condition: Literal["completed", "failed", "any"] = "completed"
 
 
-class Bulk(BaseModel):
+class Bulk(Closed):
     state: str | list[str] | None = None
     workflow: str | None = None
+    labels: dict[str, str | bool | int | float] | None = Field(None, description="All of them must hold.")
     search: str | None = None
     limit: int | None = Field(None, ge=1, le=10_000)
 
 
-class Forget(BaseModel):
+class Forget(Closed):
     ids: list[str] | None = Field(None, max_length=10_000)
     workflow: str | None = None
     status: Literal["completed", "failed", "cancelled"] | None = None
@@ -74,7 +92,7 @@ class Forget(BaseModel):
     limit: int | None = Field(None, ge=1, le=10_000)
 
 
-class Cleanup(BaseModel):
+class Cleanup(Closed):
     olderThan: str | None = Field(None, description="As 30d; else RETENTION.")
 
 
@@ -277,6 +295,7 @@ DESCRIBED: dict[str, Described] = {
             ("state", _text()),
             ("workflow", _text()),
             ("search", _text()),
+            ("label", _text(pattern="^[^=]+=")),
             ("limit", _number(1000)),
             ("cursor", _text()),
             ("offset", {"type": "integer", "minimum": 0}),
@@ -290,12 +309,14 @@ DESCRIBED: dict[str, Described] = {
     "instances.retry": Described(),
     "instances.rollback": Described(),
     "instances.signal": Described(Signal, (202,)),
+    "instances.approve": Described(Approve, is_optional=False),
     "instances.skip_wait": Described(SkipWait),
     "instances.cancel": Described(Cancel),
     "history.listing": Described(query=(*_HISTORY, ("page", _number(100_000)), ("limit", _number(1000)))),
     "history.days": Described(query=_HISTORY),
     "history.forget_many": Described(Forget, is_optional=False),
     "instances.dead_letters": Described(query=(("cursor", _number(2**62)), ("limit", _number(1000)))),
+    "instances.acknowledge": Described(Acknowledge, is_optional=False),
     "instances.rerun": Described(Rerun, (201,), is_optional=False),
     "instances.add_dependency": Described(Dependency, (201,), is_optional=False),
     "instances.bulk": Described(Bulk, is_optional=False),

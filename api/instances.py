@@ -9,15 +9,17 @@ from flask import Blueprint, Response, jsonify, request
 
 from orchestrator.api import asked, gate, health
 from orchestrator.api import metrics as prometheus
-from orchestrator.api.described import Bulk, Cancel, Cleanup, Rerun, SkipWait
+from orchestrator.api.described import Acknowledge, Approve, Bulk, Cancel, Cleanup, Rerun, SkipWait
 from orchestrator.api.runner import runner
 from orchestrator.api.service import newest
 from orchestrator.definition.durations import BadDuration, seconds
+from orchestrator.definition.labels import read_labels
 from orchestrator.errors import Fault, Invalid, NotFound
 from orchestrator.store.connection import dumps
 from orchestrator.store.definitions import Stored
 from orchestrator.store.queries import Filter
 
+MOST_AT_ONCE = 1000
 blueprint = Blueprint("instances", __name__, url_prefix="/workflow")
 
 
@@ -64,13 +66,14 @@ def _trace_id() -> str:
 def listing() -> Response:
     """List instances.
 
-    The newest first. `next` is the cursor of those that follow, and is null at the end.
+    The newest first; `?label=shop=north`, several must all hold. `next` is the cursor of those that follow, and is null at the end.
     """
     wanted = Filter(
         state=tuple(request.args.getlist("state")),
         workflow=request.args.get("workflow"),
         tenant=asked.only_tenant(),
         search=request.args.get("search"),
+        labels=read_labels(request.args.getlist("label"), "?label="),
         limit=asked.number("limit", 100, 1000),
         offset=int(request.args.get("offset", "0")) if request.args.get("offset", "0").isdigit() else 0,
         after=asked.cursor(),
@@ -131,6 +134,17 @@ def signal(instance_id: str, name: str) -> tuple[Response, int]:
     body = asked.body()
     runner().signal_workflow(instance_id, name, body.get("data", body or None), id=body.get("id"), actor=asked.actor())
     return jsonify({"instanceId": instance_id, "status": "signalled"}), 202
+
+
+@blueprint.post("/instance/<instance_id>/approve")
+def approve(instance_id: str) -> Response:
+    """Answer an approval an instance waits for.
+
+    `{approved, step, data}`: only `true` approves; without a step, the only one that waits.
+    """
+    given = asked.body_as(Approve)
+    name = runner().approve(instance_id, given.step, approved=given.approved, data=given.data, actor=asked.actor())
+    return jsonify({"instanceId": instance_id, "approval": name, "status": "approved" if given.approved else "refused"})
 
 
 @blueprint.post("/instance/<instance_id>/skip-wait")
@@ -198,14 +212,24 @@ def add_dependency(instance_id: str) -> tuple[Response, int]:
 def bulk(verb: str) -> Response:
     """Pause, resume, cancel, retry or roll back many instances.
 
-    One verb for all that a filter finds: `{state, workflow, search, limit}`, which must not be empty.
+    One verb for all that a filter finds, the newest first: `{state, workflow, labels, search, limit}`, which must not be empty.
+    `matched`: how many there were before, by state; `changed` and `refused` of them; `left`: how many are beyond `limit` (1,000).
     """
     body = asked.body_as(Bulk)
-    if not (body.state or body.workflow or body.search):
-        raise Invalid([Fault("body", "names no filter: state, workflow or search is needed")], "request")
+    if not (body.state or body.workflow or body.search or body.labels):
+        raise Invalid([Fault("body", "names no filter: state, workflow, labels or search is needed")], "request")
     states = (body.state,) if isinstance(body.state, str) else tuple(body.state or ())
-    wanted = Filter(state=states, workflow=body.workflow, search=body.search, tenant=asked.only_tenant(), limit=body.limit or 1000)
-    return jsonify({"outcome": runner().bulk(verb, wanted, actor=asked.actor())})
+    wanted = Filter(state=states, workflow=body.workflow, search=body.search, labels=body.labels or {}, tenant=asked.only_tenant())
+    matched = runner().count_by_state(wanted)
+    outcome = runner().bulk(verb, wanted, most=body.limit or MOST_AT_ONCE, actor=asked.actor())
+    changed = sum(said == "ok" for said in outcome.values())
+    counts = {
+        "matched": matched,
+        "changed": changed,
+        "refused": len(outcome) - changed,
+        "left": max(0, sum(matched.values()) - len(outcome)),
+    }
+    return jsonify({**counts, "outcome": outcome})
 
 
 @blueprint.post("/cleanup")
@@ -240,6 +264,17 @@ def dead_letters() -> Response:
     limit = asked.number("limit", 100, 1000)
     found = runner().dead_letters(tenant=asked.only_tenant(), before=asked.before(), limit=limit)
     return jsonify({"deadLetters": found, "next": asked.next_of(found, limit)})
+
+
+@blueprint.post("/dead-letters/acknowledge")
+def acknowledge() -> Response:
+    """Acknowledge dead letters.
+
+    `{numbers, reason}`: somebody has looked, and nothing more is to be done. Kept in the audit; gives which were open until now.
+    """
+    given = asked.body_as(Acknowledge)
+    done = runner().acknowledge_dead_letters(given.numbers, tenant=asked.only_tenant(), reason=given.reason, actor=asked.actor())
+    return jsonify({"acknowledged": done})
 
 
 @blueprint.get("/workflows")

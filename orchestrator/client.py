@@ -112,12 +112,14 @@ class Client:
         return Instance(self, id)
 
     def instances(
-        self, *, state: str | None = None, workflow: str | None = None, search: str | None = None, page: int = 100
-    ) -> Iterator[dict[str, Any]]:
+        self, *, state: str | None = None, workflow: str | None = None, labels: Mapping[str, str] | None = None,
+        search: str | None = None, page: int = 100,
+    ) -> Iterator[dict[str, Any]]:  # fmt: skip
         """The newest first, page after page, as far as you take them."""
         cursor: str | None = None
+        pairs = [f"{key}={value}" for key, value in (labels or {}).items()] or None
         while True:
-            query = {"state": state, "workflow": workflow, "search": search, "limit": page, "cursor": cursor}
+            query = {"state": state, "workflow": workflow, "search": search, "label": pairs, "limit": page, "cursor": cursor}
             answer = self.request("GET", "/workflow/instances", query=query)
             yield from answer["instances"]
             cursor = answer["next"]
@@ -125,7 +127,7 @@ class Client:
                 return
 
     def bulk(self, verb: str, **wanted: Any) -> dict[str, str]:
-        """pause, resume, cancel, retry or rollback of all that `state`, `workflow` or `search` find; what came of each."""
+        """pause, resume, cancel, retry or rollback of all that `state`, `workflow`, `labels` or `search` find; what came of each."""
         return dict(self.request("POST", f"/workflow/instances/{_part(verb)}", body=wanted)["outcome"])
 
     # ── definitions, schedules, triggers, events, configurations ────────────────────────────────────────────────────
@@ -318,6 +320,11 @@ class Instance:
     def signal(self, name: str, data: Any = None, *, id: str | None = None) -> None:
         """With an `id`, once, however often it is sent."""
         self.client.request("POST", self._path(f"/signal/{_part(name)}"), body={"data": data, "id": id or uuid.uuid4().hex}, again=True)
+
+    def approve(self, step: str | None = None, *, approved: bool = True, data: Any = None) -> str:
+        """Answer an approval that waits, without a step the only one; gives its name. `approved=False` says no."""
+        body = {"step": step, "approved": approved, "data": data}
+        return str(self.client.request("POST", self._path("/approve"), body=body)["approval"])
 
     def rerun(self, step: str, input: Any = None) -> Instance:
         """A new instance that goes on from a step, with what was done before it."""

@@ -21,13 +21,15 @@ from typing import Any, Protocol
 
 from orchestrator.breakers import CircuitOpen, MemoryBreakers, Outcome
 from orchestrator.config.secrets import resolve
+from orchestrator.definition.approval import answer_type, approvals_in, name_of, refuse_signal
 from orchestrator.definition.documents import inline
 from orchestrator.definition.retry import RetryPolicy
+from orchestrator.definition.schemas import with_own_defaults
 from orchestrator.definition.tree import AnyTask, Definition, Fork, Step, Undo, find
 from orchestrator.engine import perform, warden
 from orchestrator.engine.jobs import JOBS, Job
 from orchestrator.engine.slots import Slots, scopes_of
-from orchestrator.errors import IllegalMove, NotFound, OrchestratorError
+from orchestrator.errors import Fault, IllegalMove, Invalid, NotFound, OrchestratorError
 from orchestrator.history import Fact, Failure, Kind, effective
 from orchestrator.ids import Position, new_instance_id
 from orchestrator.plan.about import facts_of
@@ -207,6 +209,7 @@ class Embedded:
 
     def start(self, workflow: Definition | str, input: Any = None, *, id: str | None = None) -> Instance:
         definition = self._definition(workflow)
+        input = with_own_defaults(definition, input)
         instance = Instance(id or new_instance_id(), definition, input, Branch(Position("")), self.clock.now())
         self.instances[instance.id] = instance
         scopes = scopes_of(definition, instance.input)
@@ -293,12 +296,33 @@ class Embedded:
     def signal(self, instance: Instance, name: str, data: Any = None) -> None:
         if instance.state in TERMINAL:
             raise IllegalMove("signal", instance.state)
+        refuse_signal(instance.definition.do, instance.id, name)
+        self._deliver(instance, name, data)
+
+    def approve(self, instance: Instance, name: str, *, approved: bool, by: str) -> None:
+        """Answer an approval that waits."""
+        if type(approved) is not bool:
+            raise Invalid([Fault("approved", "Expected true or false.")], "approval")
+        waiting = self.approvals(instance)
+        if name not in waiting:
+            raise NotFound("approval that waits", name, f"what waits: {', '.join(sorted(waiting)) or 'none'}")
+        self._deliver(instance, answer_type(name), {"approved": approved, "by": by})
+
+    def approvals(self, instance: Instance) -> set[str]:
+        """Those that an answer is waited for."""
+        forwards = (branch.forward for branch in instance.branches() if branch.listens and branch.forward is not None)
+        needs = (forward.need for forward in forwards)
+        return {name for need in needs if isinstance(need, Listening) for name in approvals_in(need.task)}
+
+    def _deliver(self, instance: Instance, type: str, data: Any) -> None:
         number = next(self._count)
-        instance.events.append((number + 1, {"specversion": "1.0", "id": f"sig-{number}", "source": "signal", "type": name, "data": data}))
+        instance.events.append((number + 1, {"specversion": "1.0", "id": f"sig-{number}", "source": "signal", "type": type, "data": data}))
         self._wake_listeners(instance)
 
     def send(self, envelope: dict[str, Any]) -> None:
         """An event for whoever listens."""
+        if name_of(envelope.get("type")) is not None:
+            return
         number = next(self._count) + 1
         for instance in self.instances.values():
             if instance.state not in TERMINAL:

@@ -22,7 +22,9 @@ EXIT_NOT_FOUND = 3
 def cli() -> None:
     """Durable workflows on Celery, Redis and Postgres.
 
-    Exit codes: 0 done, 1 the workflow failed, 2 refused, 3 not found, 4 a server is away.
+    An instance's id may be shortened to its end: those of instances that start together begin alike.
+
+    Exit codes: 0 done, 1 the workflow failed, 2 refused, 3 not found, 4 a server is away, 5 not ended within --wait-timeout.
     """
 
 

@@ -9,26 +9,28 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.console import as_json, by_me, out, parse_json, print_json, print_summary, runner, tree_of
+from orchestrator.cli.completing import complete_ids, complete_waiting, complete_workflows, id_argument
+from orchestrator.cli.console import as_json, by_me, given_json, going_on, out, print_json, print_summary, runner, tree_of
 from orchestrator.cli.looking import filtered
 from orchestrator.definition.durations import BadDuration, seconds
+from orchestrator.definition.labels import read_labels
 from orchestrator.state import TERMINAL
 from orchestrator.store.queries import Filter
 
 
-def _pairs(given: tuple[str, ...]) -> dict[str, Any]:
-    pairs = {}
-    for item in given:
-        key, found, value = item.partition("=")
-        if not found:
-            raise click.BadParameter(f"write key=value, not {item!r}")
-        pairs[key] = value
-    return pairs
+def _duration(context: click.Context, parameter: click.Parameter, given: str | None) -> float | None:
+    try:
+        return None if given is None else seconds(given)
+    except BadDuration as error:
+        raise click.BadParameter(str(error)) from None
+
+
+EXIT_NOT_ENDED = 5
 
 
 @click.command()
-@click.argument("workflow")
-@click.option("-i", "--input", "input_text", help="The input as JSON; `-` reads standard input.")
+@click.argument("workflow", shell_complete=complete_workflows)
+@click.option("-i", "--input", "input_text", help="The input as JSON; `@file` reads a file, `-` standard input.")
 @click.option("--version", "version", help="A version, or a major for its newest.")
 @click.option("--priority", type=click.Choice(["low", "normal", "high", "critical"]))
 @click.option("--key", "idempotency_key", help="Idempotency key: the same key starts one instance.")
@@ -38,6 +40,7 @@ def _pairs(given: tuple[str, ...]) -> dict[str, Any]:
     "--after", "after", multiple=True, metavar="WORKFLOW[:CONDITION]", help="Wait for another workflow first (completed, failed, any)."
 )
 @click.option("--wait", is_flag=True, help="Wait for the end; exit code 1 when it fails.")
+@click.option("--wait-timeout", metavar="DURATION", callback=_duration, help="Wait so long, e.g. 30s; then exit code 5, and it goes on.")
 @click.option("--watch", "watching", is_flag=True, help="Follow it live.")
 @as_json
 def start(
@@ -50,21 +53,23 @@ def start(
     tenant: str | None,
     after: tuple[str, ...],
     wait: bool,
+    wait_timeout: float | None,
     watching: bool,
     as_json: bool,
 ) -> None:
     """Start an instance of WORKFLOW and print its id."""
-    text = sys.stdin.read() if input_text == "-" else input_text
+    if wait_timeout is not None and not wait:
+        raise click.UsageError("--wait-timeout says how long --wait waits; give both")
     dependencies = [
         {"workflow": name, "condition": condition or "completed"} for name, _, condition in (item.partition(":") for item in after)
     ]
     instance_id = runner().start_workflow(
         workflow,
         version,
-        parse_json(text, "--input"),
+        given_json(input_text, "--input"),
         priority=priority,
         idempotency_key=idempotency_key,
-        labels=_pairs(labels) or None,
+        labels=read_labels(labels) or None,
         tenant=tenant,
         dependencies=dependencies or None,
         **by_me(),
@@ -73,8 +78,9 @@ def start(
         from orchestrator.cli.looking import follow
 
         sys.exit(follow(instance_id))
-    if wait:
-        _wait(instance_id)
+    if wait and not _wait(instance_id, wait_timeout):
+        click.echo(f"{instance_id} has not ended, and goes on; `orchestrator watch {instance_id}` looks on", err=True)
+        sys.exit(EXIT_NOT_ENDED)
     status = runner().get_workflow_status(instance_id)
     if as_json:
         print_json(
@@ -91,45 +97,71 @@ def start(
     sys.exit(0 if not wait or status["outcome"] == "COMPLETED" else 1)
 
 
-def _wait(instance_id: str) -> None:
+def _wait(instance_id: str, timeout_s: float | None) -> bool:
+    """Whether it ended in time."""
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
     pause = 0.02
-    while str(runner().show(instance_id).instance["state"]) not in (*TERMINAL, "CLEANING_UP"):
-        time.sleep(pause)  # a person waits; the engine tells nobody who does not listen
-        pause = min(pause * 1.3, 0.5)
+    with going_on(instance_id):
+        while str(runner().show(instance_id).instance["state"]) not in (*TERMINAL, "CLEANING_UP"):
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            time.sleep(pause)  # a person waits; the engine tells nobody who does not listen
+            pause = min(pause * 1.3, 0.5)
+    return True
 
 
-Act = Callable[..., Any]
+MOST_UNASKED = 10
+
+
+def _be_sure(verb: str, found: dict[str, int], limit: int | None, is_sure: bool) -> None:
+    """Says how many a filter finds, and goes no further with many unless somebody meant it."""
+    total = sum(found.values())
+    if not total:
+        return
+    states = ", ".join(f"{number:,} {state}" for state, number in found.items())
+    number = min(total, limit or total)
+    click.echo(f"{total:,} match ({states})" + (f"; the newest {number:,} of them" if number < total else ""), err=True)
+    if is_sure or number <= MOST_UNASKED:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{verb} of {number:,} instances needs --yes; --limit or a narrower filter makes them fewer")
+    click.confirm(f"{verb} {number:,} instances?", abort=True, err=True)
 
 
 def _verb(name: str, done: str, help: str, act: Callable[[str, dict[str, Any]], Any], options: list[Any] | None = None) -> click.Command:
     """A command that moves one instance, several, or all that a filter finds."""
 
-    @click.command(name, help=help)
-    @click.argument("ids", nargs=-1)
+    @click.command(name, help=f"{help} By ID, or all that a filter finds.")
+    @click.argument("ids", nargs=-1, shell_complete=complete_ids)
     @filtered
+    @click.option("--yes", "is_sure", is_flag=True, help=f"Also when a filter finds more than {MOST_UNASKED}, without asking.")
     @as_json
-    def command(ids: tuple[str, ...], wanted: Filter | None, as_json: bool, **options: Any) -> None:
+    def command(ids: tuple[str, ...], wanted: Filter | None, limit: int | None, is_sure: bool, as_json: bool, **options: Any) -> None:
         if not ids and wanted is None:
             raise click.UsageError("name instances, or give a filter such as --workflow order --state FAILED")
+        if ids and wanted is not None:
+            raise click.UsageError("name instances, or give a filter; both together say two things")
         current = runner()
         given = {key: value for key, value in options.items() if value is not None}
-        if ids:
+        if wanted is not None:
+            _be_sure(name, current.count_by_state(wanted), limit, is_sure)
+            outcome = current.bulk(name, wanted, most=limit, **given, **by_me())
+        else:
             outcome = {}
             for text in ids:
                 instance_id = current.resolve_id(text)
                 act(instance_id, {**given, **by_me()})
-                outcome[instance_id] = done
-        else:
-            assert wanted is not None
-            outcome = current.bulk(name, wanted, **given, **by_me())
+                outcome[instance_id] = "ok"
         if as_json:
             print_json(outcome)
         else:
             for instance_id, said in outcome.items():
                 click.echo(f"{instance_id} {done if said == 'ok' else said}")
-            if not outcome:
-                click.echo("no instance matches")
-        sys.exit(0 if all(said in ("ok", done) for said in outcome.values()) else 2)
+        refused = sum(said != "ok" for said in outcome.values())
+        if wanted is not None:
+            told = f"{len(outcome) - refused} {done}" + (f", {refused} refused" if refused else "")
+            click.echo(told if outcome else "no instance matches", err=True)
+        sys.exit(2 if refused else 0)
 
     for option in options or []:
         command = option(command)
@@ -155,29 +187,29 @@ cancel = _verb(
 
 
 @click.command()
-@click.argument("instance_id")
+@id_argument()
 @click.argument("step")
-@click.option("-i", "--input", "input_text", help="Another input, as JSON.")
+@click.option("-i", "--input", "input_text", help="Another input, as JSON or @file.")
 def rerun(instance_id: str, step: str, input_text: str | None) -> None:
     """Fork a new instance with the history up to STEP (a name or a position), and go on from there."""
     current = runner()
-    click.echo(current.rerun_workflow(current.resolve_id(instance_id), step, input=parse_json(input_text, "--input"), **by_me()))
+    click.echo(current.rerun_workflow(current.resolve_id(instance_id), step, input=given_json(input_text, "--input"), **by_me()))
 
 
 @click.command()
-@click.argument("instance_id")
+@id_argument()
 @click.argument("name")
-@click.option("-d", "--data", help="The signal's data as JSON.")
+@click.option("-d", "--data", help="The signal's data as JSON, or @file.")
 @click.option("--id", "signal_id", help="The same id is delivered once.")
 def signal(instance_id: str, name: str, data: str | None, signal_id: str | None) -> None:
     """Send a signal. It is kept until a listener takes it."""
     current = runner()
-    current.signal_workflow(current.resolve_id(instance_id), name, parse_json(data, "--data"), id=signal_id, **by_me())
+    current.signal_workflow(current.resolve_id(instance_id), name, given_json(data, "--data"), id=signal_id, **by_me())
     click.echo("delivered")
 
 
 @click.command("skip-wait")
-@click.argument("instance_id")
+@id_argument()
 @click.argument("step", required=False)
 def skip_wait(instance_id: str, step: str | None) -> None:
     """End waits before their time: that of STEP, or all of the instance."""
@@ -187,26 +219,26 @@ def skip_wait(instance_id: str, step: str | None) -> None:
 
 
 @click.command()
-@click.argument("instance_id")
-@click.argument("step", required=False)
+@id_argument()
+@click.argument("step", required=False, shell_complete=complete_waiting)
 @click.option("--refuse", is_flag=True, help="Say no.")
 @click.option("-d", "--data", help="More to be said, as JSON.")
 def approve(instance_id: str, step: str | None, refuse: bool, data: str | None) -> None:
     """Answer the approval an instance waits for."""
     current = runner()
     name = current.approve(
-        current.resolve_id(instance_id), step, approved=not refuse, data=parse_json(data, "--data"), actor=by_me()["actor"], source="cli"
+        current.resolve_id(instance_id), step, approved=not refuse, data=given_json(data, "--data"), actor=by_me()["actor"], source="cli"
     )
     click.echo(f"{name} {'refused' if refuse else 'approved'}")
 
 
 @click.command()
-@click.argument("instance_id")
+@id_argument()
 @click.argument("labels", nargs=-1, required=True, metavar="KEY=VALUE...")
 def label(instance_id: str, labels: tuple[str, ...]) -> None:
     """Add or change labels; `KEY=` removes one."""
     current = runner()
-    pairs = {key: value or None for key, value in _pairs(labels).items()}
+    pairs = {key: value or None for key, value in read_labels(labels, "label").items()}
     current.label_workflow(current.resolve_id(instance_id), pairs, **by_me())
     click.echo("labelled")
 

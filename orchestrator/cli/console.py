@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import getpass
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypedDict
 
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.padding import Padding
+from rich.text import Text
 from rich.tree import Tree
 
 from orchestrator.definition.durations import shown
@@ -36,8 +39,9 @@ GLYPHS = {
 }
 
 
-IDS = ("id", "instance_id")
-WHOLE = (*IDS, "state", "created_at", "due_at", "time", "workflow")
+GAP = 2
+LONGEST_LINE = 300
+INTERRUPTED = 130
 
 
 def runner() -> WorkflowRunner:
@@ -80,6 +84,18 @@ def coloured(state: str) -> str:
     return f"[{colour}]{glyph} {state}[/]"
 
 
+def given_json(text: str | None, what: str) -> Any:
+    """JSON as it stands, of a file (`@input.json`), or of standard input (`-`)."""
+    if text == "-":
+        text = sys.stdin.read()
+    elif text is not None and text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.BadParameter(f"{what}: {text[1:]} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return parse_json(text, what)
+
+
 def parse_json(text: str | None, what: str) -> Any:
     if text is None:
         return None
@@ -92,17 +108,61 @@ def parse_json(text: str | None, what: str) -> Any:
 def print_table(
     rows: list[dict[str, Any]], columns: dict[str, str], *, empty: str, cells: dict[str, Callable[[Any], str]] | None = None
 ) -> None:
-    """`columns` maps keys to headings."""
+    """`columns` maps keys to headings. What does not fit into the width stands below its row: nothing is cut or left out."""
     if not rows:
         out.print(f"[dim]{empty}[/]")
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for key, heading in columns.items():
-        # What one copies and what one looks for first is never cut; the rest gives way.
-        table.add_column(heading, no_wrap=key in WHOLE, min_width=36 if key in IDS else None, overflow="ellipsis")
-    for row in rows:
-        table.add_row(*[(cells or {}).get(key, _cell)(row.get(key)) for key in columns])
-    out.print(table)
+    texts = [[Text.from_markup((cells or {}).get(key, _cell)(row.get(key))) for key in columns] for row in rows]
+    headings = [Text(heading, style="bold") for heading in columns.values()]
+    # A column that nobody fills takes no room.
+    kept = [number for number in range(len(headings)) if number == 0 or any(line[number].plain for line in texts)]
+    texts, headings = [[line[number] for number in kept] for line in texts], [headings[number] for number in kept]
+    widths = [max(line[number].cell_len for line in (headings, *texts)) for number in range(len(headings))]
+    beside = _fitting(widths, out.width)
+    _print_row(headings, widths, beside)
+    for line in texts:
+        _print_row(line, widths, beside)
+
+
+def _fitting(widths: list[int], room: int) -> int:
+    """How many columns stand beside one another; the last one may have any length where lines are not broken."""
+    used = 0
+    for number, width in enumerate(widths):
+        is_last = number == len(widths) - 1
+        if number and used + (0 if is_last and not out.is_terminal else width) > room:
+            return number
+        used += width + GAP
+    return len(widths)
+
+
+def _print_row(line: list[Text], widths: list[int], beside: int) -> None:
+    first = Text()
+    for number, cell in enumerate(line[:beside]):
+        is_last = number == beside - 1
+        first.append_text(cell)
+        first.append(" " * (0 if is_last else widths[number] - cell.cell_len + GAP))
+    out.print(first, soft_wrap=not out.is_terminal, overflow="fold")
+    below = Text(" " * GAP).join([cell for cell in line[beside:] if cell.plain])
+    if below.plain:
+        out.print(Padding(below, (0, 0, 0, GAP)))
+
+
+@contextlib.contextmanager
+def going_on(instance_id: str) -> Iterator[None]:
+    """Who stops looking is told how to look again: the instance goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(
+            f"\n{instance_id} goes on; `orchestrator watch {instance_id}` looks on, `orchestrator cancel {instance_id}` stops it", err=True
+        )
+        sys.exit(INTERRUPTED)
+
+
+def one_line(text: str) -> str:
+    """An error as lists show it: `show` tells all of it."""
+    words = " ".join(text.split())
+    return words if len(words) <= LONGEST_LINE else words[: LONGEST_LINE - 1] + "…"
 
 
 def _cell(value: Any) -> str:
@@ -158,6 +218,9 @@ __all__ = [
     "by_me",
     "coloured",
     "explained",
+    "given_json",
+    "going_on",
+    "one_line",
     "out",
     "parse_json",
     "print_json",

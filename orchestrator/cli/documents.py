@@ -7,11 +7,13 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.console import as_json, out, parse_json, print_json, runner
+from orchestrator.cli.console import as_json, given_json, out, parse_json, print_json, runner
 from orchestrator.definition.documents import read_document
 from orchestrator.definition.drawing import mermaid
 from orchestrator.definition.tree import Definition
 from orchestrator.definition.validate import check
+from orchestrator.errors import OrchestratorError
+from orchestrator.starting import EXIT_REFUSED
 from orchestrator.steps.registry import REGISTRY
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -19,7 +21,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 def _read(path: Path) -> tuple[Definition, str]:
     text = path.read_text(encoding="utf-8")
-    definition = read_document(text, path.name)
+    definition = read_document(text, str(path))
     check(definition, REGISTRY)
     return definition, text
 
@@ -37,9 +39,15 @@ def _discover() -> None:
 def validate(files: tuple[Path, ...]) -> None:
     """Check workflow documents; every fault with its place. Exit code 2 when there is one."""
     _discover()
+    refused = 0
     for path in files:
-        definition, _ = _read(path)
-        click.echo(f"{path}: {definition.ref} is valid")
+        try:
+            definition, _ = _read(path)
+            click.echo(f"{path}: {definition.ref} is valid")
+        except (OrchestratorError, OSError, UnicodeDecodeError) as error:
+            refused += 1
+            click.secho(f"{path}: {error}", fg="red", err=True)
+    sys.exit(EXIT_REFUSED if refused else 0)
 
 
 @click.command()
@@ -65,7 +73,7 @@ def register(files: tuple[Path, ...], tenant: str) -> None:
 
 @click.command("run")
 @click.argument("file", type=FILE)
-@click.option("-i", "--input", "input_text", help="The input as JSON.")
+@click.option("-i", "--input", "input_text", help="The input as JSON; `@file` reads a file, `-` standard input.")
 @click.option("--also", "others", multiple=True, type=FILE, help="A further document, which this one may run as a child.")
 @click.option(
     "--event", "events", multiple=True, metavar="JSON", help="An event that is sent when nothing else can happen; several, in order."
@@ -80,7 +88,7 @@ def run_file(file: Path, input_text: str | None, others: tuple[Path, ...], event
     engine = Embedded()
     for path in others:
         engine.register(_read(path)[0])
-    instance = engine.start(definition, parse_json(input_text, "--input"))
+    instance = engine.start(definition, given_json(input_text, "--input"))
     for number, text in enumerate(events):
         engine.settle()
         event = parse_json(text, "--event")

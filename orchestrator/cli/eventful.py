@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from orchestrator.cli.console import as_json, by_me, out, parse_json, print_json, print_table, runner
+from orchestrator.cli.console import as_json, by_me, given_json, out, print_json, print_table, runner
 from orchestrator.definition.documents import parse
 from orchestrator.store.events import EventFilter
 
@@ -107,7 +107,7 @@ def show(number: int, as_json: bool) -> None:
 @tenant
 def send(type: str, data: str | None, event_id: str | None, source: str, tenant: str) -> None:
     """Send an event to whoever listens and to triggers."""
-    envelope = {"id": event_id or uuid.uuid4().hex, "source": source, "type": type, "data": parse_json(data, "--data")}
+    envelope = {"id": event_id or uuid.uuid4().hex, "source": source, "type": type, "data": given_json(data, "--data")}
     [arrival] = runner().send_events([envelope], tenant=tenant)
     click.echo(f"event {arrival.number} is {arrival.state}" + ("" if arrival.is_new else " (it was here before)"))
 

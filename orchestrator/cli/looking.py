@@ -15,17 +15,31 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.console import as_json, coloured, out, print_json, print_summary, print_table, runner, tree_of
+from orchestrator.cli.completing import complete_workflows, id_argument
+from orchestrator.cli.console import (
+    as_json,
+    by_me,
+    coloured,
+    going_on,
+    one_line,
+    out,
+    print_json,
+    print_summary,
+    print_table,
+    runner,
+    tree_of,
+)
 from orchestrator.definition.durations import shown
+from orchestrator.definition.labels import read_labels
 from orchestrator.state import TERMINAL, State
 from orchestrator.store.queries import Filter
 
 
 def filtered(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the filter's options; the command gets `wanted`, or None when no option was given."""
+    """Adds the filter's options; the command gets `wanted`, None when nothing narrows it, and `limit` as it was given."""
 
     @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in State], case_sensitive=False))
-    @click.option("--workflow", "workflow")
+    @click.option("--workflow", "workflow", shell_complete=complete_workflows)
     @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE")
     @click.option("--search", help="Text in the workflow's name, input or error.")
     @click.option("--limit", default=None, type=click.IntRange(1, 10_000))
@@ -39,12 +53,15 @@ def filtered(command: Callable[..., Any]) -> Callable[..., Any]:
         limit: int | None,
         **kwargs: Any,
     ) -> Any:
-        pairs = dict(item.split("=", 1) for item in labels if "=" in item)
         given = bool(states or workflow or labels or search)
-        wanted = Filter(state=states, workflow=workflow, labels=pairs, search=search, limit=limit or 50)
-        return command(*args, wanted=wanted if given or kwargs.get("always") else None, **kwargs)
+        wanted = Filter(state=states, workflow=workflow, labels=read_labels(labels), search=search, limit=limit or SHOWN)
+        return command(*args, wanted=wanted if given else None, limit=limit, **kwargs)
 
     return wrapper
+
+
+SHOWN = 20
+MOST_ACKNOWLEDGED = 10_000
 
 
 @click.command()
@@ -65,21 +82,22 @@ def workflows(as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    columns = {"workflow": "WORKFLOW", "version": "VERSION", "form": "FORM", "saga": "SAGA", "title": "TITLE"}
+    columns = {"namespace": "NAMESPACE", "workflow": "WORKFLOW", "version": "VERSION", "form": "FORM", "saga": "SAGA", "title": "TITLE"}
     print_table(rows, columns, empty="no workflow is registered; put one into workflows/", cells={"saga": lambda v: "yes" if v else ""})
 
 
 @click.command()
 @filtered
 @as_json
-def ls(wanted: Filter | None, as_json: bool) -> None:
+def ls(wanted: Filter | None, limit: int | None, as_json: bool) -> None:
     """The newest instances; with filters, those that match."""
-    rows = runner().instances(wanted or Filter(limit=20))
+    wanted = wanted or Filter(limit=limit or SHOWN)
+    rows = runner().instances(wanted)
     if as_json:
         print_json(rows)
         return
     for row in rows:
-        row["said"] = (row["error"] or {}).get("message", "") if row["state"] != "RUNNING" else ""
+        row["said"] = one_line((row["error"] or {}).get("message", "")) if row["state"] != "RUNNING" else ""
         row["labels"] = " ".join(f"{key}={value}" for key, value in row["labels"].items())
     columns = {
         "id": "ID",
@@ -91,10 +109,12 @@ def ls(wanted: Filter | None, as_json: bool) -> None:
         "said": "ERROR",
     }
     print_table(rows, columns, empty="no instance", cells={"state": coloured, "created_at": lambda v: str(v)[:19].replace("T", " ")})
+    if len(rows) == wanted.limit:
+        click.secho(f"the newest {len(rows)}; --limit shows more", dim=True, err=True)
 
 
 @click.command()
-@click.argument("instance_id")
+@id_argument()
 @as_json
 def show(instance_id: str, as_json: bool) -> None:
     """The instance as a tree: states, attempts, durations, and the error where it happened."""
@@ -107,7 +127,7 @@ def show(instance_id: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("instance_id")
+@id_argument()
 @click.option("--at", "at", required=True, type=click.IntRange(0), help="After so many facts.")
 @as_json
 def replay(instance_id: str, at: int, as_json: bool) -> None:
@@ -121,7 +141,7 @@ def replay(instance_id: str, at: int, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("instance_id")
+@id_argument()
 @as_json
 @click.option("--data/--no-data", "with_data", default=True, help="Show what each fact holds.")
 def history(instance_id: str, as_json: bool, with_data: bool) -> None:
@@ -148,7 +168,7 @@ def short(value: Any) -> str:
 
 
 @click.command()
-@click.argument("instance_id")
+@id_argument()
 def watch(instance_id: str) -> None:
     """Follow an instance live, until it ends. Exit code 1 when it fails."""
     sys.exit(follow(runner().resolve_id(instance_id)))
@@ -156,28 +176,51 @@ def watch(instance_id: str) -> None:
 
 def follow(instance_id: str) -> int:
     current = runner()
-    with Live(console=out, auto_refresh=False, transient=False) as live:
+    with going_on(instance_id), Live(console=out, auto_refresh=False, transient=False) as live:
         while True:
             seen = current.show(instance_id)
             bar = Table.grid(padding=(0, 1))
             bar.add_row(ProgressBar(total=1.0, completed=seen.progress, width=40), f"{seen.progress:.0%}", Text(seen.message, style="dim"))
             live.update(Group(tree_of(seen), bar), refresh=True)
             if seen.instance["state"] in (*TERMINAL, State.CLEANING_UP):
+                live.stop()
+                out.print()
                 return 0 if seen.instance["outcome"] == "COMPLETED" else 1
             time.sleep(0.2)  # a frame
 
 
-@click.command("dead-letters")
+@click.group("dead-letters", invoke_without_command=True)
 @as_json
-@click.option("--limit", default=100, show_default=True)
-def dead_letters(as_json: bool, limit: int) -> None:
-    """What failed for good and waits for somebody to look, the newest first: `retry` and `rollback` resolve it."""
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000))
+@click.pass_context
+def dead_letters(context: click.Context, as_json: bool, limit: int) -> None:
+    """What failed for good and waits for somebody to look, the newest first: `retry`, `rollback` and `ack` resolve it."""
+    if context.invoked_subcommand is None:
+        _list_dead_letters(as_json, limit)
+
+
+@dead_letters.command("ack")
+@click.argument("numbers", nargs=-1, type=click.IntRange(1, 2**62))
+@click.option("--all", "are_all", is_flag=True, help="All that are open now.")
+@click.option("--reason", help="Kept in the audit.")
+def acknowledge(numbers: tuple[int, ...], are_all: bool, reason: str | None) -> None:
+    """Somebody has looked at dead letters, and nothing more is to be done."""
+    if bool(numbers) == are_all:
+        raise click.UsageError("name dead letters by their numbers, or give --all")
+    current = runner()
+    if are_all:
+        numbers = tuple(int(row["id"]) for row in current.dead_letters(limit=MOST_ACKNOWLEDGED))
+    done = current.acknowledge_dead_letters(numbers, reason=reason, **by_me()) if numbers else []
+    click.echo(f"acknowledged {len(done)}" + (f", {len(numbers) - len(done)} were before" if len(done) < len(numbers) else ""))
+
+
+def _list_dead_letters(as_json: bool, limit: int) -> None:
     rows = runner().dead_letters(limit=limit)
     if as_json:
         print_json(rows)
         return
     for row in rows:
-        row["message"] = (row["error"] or {}).get("message", "")
+        row["message"] = one_line((row["error"] or {}).get("message", ""))
         row["n"] = row["id"]
     columns = {
         "id": "#",
@@ -225,7 +268,7 @@ def stats(as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("instance_id")
+@id_argument()
 @as_json
 def usage(instance_id: str, as_json: bool) -> None:
     """What an instance uses: memory and processor of its processes, and the room its history takes."""

@@ -272,7 +272,12 @@ def _checks(stuck_after: float) -> Any:
             )
             yield from _events(settings, c)
             letters = statistics["dead_letters"]
-            yield "dead letters", letters == 0, f"{letters}", "`orchestrator dead-letters` lists them; `orchestrator retry ID` tries again"
+            yield (
+                "dead letters",
+                letters == 0,
+                f"{letters}",
+                "`orchestrator dead-letters` lists them; `orchestrator retry ID` tries again, `orchestrator dead-letters ack NUMBER` lets it be",
+            )
     except psycopg.OperationalError as error:
         yield "postgres", False, *_remedy(reach.postgres(loaded).away(reach.why(error)))
     try:

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.definition import configured, kept
 from orchestrator.definition.documents import inline
 from orchestrator.definition.parsing import json_faults, scalar_fault, shown
-from orchestrator.definition.schemas import violations
+from orchestrator.definition.schemas import violations, with_own_defaults
 from orchestrator.definition.tree import Definition
 from orchestrator.definition.versions import is_version
 from orchestrator.engine import admission as admissions
@@ -138,6 +138,7 @@ def prepare(
     if faults := list(json_faults(input)):
         raise Invalid(faults, "input")
     schema = definition.do.around.input_schema
+    input = with_own_defaults(definition, input)
     if schema is not None and (wrong := violations(schema, input)):
         raise Invalid([Fault("input", text) for text in wrong], "input")
     metadata = {**(definition.metadata or {}), **(options.metadata or {})}

@@ -5,18 +5,21 @@ Every verb says who asks (`actor`) and through what (`source`); both end up in t
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from orchestrator.definition.approval import name_of, refuse_signal
 from orchestrator.definition.tree import Definition
 from orchestrator.engine import admission as admissions
-from orchestrator.engine import dependencies, intake, lifecycle, limits, redefining, scheduling, triggering, view
+from orchestrator.engine import approving, dependencies, intake, lifecycle, limits, redefining, scheduling, triggering, view
 from orchestrator.engine.catalog import Catalog, Discovered, LeftOut, discover, discover_schedules, discover_triggers, folders_of, tell
 from orchestrator.engine.configuring import Configurations, fingerprint
 from orchestrator.engine.options import options_of
@@ -46,6 +49,7 @@ from orchestrator.telemetry import tracing
 
 SIGNAL_SOURCE = "signal"
 BUILTIN = "orchestrator.builtin"
+BULK_PAGE = 500
 
 
 logger = logging.getLogger("orchestrator.runner")
@@ -233,7 +237,11 @@ class WorkflowRunner:
             priority=priority, labels=labels, metadata=metadata, tenant=tenant, idempotency_key=idempotency_key, dependencies=dependencies,
             trace_id=trace_id or tracing.current_trace_id() or uuid.uuid4().hex, actor=actor, source=source,
         )  # fmt: skip
-        new, plan, address, definition = lifecycle.prepare(self.runtime, workflow, version, input, options)
+        try:
+            new, plan, address, definition = lifecycle.prepare(self.runtime, workflow, version, input, options)
+        except NotFound as error:
+            self._explain(error, workflow)
+            raise
         # The id is chosen here, so a repeated attempt after a broken line finds its own row instead of making another.
         try:
             created, published = self.database.patiently(lambda c: lifecycle.record_start(c, self.runtime, new, definition))
@@ -246,6 +254,14 @@ class WorkflowRunner:
         else:
             self.runtime.publisher.plan(plan, address)
         return new.id
+
+    def _explain(self, error: NotFound, workflow: str) -> None:
+        """Raises `Invalid` where the workflow is there, and cannot be used: that is what is to be mended."""
+        name = workflow.partition("@")[0]
+        faulty = [one for one in self.left_out if one.workflow and name in (one.workflow, f"default.{one.workflow}")]
+        if error.what == "workflow" and faulty:
+            faults = [Fault("", one.reason, file=one.file.partition(":")[0], line=one.line) for one in faulty]
+            raise Invalid(faults, f"workflow '{workflow}' is not registered: it")
 
     def _already_started(self, new: instances.New) -> str:
         held = self.database.patiently(lambda c: instances.by_key(c, new))
@@ -325,19 +341,37 @@ class WorkflowRunner:
 
     VERBS = ("pause", "resume", "cancel", "retry", "rollback")
 
-    def bulk(self, verb: str, wanted: Filter, *, actor: str = "anonymous", source: str = "api", **options: Any) -> dict[str, str]:
-        """One verb on all instances a filter finds; gives what came of each ("ok" or why not)."""
+    def bulk(
+        self, verb: str, wanted: Filter, *, most: int | None = None, actor: str = "anonymous", source: str = "api", **options: Any
+    ) -> dict[str, str]:
+        """One verb on all instances a filter finds, or on the newest `most`; gives what came of each ("ok" or why not)."""
         if verb not in self.VERBS:
             raise Invalid([Fault("verb", f"is {verb!r}; write one of {', '.join(self.VERBS)}")], "bulk operation")
         act: Callable[..., Any] = getattr(self, f"{verb}_workflow")
         outcome: dict[str, str] = {}
-        for instance_id in self.database.patiently(lambda c: queries.ids(c, wanted)):
+        for instance_id in self._found(wanted, most):
             try:
                 act(instance_id, actor=actor, source=source, **options)
                 outcome[instance_id] = "ok"
             except OrchestratorError as error:
                 outcome[instance_id] = str(error)
         return outcome
+
+    def _found(self, wanted: Filter, most: int | None) -> Iterator[str]:
+        """Page after page, each after the last of the one before: what is started meanwhile is not among them."""
+        left = most
+        while left is None or left > 0:
+            page = replace(wanted, limit=BULK_PAGE if left is None else min(left, BULK_PAGE), offset=0)
+            found = self.database.patiently(functools.partial(queries.page, wanted=page))
+            yield from (instance_id for _, instance_id in found)
+            if len(found) < page.limit:
+                return
+            wanted = replace(wanted, after=found[-1])
+            left = None if left is None else left - len(found)
+
+    def count_by_state(self, wanted: Filter) -> dict[str, int]:
+        """How many instances a filter finds, whatever its limit."""
+        return self.database.patiently(lambda c: queries.count_by_state(c, wanted))
 
     # ── signals ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -359,6 +393,7 @@ class WorkflowRunner:
                 instance = lifecycle.locked(c, instance_id)
                 if instance.state in TERMINAL:
                     raise IllegalMove("signal", instance.state)
+                refuse_signal(self.runtime.definition(instance.definition_id).do, instance_id, name)
                 events.keep(c, envelope, instance_id, instance.tenant)
                 instances.audit(c, actor, "signal", source, instance, instance.state, {"name": name})
                 return instance.tenant
@@ -393,16 +428,8 @@ class WorkflowRunner:
         actor: str = "anonymous",
         source: str = "api",
     ) -> str:
-        """Answer an approval; without a step, the one that is waited for. Gives the step's name."""
-        waiting = [node for node in self.show(instance_id).waiting() if node.approval]
-        if step is None:
-            if len(waiting) != 1:
-                names = ", ".join(str(node.approval) for node in waiting) or "none"
-                raise Invalid([Fault("step", f"{len(waiting)} approvals are waited for ({names}); name one")], "approval")
-            step = str(waiting[0].approval)
-        payload = {"approved": approved, "by": actor, **({"data": data} if data is not None else {})}
-        self.signal_workflow(instance_id, f"approval.{step}", payload, actor=actor, source=source)
-        return step
+        """Answer an approval that waits; without a step, the only one. Gives its name."""
+        return approving.answer(self.runtime, self.show(instance_id), step, approved, data, actor, source)
 
     # ── events and triggers ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -423,6 +450,11 @@ class WorkflowRunner:
             for envelope in envelopes
             for name in ("id", "source", "type")
             if isinstance(envelope.get(name), str) and not _is_name(envelope[name])
+        ]
+        faults += [
+            Fault("type", "answers an approval, which no event does: `orchestrator approve ID NAME`")
+            for envelope in envelopes
+            if name_of(envelope.get("type")) is not None
         ]
         if faults:
             raise Invalid(faults, "event")
@@ -540,7 +572,8 @@ class WorkflowRunner:
         found = self.database.patiently(lambda c: queries.matching_ids(c, text))
         if len(found) == 1:
             return found[0]
-        raise NotFound("instance", text, "several ids match" if found else "`orchestrator ls` lists them")
+        several = "several ids begin or end so; give more of the end: ids of instances that start together begin alike"
+        raise NotFound("instance", text, several if found else "`orchestrator ls` lists them")
 
     def get_workflow_status(self, instance_id: str, *, whole: bool = False) -> dict[str, Any]:
         """State, progress, message and what it waits for, as plain data. `whole`: large inputs and outputs of tasks, too."""
@@ -561,6 +594,24 @@ class WorkflowRunner:
 
     def dead_letters(self, *, tenant: str | None = None, before: int | None = None, limit: int = 100) -> list[dict[str, Any]]:
         return self.database.patiently(lambda c: queries.dead_letters(c, tenant, before, limit))
+
+    def acknowledge_dead_letters(
+        self, numbers: Sequence[int], *, tenant: str | None = None, reason: str | None = None, actor: str = "anonymous", source: str = "api"
+    ) -> list[int]:
+        """Somebody has looked, and nothing more is to be done; gives which were open. Raises `NotFound` for numbers that are none."""
+
+        def act(c: Connection) -> list[int]:
+            with c.transaction():
+                known, opened = instances.acknowledge_dead_letters(c, list(numbers), tenant)
+                if unknown := [number for number in numbers if number not in known]:
+                    raise NotFound("dead letter", ", ".join(map(str, unknown)), "`orchestrator dead-letters` lists them")
+                for number, instance_id in opened:
+                    instance = instances.lock(c, instance_id)
+                    detail = {"dead_letter": number, **({"reason": reason} if reason else {})}
+                    instances.audit(c, actor, "acknowledge", source, instance, instance.state if instance else None, detail)
+                return [number for number, _ in opened]
+
+        return self.database.patiently(act)
 
     def timers(self, limit: int = 100) -> list[dict[str, Any]]:
         return self.database.patiently(lambda c: queries.timers(c, limit))

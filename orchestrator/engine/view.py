@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.config import secrets
+from orchestrator.definition.approval import name_of
 from orchestrator.definition.codec import to_json
 from orchestrator.definition.tree import (
     AnyTask,
@@ -196,8 +197,12 @@ def see(c: Connection, runtime: Runtime, instance_id: str, at: int | None = None
         ordered = sorted(told.facts, key=lambda row: (row.at, row.branch_id, row.seq))[:at]
         kept = {(row.branch_id, row.seq) for row in ordered}
         if len(kept) < len(told.facts):
-            # As it was then: on its way, whatever came of it later.
-            instance |= {"state": "RUNNING" if kept else "PENDING", "outcome": None, "error": None, "output": None, "compensation": None}
+            # As it was then: on its way, there or back, whatever came of it later.
+            goes_back = any(branch.position.startswith("/undo") and (branch.id, 1) in kept for branch in told.branches)
+            instance |= {
+                "state": "RUNNING" if kept else "PENDING", "phase": "compensating" if goes_back else "forward", "outcome": None,
+                "error": instance["error"] if goes_back else None, "output": None, "compensation": None, "ended_at": None,
+            }  # fmt: skip
         told = history.Told(told.branches, [row for row in told.facts if (row.branch_id, row.seq) in kept])
     found = _Found(definition, instance, told, looks_back=at is not None)
     root = found.node(definition.do, "")
@@ -288,8 +293,8 @@ class _Found:
                 node.note = f"until {_clock(when)}"
             case Listening(task=task):
                 names = [str((f.attributes or {}).get("type", "any event")) for f in task.filters] or ["any event"]
-                node.note = f"for {', '.join(names)}"
-                node.approval = next((name.removeprefix("approval.") for name in names if name.startswith("approval.")), None)
+                node.approval = next(filter(None, map(name_of, names)), None)
+                node.note = f"for {', '.join(names)}" if node.approval is None else f"for the approval {node.approval}"
             case AwaitChild(instance_id=child):
                 node.note = f"for child {child}"
             case Join():

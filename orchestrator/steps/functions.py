@@ -133,15 +133,19 @@ class Binding:
         self, parameter: _Parameter, payload: Any, named: dict[str, Any], context: StepContext, into: dict[str, Any], faults: list[Fault]
     ) -> None:
         name = parameter.name
+        has_default = parameter.default is not inspect.Parameter.empty
+        if payload is None and has_default and name not in self.extras:
+            return
         if parameter.kind == "whole":
-            value = payload
+            # Without any data a model is made of its defaults.
+            value = {} if payload is None else payload
         elif name in self.extras:
             value = getattr(context, name)
         elif name in named:
             value = named[name]
         elif name in ("input", "data") or (len(self.parameters) == 1 and not isinstance(payload, dict)):
             value = payload
-        elif parameter.default is not inspect.Parameter.empty:
+        elif has_default:
             return
         else:
             faults.append(Fault(name, "is required and not in the data"))

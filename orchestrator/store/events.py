@@ -446,7 +446,7 @@ def after(c: Connection, asked: Asked, limit: int = 200) -> list[tuple[int, dict
         where (id > %(after)s or (id > %(forgotten)s and at > now() - make_interval(secs => %(back)s)))
           and id <> all (%(considered)s::bigint[]) and (%(types)s::text[] is null or type = any (%(types)s::text[]))
           and tenant = %(tenant)s and (instance_id = %(instance)s or (instance_id is null and at >= to_timestamp(%(since)s)))
-          and type <> 'orchestrator.poison'
+          and type <> 'orchestrator.poison' and (instance_id is not null or type not like 'orchestrator:approval:%%')
         order by id limit %(limit)s
         """,
         {**asdict(asked), "back": _LOOK_BACK_S, "limit": limit},

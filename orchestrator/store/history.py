@@ -88,3 +88,15 @@ def of_instance(c: Connection, instance_id: str) -> Told:
         [BranchRow(*row) for row in rows],
         [FactRow(row[0], row[1], Fact(row[2], row[3], row[4], row[5]), row[6]) for row in ordered],
     )
+
+
+def times_received(c: Connection, instance_id: str, position: str) -> int:
+    """How often a listener has taken an event."""
+    row = c.execute(
+        """
+        select count(*) from checkpoints k join branches b on b.id = k.branch_id
+        where b.instance_id = %s and k.position = %s and k.kind = 'event.received'
+        """,
+        (instance_id, position),
+    ).fetchone()
+    return int(row[0]) if row else 0

@@ -313,6 +313,22 @@ def resolve_dead_letters(c: Connection, instance_id: str) -> None:
     c.execute("update dead_letters set resolved_at = now() where instance_id = %s and resolved_at is null", (instance_id,))
 
 
+def acknowledge_dead_letters(c: Connection, numbers: list[int], tenant: str | None) -> tuple[set[int], list[tuple[int, str]]]:
+    """Which of them there are, and those that were open until now, each with its instance."""
+    known = c.execute(
+        """
+        select d.id from dead_letters d join instances i on i.id = d.instance_id
+        where d.id = any (%s) and (%s::text is null or i.tenant = %s) for update of d
+        """,
+        (numbers, tenant, tenant),
+    ).fetchall()
+    found = [row[0] for row in known]
+    opened = c.execute(
+        "update dead_letters set resolved_at = now() where id = any (%s) and resolved_at is null returning id, instance_id::text", (found,)
+    ).fetchall()
+    return set(found), sorted(opened)
+
+
 def open_undo(c: Connection, instance_id: str, queue: str) -> list[Published]:
     """The branch that walks the way back; opened once, published again ever after."""
     return c.execute(

@@ -32,6 +32,7 @@ class Filter:
     until: dt.datetime | None = None
     parent_id: str | None = None
     search: str | None = None
+    id_prefix: str = ""
     limit: int = 100
     offset: int = 0
     after: tuple[dt.datetime, str] | None = None
@@ -64,6 +65,8 @@ def _filtered(query: Select[Any], wanted: Filter) -> Select[Any]:
         query = query.where(i.created_at >= wanted.since)
     if wanted.until:
         query = query.where(i.created_at < wanted.until)
+    if wanted.id_prefix:
+        query = query.where(func.cast(i.id, Text).startswith(wanted.id_prefix, autoescape=True))
     if wanted.search:
         pattern = f"%{wanted.search}%"
         query = query.where(i.workflow.ilike(pattern) | i.error["message"].astext.ilike(pattern) | func.cast(i.input, Text).ilike(pattern))
@@ -123,7 +126,13 @@ def instance(c: Connection, instance_id: str) -> dict[str, Any] | None:
 
 
 def ids(c: Connection, wanted: Filter) -> list[str]:
-    return [str(row["id"]) for row in _run(c, _page(_filtered(select(schema.instances.c.id), wanted), wanted))]
+    return [instance_id for _, instance_id in page(c, wanted)]
+
+
+def page(c: Connection, wanted: Filter) -> list[tuple[dt.datetime, str]]:
+    """When each was made, and its id: the last is where the next page begins (`after`)."""
+    i = schema.instances.c
+    return [(row["created_at"], str(row["id"])) for row in _run(c, _page(_filtered(select(i.created_at, i.id), wanted), wanted))]
 
 
 def existing(c: Connection, ids: Sequence[str]) -> list[str]:
@@ -133,6 +142,12 @@ def existing(c: Connection, ids: Sequence[str]) -> list[str]:
 
 def count(c: Connection, wanted: Filter) -> int:
     return int(_run(c, _filtered(select(func.count().label("n")), wanted).select_from(schema.instances))[0]["n"])
+
+
+def count_by_state(c: Connection, wanted: Filter) -> dict[str, int]:
+    state = schema.instances.c.state
+    rows = _run(c, _filtered(select(state, func.count().label("n")), wanted).group_by(state).order_by(state))
+    return {row["state"]: int(row["n"]) for row in rows}
 
 
 def per_day(c: Connection, wanted: Filter) -> list[dict[str, Any]]:
@@ -167,8 +182,9 @@ def now(c: Connection) -> float:
 
 
 def matching_ids(c: Connection, text: str) -> list[str]:
-    if len(text) < 4:
+    if len(text) < 4 or not set(text.lower()) <= set("0123456789abcdef-"):
         return []
+    text = text.lower()
     rows = c.execute(
         "select id::text from instances where id::text like %s or id::text like %s order by created_at desc limit 2",
         (f"{text}%", f"%{text}"),

@@ -64,7 +64,7 @@ def test_verbs_move_instances_and_refuse_by_name(running: Stack) -> None:
     assert running.ended(instance_id)["status"] == "COMPLETED"
     assert [row["action"] for row in json.loads(cli(running, "audit", "--instance", instance_id, "--json").stdout)][:3] == [
         "complete",
-        "signal",
+        "approve",
         "resume",
     ]
 

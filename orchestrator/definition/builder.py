@@ -6,6 +6,7 @@ Conditions and items are jq expressions (strings) or Python functions of the dat
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from orchestrator.definition.dependencies import Dependency
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.expressions import FUNCTIONS, Bind, Expression, Function, Jq, Merge, Template
 from orchestrator.definition.external import external
-from orchestrator.definition.parsing import JsonObject, Many, Model, Name, SomeSeconds, read_as, shown
+from orchestrator.definition.parsing import JsonObject, Many, Model, Name, SomeSeconds, read_as, scalar_fault, shown
 from orchestrator.definition.retry import MOST_ATTEMPTS, RetryPolicy
 from orchestrator.definition.tree import (
     AnyTask,
@@ -45,6 +46,9 @@ Condition = str | Callable[[Any], Any]
 Items = Condition | Sequence[Any]
 BUILT: dict[tuple[str, str, str, str], Workflow] = {}
 """Every workflow that was written in this process, by its module, namespace, name and version."""
+
+
+VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
 class StepLike(Protocol):
@@ -254,6 +258,7 @@ class Flow:
         One after another, sharing data; or, with `parallel`, side by side, giving a list under the loop's name.
         """
         expression = self._expression(items)
+        each, at = self._variable(each, "each"), self._variable(at, "at")
 
         def loop(inner: tuple[AnyTask, ...]) -> AnyTask:
             own = self._free(name)
@@ -275,7 +280,7 @@ class Flow:
 
     def while_(self, condition: Condition, *, at: str = "index", name: str = "while") -> Body:
         """What follows in `.do(…)` runs as long as the condition holds, looked at before each round."""
-        expression = self._expression(condition)
+        expression, at = self._expression(condition), self._variable(at, "at")
         return Body(self, lambda inner: For(name=self._free(name), condition=expression, at=at, do=Do(tasks=inner)))
 
     def graph(self, name: str = "graph") -> GraphFlow:
@@ -290,11 +295,15 @@ class Flow:
         return self
 
     def _free(self, name: str) -> str:
+        name = self._text(name, "name")
         count = self._names[name] = self._names.get(name, 0) + 1
         return name if count == 1 else f"{name}-{count}"
 
     def _inner(self, write: Callable[[Flow], Any], part: str) -> tuple[AnyTask, ...]:
         inner = Flow(f"{self._scope}/{part}", self._draft)
+        if not callable(write):
+            self._draft.fault(f"Expected a step, or a function that writes into a flow, got {shown(write)}.")
+            return (Step(name="unknown"),)
         write(inner)
         if not inner._tasks:
             self._draft.fault("Nothing was written here: no step, and so nothing to run.")
@@ -314,6 +323,15 @@ class Flow:
     def _text(self, given: Any, what: str) -> str:
         if not isinstance(given, str) or not given:
             self._draft.fault(f"Expected text as the {what}, got {shown(given)}.")
+            return "unknown"
+        if wrong := scalar_fault(given):
+            self._draft.fault(f"As the {what}: {wrong}")
+            return "unknown"
+        return given
+
+    def _variable(self, given: Any, what: str) -> str:
+        if not isinstance(given, str) or not VARIABLE.fullmatch(given):
+            self._draft.fault(f"Expected a name of letters, digits and _ for `{what}`, got {shown(given)}.")
             return "unknown"
         return given
 
@@ -384,7 +402,8 @@ class Parallel:
     def do(self, write: Writer, name: str | None = None) -> Parallel:
         number = len(self._branches) + 1
         tasks = self._flow._inner(_writer(write), f"{len(self._flow._tasks)}.{number}")
-        self._branches.append(Do(name=name or f"branch{number}", tasks=tasks))
+        own = f"branch{number}" if name is None else self._flow._text(name, "name of a branch")
+        self._branches.append(Do(name=own, tasks=tasks))
         return self
 
     def join(self) -> Flow:
@@ -414,6 +433,9 @@ class GraphFlow:
     def step(
         self, name: str, what: Doable, *, after: str | Iterable[str] = (), parameters: Any = None, **options: Unpack[StepOptions]
     ) -> GraphFlow:
+        if not isinstance(after, Iterable):
+            self._flow._draft.fault(f"Expected names of steps as `after`, got {shown(after)}.")
+            after = ()
         names = (after,) if isinstance(after, str) else tuple(self._flow._text(one, "name of a step") for one in after)
         self._nodes.append(Node(task=self._flow._step(what, name, parameters, options), after=names))
         return self

@@ -187,6 +187,11 @@ BUILDERS: dict[str, Callable[[Any], Workflow]] = {
     "foreach": lambda v: Workflow("w").foreach(v).do("noop"),
     "foreach.gather": lambda v: Workflow("w").foreach(".x", parallel=True, gather=v).do("noop"),
     "while": lambda v: Workflow("w").while_(v).do("noop"),
+    "foreach.each": lambda v: Workflow("w").foreach(".x", each=v).do("noop"),
+    "do": lambda v: Workflow("w").if_(".x").do(v),
+    "branch": lambda v: Workflow("w").parallel().do(v).join(),
+    "branch.name": lambda v: Workflow("w").parallel().do("noop", v).join(),
+    "graph.after": lambda v: Workflow("w").graph().step("a", "noop", after=v).done(),
     "graph.step": lambda v: Workflow("w").graph().step(v, "noop").done(),
     "graph.what": lambda v: Workflow("w").graph().step("a", v).done(),
 }  # fmt: skip

@@ -34,8 +34,10 @@ class Warden(Protocol):
 _warden: list[Warden | None] = [None]
 
 
-def set_warden(warden: Warden | None) -> None:
-    _warden[0] = warden
+def set_warden(warden: Warden | None) -> Warden | None:
+    """Gives the one that watched until now, for whoever sets it back."""
+    before, _warden[0] = _warden[0], warden
+    return before
 
 
 LONGEST = 65_536

@@ -17,9 +17,9 @@ from orchestrator.errors import ExpressionError, MissingSecret
 @pytest.fixture(scope="module")
 def warden() -> Iterator[Warden]:
     made = Warden(time_s=1.0)
-    programs.set_warden(made)
+    before = programs.set_warden(made)
     yield made
-    programs.set_warden(None)
+    programs.set_warden(before)  # without one, an expression of a later test might never end
     made.end()
 
 

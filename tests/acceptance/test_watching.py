@@ -213,7 +213,7 @@ def test_alerts_of_a_configuration_are_events_each_once_and_start_what_answers_t
 
 def test_what_a_configuration_says_of_monitoring_is_checked(stack: Stack) -> None:
     said = stack.runner.configs.validate({"id": "x", "monitoring": {"sla": 0, "errorRate": 2}})
-    assert {fault["place"] for fault in said["errors"]} == {"monitoring/sla", "monitoring/errorRate"}
+    assert {fault["place"] for fault in said["errors"]} == {"/monitoring/sla", "/monitoring/errorRate"}
 
 
 def test_alertmanagers_alerts_come_in_once(stack: Stack) -> None:

@@ -16,11 +16,15 @@ from orchestrator.definition.tree import Around, Catch, Do, Fork, Step, Try
 from orchestrator.steps.registry import After, executor
 from tests.workflows.basic import charge, ledger
 
+# What is cut short takes as much longer as the machine that cuts it is slow.
+PACE = max(1.0, float(os.environ.get("TEST_PACE", "1")))
+
+
 # ── steps that do not want to end ───────────────────────────────────────────────────────────────────────────────────
 
 
 @step(retries=0)
-def catches(context: StepContext, seconds: float = 12) -> str:
+def catches(context: StepContext, seconds: float = 12 * PACE) -> str:
     ledger(context, "begin")
     for _ in range(3):
         try:
@@ -31,7 +35,7 @@ def catches(context: StepContext, seconds: float = 12) -> str:
 
 
 @step(retries=0)
-def catches_all(context: StepContext, seconds: float = 12) -> str:
+def catches_all(context: StepContext, seconds: float = 12 * PACE) -> str:
     ledger(context, "begin")
     for _ in range(12):
         try:
@@ -42,7 +46,7 @@ def catches_all(context: StepContext, seconds: float = 12) -> str:
 
 
 @step(retries=0)
-def cleans_up(context: StepContext, seconds: float = 12, cleaning: float = 0.6) -> None:
+def cleans_up(context: StepContext, seconds: float = 12 * PACE, cleaning: float = 0.6) -> None:
     ledger(context, "begin")
     try:
         time.sleep(seconds)
@@ -52,7 +56,7 @@ def cleans_up(context: StepContext, seconds: float = 12, cleaning: float = 0.6) 
 
 
 @step(retries=0)
-async def catches_in_a_loop(context: StepContext, seconds: float = 12) -> str:
+async def catches_in_a_loop(context: StepContext, seconds: float = 12 * PACE) -> str:
     ledger(context, "begin")
     try:
         await asyncio.sleep(seconds)
@@ -62,7 +66,7 @@ async def catches_in_a_loop(context: StepContext, seconds: float = 12) -> str:
 
 
 @step(retries=0)
-async def blocks_a_loop(context: StepContext, seconds: float = 12) -> str:
+async def blocks_a_loop(context: StepContext, seconds: float = 12 * PACE) -> str:
     ledger(context, "begin")
     try:
         time.sleep(seconds)
@@ -94,14 +98,14 @@ exits = Workflow("exits").then(leaves)
 
 
 @step(retries=0)
-def dozes(seconds: float = 8) -> dict[str, bool]:
+def dozes(seconds: float = 8 * PACE) -> dict[str, bool]:
     """Without a database."""
     time.sleep(seconds)
     return {"slept": True}
 
 
 @step(retries=0)
-def blocks(context: StepContext, seconds: float = 8) -> None:
+def blocks(context: StepContext, seconds: float = 8 * PACE) -> None:
     ledger(context, "begin")
     try:
         time.sleep(seconds)
@@ -112,7 +116,7 @@ def blocks(context: StepContext, seconds: float = 8) -> None:
 
 
 @step(retries=0)
-def blocks_at_first(context: StepContext, seconds: float = 8) -> None:
+def blocks_at_first(context: StepContext, seconds: float = 8 * PACE) -> None:
     """The second time it is quick, but not quicker than what was left of the first."""
     is_first = not ran_before(context)
     ledger(context, "begin")
@@ -137,9 +141,9 @@ LATE = {
     "late-graph": Workflow("late-graph", timeout=1.5).graph().step("a", blocks).step("b", blocks, after="a").done(),
     "late-fork": Workflow("late-fork", timeout=1.5).parallel().do(lambda b: b.then(blocks)).do(lambda b: b.then(blocks, "other")).join(),
     "late-loop": Workflow("late-loop", timeout=1.5).set([1, 2]).foreach(".", parallel=True).do(lambda b: b.then(blocks)),
-    "late-wait": Workflow("late-wait", timeout=1.5).wait(60),
+    "late-wait": Workflow("late-wait", timeout=1.5).wait(60 * PACE),
     "late-approval": Workflow("late-approval", timeout=1.5).approval("boss"),
-    "late-in-a-branch": Workflow("late-in-a-branch", timeout=1.5).parallel().do(lambda b: b.wait(60)).do(lambda b: b.wait(50)).join(),
+    "late-in-a-branch": Workflow("late-in-a-branch", timeout=1.5).parallel().do(lambda b: b.wait(60 * PACE)).do(lambda b: b.wait(50 * PACE)).join(),
 }
 _inner = Fork(
     name="inner",
@@ -151,7 +155,7 @@ caught_deadline = Workflow("caught-deadline").then(
 )
 late_saga = Workflow("late-saga", saga=True, timeout=1.5).then(charge, "hotel").parallel().do(lambda b: b.then(blocks)).join()
 late_parent = Workflow("late-parent", timeout=1.5).run("waits-a-minute")
-waits_a_minute = Workflow("waits-a-minute").wait(60)
+waits_a_minute = Workflow("waits-a-minute").wait(60 * PACE)
 again = {
     "again-sequence": Workflow("again-sequence", timeout=1).then("noop", "a").then(blocks_at_first, "b").then("noop", "c"),
     "again-graph": Workflow("again-graph", timeout=1)
@@ -161,7 +165,7 @@ again = {
     .step("c", "noop", after="b")
     .done(),
 }
-waits_and_waits = Workflow("waits-and-waits", timeout=1).wait(60)
+waits_and_waits = Workflow("waits-and-waits", timeout=1).wait(60 * PACE)
 
 
 # ── what is told ────────────────────────────────────────────────────────────────────────────────────────────────────

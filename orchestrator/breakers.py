@@ -1,4 +1,4 @@
-"""Circuit breakers: one per target, shared by all workers through Redis.
+"""Circuit breakers: one per target and tenant, shared by all workers through Redis.
 
     CLOSED ──threshold failures in a row──▶ OPEN ──recovery time──▶ HALF_OPEN ──a success──▶ CLOSED
                                               ▲                         │
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -26,13 +25,17 @@ from orchestrator.errors import NotFound, Retryable
 
 logger = logging.getLogger("orchestrator.breakers")
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 NAMES = "orchestrator:breakers"
 KEPT_FOR_S = 30 * 86400
 OWN_FOR_S = 5.0
 State = Literal["CLOSED", "OPEN", "HALF_OPEN"]
 Outcome = Literal["good", "bad", "neither"]
 NUMBERS: dict[str, int] = {"CLOSED": 0, "HALF_OPEN": 1, "OPEN": 2}
+
+
+def name_for(tenant: str, breaker: str) -> str:
+    """What one tenant's calls make of a target is no other's affair. A name that a step gives holds no `@` (`validate.py`)."""
+    return breaker if tenant == "default" else f"{breaker}@{tenant}"
 
 
 class CircuitOpen(Retryable):

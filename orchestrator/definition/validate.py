@@ -259,6 +259,8 @@ class _Check:
             )
         elif (model := self.types.parameters_of(task.type)) is not None:
             yield from faults_in(model, task.parameters, self.written.place_of(task.parameters) or f"{place}/parameters")
+        if task.breaker is not None and "@" in task.breaker:
+            yield Fault(f"{place}/breaker", f"The name of a breaker holds no '@', got {shown(task.breaker)}.")
         yield from self._done(task, place, scope)
         undo = task.compensation
         if undo is not None:

@@ -7,7 +7,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.breakers import CircuitOpen, Outcome
+from orchestrator.breakers import CircuitOpen, Outcome, name_for
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.tree import Step, Undo, default_retry
 from orchestrator.engine import ending, interrupt, perform, waiting
@@ -66,9 +66,10 @@ def record_timeout(walk: Walk, need: Perform) -> None:
 
 def attempt(walk: Walk, need: Perform) -> perform.Verdict:
     policy = perform.policy_of(need, default_retry(walk.definition))
-    breaker = need.step.breaker if isinstance(need.step, Step) else None
-    if breaker is None:
+    named = need.step.breaker if isinstance(need.step, Step) else None
+    if named is None:
         return attempt_now(walk, need, policy)
+    breaker = name_for(walk.held.tenant, named)
     try:
         walk.runtime.breakers.ask(breaker)
     except CircuitOpen as error:

@@ -57,7 +57,7 @@ def listing(runtime: Runtime, tenant: str | None) -> list[dict[str, Any]]:
                 "enabled": one.enabled,
                 "origin": one.origin,
                 "changed_at": one.changed_at,
-                "effects": counts.get(one.name, 0) + counts.get(f"{one.name}/window", 0),
+                "effects": counts.get((one.tenant, one.name), 0) + counts.get((one.tenant, f"{one.name}/window"), 0),
                 "spec": one.spec,
             }
             for one in triggers.all_triggers(c, tenant)

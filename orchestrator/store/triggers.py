@@ -71,8 +71,10 @@ def all_triggers(c: Connection, tenant: str | None = None) -> list[StoredTrigger
     return [StoredTrigger(*row) for row in rows]
 
 
-def effects_per_trigger(c: Connection) -> dict[str, int]:
-    return dict(c.execute("select trigger, count(*) from effects group by trigger").fetchall())
+def effects_per_trigger(c: Connection) -> dict[tuple[str, str], int]:
+    """By tenant and name."""
+    counted = "select e.tenant, f.trigger, count(*) from effects f join events e on e.id = f.event_id group by e.tenant, f.trigger"
+    return {(tenant, name): count for tenant, name, count in c.execute(counted)}
 
 
 # ── windows ─────────────────────────────────────────────────────────────────────────────────────────────────────────

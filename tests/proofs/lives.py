@@ -143,7 +143,11 @@ LATE = {
     "late-loop": Workflow("late-loop", timeout=1.5).set([1, 2]).foreach(".", parallel=True).do(lambda b: b.then(blocks)),
     "late-wait": Workflow("late-wait", timeout=1.5).wait(60 * PACE),
     "late-approval": Workflow("late-approval", timeout=1.5).approval("boss"),
-    "late-in-a-branch": Workflow("late-in-a-branch", timeout=1.5).parallel().do(lambda b: b.wait(60 * PACE)).do(lambda b: b.wait(50 * PACE)).join(),
+    "late-in-a-branch": Workflow("late-in-a-branch", timeout=1.5)
+    .parallel()
+    .do(lambda b: b.wait(60 * PACE))
+    .do(lambda b: b.wait(50 * PACE))
+    .join(),
 }
 _inner = Fork(
     name="inner",

@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 
 from orchestrator.definition.expressions import Jq
-from orchestrator.definition.tree import Definition, Do, Limits, Set, Wait
+from orchestrator.definition.retry import RetryPolicy
+from orchestrator.definition.tree import Definition, Do, Limits, Set, Step, Wait
+from orchestrator.definition.validate import check
 from orchestrator.dev.servers import Postgres, Redis
 from orchestrator.engine import lifecycle
 from orchestrator.errors import Invalid, OrchestratorError
+from orchestrator.steps.registry import REGISTRY
 from tests.conftest import fresh_database
 from tests.stack import Stack, until
 
@@ -116,6 +119,25 @@ def test_a_key_of_a_start_is_of_one_workflow(shared: Stack, pair: Any) -> None:
     assert first != second
     assert one.start({"n": 1}, idempotency_key="k") == first
     assert other.start({"n": 2}, idempotency_key="k") == second
+
+
+def test_a_breaker_that_one_tenants_calls_open_stops_no_other(shared: Stack) -> None:
+    one, other = both(shared, (BASE, OTHERS[0]))
+    step = Step(name="s", type="fail", breaker="target", retry=RetryPolicy(max_attempts=20, base_s=0.01, factor=1.0))
+    one.register(tasks=(step,))
+    other.register(tasks=(dataclasses.replace(step, type="noop"),))
+    held = one.start()
+    until(lambda: ("target@acme", "OPEN") in [(one["name"], one["state"]) for one in shared.runner.runtime.breakers.all()])
+
+    assert shared.ended(other.start())["status"] == "COMPLETED"
+    assert shared.runner.runtime.breakers.find("target@bcorp")["state"] == "CLOSED"
+    shared.runner.cancel_workflow(held)
+
+
+def test_no_name_of_a_breaker_looks_like_another_tenants() -> None:
+    steps = (Step(name="s", type="noop", breaker="target@bcorp"),)
+    with pytest.raises(Invalid, match="holds no '@'"):
+        check(Definition(name="w", version="1", do=Do(tasks=steps)), REGISTRY)
 
 
 def test_what_is_found_is_what_is_meant(shared: Stack) -> None:

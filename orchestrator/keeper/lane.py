@@ -20,6 +20,8 @@ logger = logging.getLogger("orchestrator.keeper")
 # What is locked for longer by somebody else is tried again later; what takes longer is stopped and is that chore's failure.
 LIMITS = "set lock_timeout = '5s'; set statement_timeout = '60s'"
 LONGEST_PAUSE_S = 2.0
+# Moments may be thousands of years ahead: a thread cannot wait for these.
+LONGEST_WAIT_S = 3600.0
 # What one definition makes its conditions take, others wait for.
 LONGEST_EXPRESSION_S = 0.8
 
@@ -53,9 +55,10 @@ class Lane(threading.Thread):
     def run(self) -> None:
         warden.hurry(LONGEST_EXPRESSION_S)
         pause_s = 0.1
-        while (probe := self._next_probe()) is not None:
+        while not self._is_ending:
             try:
-                self._work(probe)
+                if (probe := self._next_probe()) is not None:
+                    self._work(probe)
                 pause_s = 0.1
             except Exception as error:
                 if is_away(error):
@@ -75,10 +78,10 @@ class Lane(threading.Thread):
         with self._turn:
             while self._probe is None and not self._is_ending:
                 moments = [at for chore in self.chores if self.barriers[chore.name].is_open() and (at := chore.wakes_at()) is not None]
-                pause_s = min(moments) - time.monotonic() if moments and self._seen is not None else None
-                if pause_s is not None and pause_s <= 0:
+                pause_s = min(moments) - time.monotonic() if moments and self._seen is not None else LONGEST_WAIT_S
+                if pause_s <= 0:
                     return self._seen
-                self._turn.wait(pause_s)
+                self._turn.wait(min(pause_s, LONGEST_WAIT_S))
             self._seen, self._probe = self._probe or self._seen, None
             return None if self._is_ending else self._seen
 

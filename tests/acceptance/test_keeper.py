@@ -106,6 +106,40 @@ def test_a_chore_that_hangs_holds_up_no_other_lane(stack: Stack) -> None:
     office.join(10)
 
 
+class Dreaming(Counting):
+    """Waits for a moment that a thread cannot wait for, or cannot say what it waits for."""
+
+    moment: float | Exception = 0.0
+
+    def is_due(self, probe: Probe) -> bool:
+        return False
+
+    def wakes_at(self) -> float | None:
+        if isinstance(self.moment, Exception):
+            raise self.moment
+        return self.moment
+
+
+@pytest.mark.parametrize("moment", [251_717_000_000.0, 1e300, float("inf"), OverflowError("timestamp too large")], ids=str)
+def test_no_moment_that_a_chore_names_ends_its_lane(stack: Stack, moment: float | Exception) -> None:
+    runtime = stack.runner.runtime
+    dreaming, counting = Dreaming(Desk(runtime)), Counting(Desk(runtime))
+    dreaming.moment = moment
+    lane = Lane("test", [dreaming, counting], runtime.database)
+    lane.start()
+    lane.hand_in(probe(stack))
+    until(lambda: counting.times >= 1 or isinstance(moment, Exception), 10)
+
+    dreaming.moment = float("inf")
+    lane.hand_in(probe(stack))
+    before = counting.times
+    until(lambda: lane.hand_in(probe(stack)) or counting.times > before, 10)
+
+    assert lane.is_alive()
+    lane.end()
+    lane.join(5)
+
+
 class Evaluating(Chore):
     name = "evaluating"
 

@@ -19,6 +19,7 @@ from orchestrator.api.gate import tenant as tenant
 from orchestrator.errors import Fault, Invalid
 from orchestrator.security.principals import EVERY_TENANT
 from orchestrator.store.definitions import Stored
+from orchestrator.store.sealing import Unopened
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -40,6 +41,10 @@ class Json(DefaultJSONProvider):
     """As the standard has it, without NaN or Infinity; and not nested without end."""
 
     sort_keys = False
+
+    @staticmethod
+    def default(o: Any) -> Any:
+        return o.shown() if isinstance(o, Unopened) else DefaultJSONProvider.default(o)
 
     def loads(self, s: str | bytes, **options: Any) -> Any:
         return nesting.parse(s, parse_constant=_refuse, **options)

@@ -14,7 +14,7 @@ from orchestrator.api.runner import runner
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.schedule import beats
 from orchestrator.store import findings, queries, workers
-from orchestrator.store.connection import dumps
+from orchestrator.store.connection import spelled
 from orchestrator.stream.bridge import standing
 from orchestrator.stream.state import StateKeys
 from orchestrator.stream.stores import StoreAway
@@ -49,7 +49,7 @@ def ready() -> Response:
 def health() -> Response:
     """Get the health of every component."""
     about, code = overall()
-    return Response(dumps(about), code, content_type="application/json")
+    return Response(spelled(about), code, content_type="application/json")
 
 
 def overall() -> tuple[dict[str, Any], int]:

@@ -22,7 +22,7 @@ import psycopg
 
 from orchestrator.state import TERMINAL
 from orchestrator.store import live
-from orchestrator.store.connection import Connection, Database, dumps
+from orchestrator.store.connection import Connection, Database, spelled
 
 logger = logging.getLogger("orchestrator.live")
 
@@ -40,7 +40,7 @@ MOST_EVENTS = 500
 
 def said(event: str, data: Any, id: str | int | None = None) -> bytes:
     line = "" if id is None else f"id: {id}\n"
-    return f"{line}event: {event}\ndata: {dumps(data)}\n\n".encode()
+    return f"{line}event: {event}\ndata: {spelled(data)}\n\n".encode()
 
 
 class Sink(abc.ABC):

@@ -15,7 +15,7 @@ from orchestrator.api.service import newest
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.labels import read_labels
 from orchestrator.errors import Fault, Invalid, NotFound
-from orchestrator.store.connection import dumps
+from orchestrator.store.connection import spelled
 from orchestrator.store.definitions import Stored
 from orchestrator.store.queries import Filter
 
@@ -332,7 +332,7 @@ def status() -> Response:
         about["breakers"] = runner().runtime.breakers.all()
     except redis.RedisError:
         about["breakers"] = None
-    return Response(dumps(about), code, content_type="application/json")
+    return Response(spelled(about), code, content_type="application/json")
 
 
 @blueprint.get("/metrics")

@@ -21,6 +21,7 @@ from rich.tree import Tree
 from orchestrator.definition.durations import shown
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.engine.view import Node, Seen, explained
+from orchestrator.store.sealing import Unopened
 
 # Piped into a file or another program there is no width to fit into.
 out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 220)
@@ -75,8 +76,13 @@ def by_me() -> By:
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 
+def plain(value: Any) -> Any:
+    """For what JSON does not know."""
+    return value.shown() if isinstance(value, Unopened) else str(value)
+
+
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=plain))
 
 
 def coloured(state: str) -> str:
@@ -210,7 +216,7 @@ def print_summary(seen: Seen) -> None:
         out.print(f"[magenta]compensation: {i['compensation']['result']}[/]")
     if i["output"] is not None and i["outcome"] == "COMPLETED":
         out.print("output ", end="")
-        out.print_json(json.dumps(i["output"], ensure_ascii=False))
+        out.print_json(json.dumps(i["output"], ensure_ascii=False, default=plain))
 
 
 __all__ = [
@@ -223,6 +229,7 @@ __all__ = [
     "one_line",
     "out",
     "parse_json",
+    "plain",
     "print_json",
     "print_summary",
     "print_table",

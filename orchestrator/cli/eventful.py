@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from orchestrator.cli.console import as_json, by_me, given_json, out, print_json, print_table, runner
+from orchestrator.cli.console import as_json, by_me, given_json, out, plain, print_json, print_table, runner
 from orchestrator.definition.documents import parse
 from orchestrator.store.events import EventFilter
 
@@ -94,7 +94,7 @@ def show(number: int, as_json: bool) -> None:
             out.print(f"[dim]{name:<9}[/] {escape(str(found[name]))}")
     if found["error"]:
         out.print(f"[red]{escape(str(found['error'].get('message', found['error'])))}[/]")
-    out.print_json(json.dumps(found["envelope"], ensure_ascii=False))
+    out.print_json(json.dumps(found["envelope"], ensure_ascii=False, default=plain))
     columns = {"trigger": "TRIGGER", "action": "DID", "instance_id": "INSTANCE", "state": "STATE", "replay": "REPLAY"}
     print_table(found["effects"], columns, empty="it had no effects beyond waking who listens")
 

@@ -162,8 +162,9 @@ def short(value: Any) -> str:
     from rich.markup import escape
 
     from orchestrator.store.connection import dumps
+    from orchestrator.store.sealing import Unopened
 
-    text = "" if value is None else dumps(value)
+    text = "" if value is None else dumps(value.shown() if isinstance(value, Unopened) else value)
     return escape(text if len(text) <= 100 else text[:97] + "…")
 
 

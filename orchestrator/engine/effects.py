@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.expressions import evaluate
+from orchestrator.definition.parsing import shown
 from orchestrator.definition.triggers import Trigger, instance_id_of
 from orchestrator.engine.runtime import Runtime
 from orchestrator.engine.starts import Start, create, publish, retry_delay_s, start_of, started, triggers_for, wake
-from orchestrator.errors import IllegalMove, Invalid, NotFound, NotJson, OrchestratorError, TooDeep, TooLarge
+from orchestrator.errors import Fault, IllegalMove, Invalid, NotFound, NotJson, OrchestratorError, TooDeep, TooLarge
 from orchestrator.ids import id_for
-from orchestrator.store import events, queries, triggers
+from orchestrator.store import events, queries, sealing, triggers
 from orchestrator.store.branches import Published
 from orchestrator.store.connection import BROKEN, Connection
 from orchestrator.store.events import Arrival, Effect, HeldEvent
@@ -53,13 +54,15 @@ def settle(runtime: Runtime, only: Sequence[int] | None = None) -> None:
 def _attempt(runtime: Runtime, held: HeldEvent) -> None:
     attempts = held.attempts + 1
     try:
+        _check(held)
         done = [
             _perform(runtime, held, trigger)
             for trigger in triggers_for(runtime, held.tenant)
             if trigger.wants(held.envelope) and trigger.passes(held.envelope)
         ]
     except OrchestratorError as error:
-        tell_lookup(error, held.envelope)
+        if isinstance(held.envelope, dict):
+            tell_lookup(error, held.envelope)
         _failed(runtime, held, attempts, {"code": error.code, "message": str(error)}, hopeless=isinstance(error, HOPELESS))
         return
     except BROKEN:
@@ -83,6 +86,13 @@ def _attempt(runtime: Runtime, held: HeldEvent) -> None:
     runtime.database.patiently(act)
 
 
+def _check(held: HeldEvent) -> None:
+    """What stands in the table may be no event, or sealed with a key that is not here."""
+    if not isinstance(held.envelope, dict):
+        raise Invalid([Fault("", f"Expected an event, got {shown(held.envelope)}.")], "kept event")
+    sealing.readable(held.envelope.get("data"))
+
+
 def tell_lookup(error: OrchestratorError, envelope: Mapping[str, Any]) -> None:
     """Nothing can come of events of a workflow that is not there, until somebody registers it."""
     if isinstance(error, NotFound) and error.what in ("workflow", "definition"):
@@ -92,7 +102,8 @@ def tell_lookup(error: OrchestratorError, envelope: Mapping[str, Any]) -> None:
 def _failed(runtime: Runtime, held: HeldEvent, attempts: int, error: dict[str, Any], *, hopeless: bool = False) -> None:
     delay = None if hopeless else retry_delay_s(runtime, attempts, held.stream)
     runtime.database.patiently(lambda c: events.failed(c, held.number, attempts, error, delay))
-    logger.warning("event %d (%s) failed: %s", held.number, held.envelope.get("type"), error["message"])
+    type = held.envelope.get("type") if isinstance(held.envelope, dict) else "?"
+    logger.warning("event %d (%s) failed: %s", held.number, type, error["message"])
 
 
 def _perform(runtime: Runtime, held: HeldEvent, trigger: Trigger) -> tuple[Trigger, Effect]:

@@ -33,6 +33,7 @@ from orchestrator.plan.needs import AwaitChild, Decide, Failed, Finished, Join, 
 from orchestrator.state import TERMINAL, StepState
 from orchestrator.store import admission, history, queries
 from orchestrator.store.connection import Connection, dumps
+from orchestrator.store.sealing import Unopened
 
 
 @dataclass(slots=True)
@@ -170,6 +171,8 @@ LARGEST_SHOWN = 4_000
 def _brief(value: Any) -> Any:
     """A task's input or output where many are shown: a large one by its size alone."""
     if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Unopened):
         return value
     size = len(dumps(value))
     return value if size <= LARGEST_SHOWN else {"omitted": f"{size:,} characters of JSON; ask with data=whole"}

@@ -48,7 +48,7 @@ from orchestrator.plan.needs import (
     Sleep,
     StartChild,
 )
-from orchestrator.store import admission, branches, facts, fanouts, outbox
+from orchestrator.store import admission, branches, facts, fanouts, outbox, sealing
 from orchestrator.store.branches import Held
 from orchestrator.store.connection import AWAY, Connection, dumps, first_line
 from orchestrator.store.fanouts import Closing
@@ -130,6 +130,7 @@ class Walk:
         self.end_broken(broken)
 
     def read(self) -> None:
+        sealing.readable(self.held.vars, self.held.context, self.held.snapshot, self.held.instance_input)
         self.definition = self.runtime.definition(self.held.definition_id)
         self.tells_tasks = self.held.step_events and self.definition.document is not None
 
@@ -401,7 +402,8 @@ class Walk:
         """Facts and more in one transaction, begun with this branch's row lock. Not repeated when the line breaks
         with the outcome unknown: then the branch is left to recovery, which reads what really happened."""
         fresh, told, held = self.pending, self.events, self.held
-        seq = self.forward.seq - len(fresh)
+        # Before anything is read there is nothing to be written, and no number yet.
+        seq = self.forward.seq - len(fresh) if fresh else 0
 
         def whole(c: Connection) -> T:
             with c.transaction():
@@ -418,7 +420,7 @@ class Walk:
             raise Fenced(held.position, held.generation) from None
         self.pending = []
         self.events = []
-        self.stage("persistence", "%d facts and what follows from them committed, %d in all", len(fresh), self.forward.seq)
+        self.stage("persistence", "%d facts and what follows from them committed", len(fresh))
         return given
 
     @property

@@ -77,7 +77,7 @@ def still_answers(c: Connection) -> bool:
     return True
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=sealing.unkept).encode
 # U+0000 as JSON writes it, and not a backslash that is followed by the letters `u0000`.
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 _DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
@@ -86,7 +86,12 @@ _LONG_NUMBER = b"0" * 309
 
 
 def dumps(value: Any) -> str:
-    """JSON as Postgres takes it. Raises `NotJson` or `TooDeep`, and nothing else, for what it cannot take; U+0000, which
+    """JSON as it is kept, in which nothing that was given looks sealed; else as `spelled`."""
+    return sealing.escaped(spelled(value))
+
+
+def spelled(value: Any) -> str:
+    """JSON that Postgres could take, as it is told to others. Raises `NotJson` or `TooDeep`, and nothing else, for what it cannot take; U+0000, which
     jsonb cannot hold, becomes U+FFFD."""
     try:
         text = _encode(value)

@@ -29,7 +29,7 @@ def keep(c: Connection, envelope: dict[str, Any], instance_id: str | None, tenan
         insert into events (source, event_id, type, instance_id, tenant, envelope) values (%s, %s, %s, %s, %s, %s::jsonb)
         on conflict (tenant, source, event_id) do nothing returning id
         """,
-        (envelope["source"], envelope["id"], envelope["type"], instance_id, tenant, dumps(sealing.seal_data(envelope))),
+        (envelope["source"], envelope["id"], envelope["type"], instance_id, tenant, sealing.sealed_event(envelope, dumps)),
     ).fetchone()
     return row[0] if row else None
 
@@ -83,7 +83,7 @@ def keep_all(c: Connection, arrivals: Sequence[Arrival]) -> None:
             [a.envelope["source"] for a in arrivals],
             [a.envelope["id"] for a in arrivals],
             [a.envelope["type"] for a in arrivals],
-            [dumps(sealing.seal_data(a.envelope)) for a in arrivals],
+            [sealing.sealed_event(a.envelope, dumps) for a in arrivals],
             [a.stream for a in arrivals],
             [a.entry for a in arrivals],
             [a.key for a in arrivals],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from orchestrator.history import Fact
+from orchestrator.store import sealing
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.partitions import into
 from orchestrator.store.sealing import sealed
@@ -127,6 +128,7 @@ def after(c: Connection, branch_id: int, seq: int) -> list[Fact]:
     rows = c.execute(
         "select position, kind, data, attempt from checkpoints where branch_id = %s and seq > %s order by seq", (branch_id, seq)
     ).fetchall()
+    sealing.readable(*(row[2] for row in rows))
     return [Fact(*row) for row in rows]
 
 

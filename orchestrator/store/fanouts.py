@@ -14,7 +14,7 @@ from orchestrator.store.clock import OFFSET_S
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.facts import Event, columns
 from orchestrator.store.partitions import into
-from orchestrator.store.sealing import sealed
+from orchestrator.store.sealing import readable, sealed
 
 _CLAIM_NEXT = f"""
 with next as (
@@ -67,7 +67,10 @@ def open_children(
 
 def shared_input(c: Connection, parent_id: int) -> Any:
     row = c.execute("select shared from branches where id = %s", (parent_id,)).fetchone()
-    return row[0] if row else None
+    if row is None:
+        return None
+    readable(row[0])
+    return row[0]
 
 
 # One statement closes the branch with its last facts and takes the next one of the same join.
@@ -311,6 +314,12 @@ def children(c: Connection, parent_id: int, join_position: str) -> list[Child]:
         "select id, position, state, outcome, output, error, context from branches where parent_id = %s and join_position = %s order by id",
         (parent_id, join_position),
     ).fetchall()
+    return _children(rows)
+
+
+def _children(rows: Sequence[Any]) -> list[Child]:
+    for row in rows:
+        readable(row[4], row[6])
     return [Child(*row) for row in rows]
 
 
@@ -318,4 +327,4 @@ def by_ids(c: Connection, ids: Sequence[int]) -> list[Child]:
     rows = c.execute(
         "select id, position, state, outcome, output, error, context from branches where id = any (%s) order by id", (list(ids),)
     ).fetchall()
-    return [Child(*row) for row in rows]
+    return _children(rows)

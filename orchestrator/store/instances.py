@@ -13,7 +13,7 @@ from orchestrator.store.branches import FREE, Held, Published
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.facts import columns
 from orchestrator.store.partitions import into
-from orchestrator.store.sealing import sealed
+from orchestrator.store.sealing import readable, sealed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,7 +287,10 @@ def times_audited(c: Connection, instance_id: str, action: str) -> int:
 
 def ending_of(c: Connection, instance_id: str) -> tuple[str, str | None, Any, Any] | None:
     """State, outcome, output and error."""
-    return c.execute("select state, outcome, output, error from instances where id = %s", (instance_id,)).fetchone()
+    row = c.execute("select state, outcome, output, error from instances where id = %s", (instance_id,)).fetchone()
+    if row is not None:
+        readable(row[2])
+    return row
 
 
 def heading_for(c: Connection, instance_id: str) -> tuple[str, Any]:

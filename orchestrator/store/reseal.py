@@ -13,9 +13,11 @@ from typing import Any
 from psycopg import sql
 
 from orchestrator.store import sealing
-from orchestrator.store.connection import Connection, dumps
+from orchestrator.store.connection import Connection
 
 AT_ONCE = 500
+# What is read here is written as it stands: marks in it are escaped already.
+_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +82,11 @@ def _new(value: Any, part: str | None) -> str | None:
     if part is not None:
         inner = value.get(part) if isinstance(value, dict) else None
         text = None if sealing.stays_clear(inner) else _new(inner, None)
-        return None if text is None else dumps({**value, part: json.loads(text)})
+        return None if text is None else _text({**value, part: json.loads(text)})
     if sealing.is_sealed(value):
         token = sealing.rotated(value[sealing.MARK])
-        return None if token is None else dumps({sealing.MARK: token})
-    return sealing.sealed(dumps(value))
+        return None if token is None else _text({sealing.MARK: token})
+    return sealing.sealed(_text(value))
 
 
 def _secrets(c: Connection) -> int:

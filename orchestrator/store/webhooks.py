@@ -71,7 +71,7 @@ def queue(c: Connection, wanted: Sequence[tuple[int, dict[str, Any]]]) -> None:
     if wanted:
         c.execute(
             "insert into deliveries (webhook_id, event) select h, e::jsonb from unnest(%s::bigint[], %s::text[]) as g (h, e)",
-            ([one[0] for one in wanted], [dumps(sealing.seal_data(one[1])) for one in wanted]),
+            ([one[0] for one in wanted], [sealing.sealed_event(one[1], dumps) for one in wanted]),
         )
 
 

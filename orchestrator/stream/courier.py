@@ -20,7 +20,7 @@ from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import OrchestratorError
 from orchestrator.net.client import send
 from orchestrator.store import webhooks
-from orchestrator.store.connection import BROKEN, dumps
+from orchestrator.store.connection import BROKEN, spelled
 from orchestrator.store.webhooks import Delivery
 
 logger = logging.getLogger("orchestrator.courier")
@@ -79,7 +79,7 @@ class Courier(threading.Thread):
 
 def _deliver(delivery: Delivery) -> str | None:
     """Gives what went wrong."""
-    body = dumps(delivery.event).encode()
+    body = spelled(delivery.event).encode()
     secret = secrets.resolve([delivery.secret])[delivery.secret]
     if not isinstance(secret, str) or not secret:
         return f"the secret '{delivery.secret}' is not given to this process (SECRETS_DIR, SECRET_<NAME>)"

@@ -20,7 +20,7 @@ import redis
 
 from orchestrator.config.settings import Settings
 from orchestrator.store import outbox, webhooks
-from orchestrator.store.connection import Connection, dumps
+from orchestrator.store.connection import Connection, spelled
 from orchestrator.store.outbox import Told
 from orchestrator.stream import outlets, small, state
 from orchestrator.stream.stores import EventStore, StoreAway, open_store
@@ -77,17 +77,17 @@ class Relay:
 
     def _lifecycle(self, pipeline: Any, event: Told, instance: dict[str, Any]) -> None:
         entry: dict[Any, Any] = fields(event.id, event.type, event.instance_id, event.data, event.at, instance)
-        text = dumps(entry["data"])
+        text = spelled(entry["data"])
         if small.is_large(text, self.limit):
             body = {key: small.event(value) if key == "event_data" else value for key, value in entry["data"].items()}
-            text = dumps(small.fitted(body, self.limit, small.of_instance(event.instance_id), dumps))
+            text = spelled(small.fitted(body, self.limit, small.of_instance(event.instance_id), spelled))
         entry["data"] = text
         pipeline.xadd(self.stream, entry, maxlen=self.length, approximate=True)
         if instance.get("is_document") and event.instance_id:
             for cloud in cloud_events(entry["id"], event.type, event.data, event.at, instance, event.instance_id):
-                told = dumps(cloud["data"])
+                told = spelled(cloud["data"])
                 if small.is_large(told, self.limit):
-                    told = dumps(small.fitted(cloud["data"], self.limit, small.of_instance(event.instance_id), dumps))
+                    told = spelled(small.fitted(cloud["data"], self.limit, small.of_instance(event.instance_id), spelled))
                 said: dict[Any, Any] = {**cloud, "data": told}
                 pipeline.xadd(self.cloud_stream, said, maxlen=self.length, approximate=True)
 
@@ -106,16 +106,16 @@ class Relay:
             pipeline.zrem(self.prefix + outlets.TIMERS, f"{event.instance_id}:{event.data['position']}")
         if self.settings.flunq_events:
             for stream, entry in outlets.flunq(f"evt_{event.id}", event.type, event.data, event.at, instance, event.instance_id):
-                self._append(pipeline, self.prefix + stream, entry, lambda one: outlets.small_flunq(one, self.limit, dumps))
+                self._append(pipeline, self.prefix + stream, entry, lambda one: outlets.small_flunq(one, self.limit, spelled))
 
     def _small(self, said: dict[str, Any], event: Told) -> str:
         """For Pub/Sub and the newest thousand."""
-        text = dumps(said)
+        text = spelled(said)
         if not small.is_large(text, self.limit):
             return text
         if event.type in ("event.received", "event.emitted"):
-            return dumps({**said, "payload": None, "dataref": small.of_event(event.data["event"])})
-        return dumps({**said, "payload": small.fitted(said["payload"], self.limit, small.of_instance(event.instance_id), dumps)})
+            return spelled({**said, "payload": None, "dataref": small.of_event(event.data["event"])})
+        return spelled({**said, "payload": small.fitted(said["payload"], self.limit, small.of_instance(event.instance_id), spelled)})
 
     def _append(self, pipeline: Any, stream: str, entry: dict[str, Any], smaller: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         flat = _flat(entry)
@@ -152,4 +152,4 @@ class Relay:
 
 
 def _flat(entry: dict[str, Any]) -> dict[Any, Any]:
-    return {key: value if isinstance(value, str) and key != "data" else dumps(value) for key, value in entry.items() if value is not None}
+    return {key: value if isinstance(value, str) and key != "data" else spelled(value) for key, value in entry.items() if value is not None}

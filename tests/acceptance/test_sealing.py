@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import Duplicate, OrchestratorError
 from orchestrator.store import sealing
+from orchestrator.store.connection import dumps
 from orchestrator.store.reseal import reseal
 from tests.stack import Stack, until
 
@@ -115,11 +117,62 @@ def test_without_the_key_nothing_is_mistaken_for_a_payload(stack: Stack) -> None
     instance_id = runner.start_workflow("numbered", input={"n": 1})
     for keys in ((), (sealing.new_key(),)):
         blind = with_keys(stack, *keys)
+        shown = create_app(blind).test_client().get(f"/workflow/instance/{instance_id}").get_json()
+        assert list(shown["input"]) == ["$unreadable"]
         with pytest.raises(OrchestratorError, match="sealed") as caught:
-            blind.get_workflow_status(instance_id)
+            dumps(blind.get_workflow_status(instance_id)["input"])
         assert caught.value.code == "sealed_away"
     with pytest.raises(OrchestratorError, match="32 bytes"):
         sealing.use(["short"])
+
+
+def test_an_instance_waits_for_the_key_of_its_payload(stack: Stack) -> None:
+    """It is lost for nobody, holds up nobody, and goes on when a worker comes that has the key."""
+    key = sealing.new_key()
+    waiting = with_keys(stack, key).start_workflow("numbered", input={"n": 1})
+    stack.environment["ENCRYPTION_KEYS"] = ""
+    blind = stack.worker()
+    other = with_keys(stack).start_workflow("numbered", input={"n": 2})
+    assert stack.ended(other)["status"] == "COMPLETED"
+    until(lambda: stack.sql("select lacks from branches where instance_id = %s", waiting) == [("key:ENCRYPTION_KEYS",)], 10, lambda: stack.logs()[-5000:] + str(stack.sql("select state, lacks, crashes from branches")))
+    assert "ENCRYPTION_KEYS" in stack.cli("doctor").stdout
+    blind.terminate()
+
+    stack.environment["ENCRYPTION_KEYS"] = key
+    stack.worker()
+
+    with_keys(stack, key)
+    assert stack.ended(waiting, 60)["status"] == "COMPLETED"
+
+
+@pytest.mark.parametrize("keys", [0, 1])
+def test_a_ciphertext_that_somebody_gives_is_only_data(stack: Stack, keys: int) -> None:
+    """Wherever a caller may put it, it comes back as it was given, opened for nobody and in nobody's way."""
+    key = sealing.new_key()
+    stolen = json.loads(with_keys(stack, key) and sealing.sealed(json.dumps({"of": "another tenant"})))
+    runner = with_keys(stack, *[key] * keys)
+    runner.register_workflow(read_document("{type: keeps, version: '1', steps: [{id: a, type: noop}]}"))
+    given = {"a": stolen, "b": [stolen], "$$sealed": {"$sealed": "x"}}
+    ids = [
+        runner.start_workflow("keeps", input=stolen),
+        runner.start_workflow("keeps", input=given, labels=stolen, metadata=stolen),
+        runner.start_workflow("keeps", input=given, metadata=given),
+    ]
+    client = create_app(runner).test_client()
+    shown = [client.get(f"/workflow/instance/{id}").get_json() for id in ids]
+    assert [one["input"] for one in shown] == [stolen, given, given]
+    assert (shown[1]["labels"], shown[1]["metadata"], shown[2]["metadata"]) == (stolen, stolen, given)
+    assert client.get("/workflow/instances").status_code == 200
+    runner.send_events([{"id": "1", "source": "s", "type": "t", "data": stolen}, {"id": "2", "source": "s", "type": "t", "data": given}])
+    assert [one["envelope"]["data"] for one in client.get("/workflow/events").get_json()["events"]] == [given, stolen]
+    stack.environment["ENCRYPTION_KEYS"] = key * keys
+    stack.worker()
+    for id in ids:
+        assert stack.ended(id)["status"] == "COMPLETED"
+    until(lambda: not stack.sql("select 1 from outbox"), 20)
+    assert stack.sql("select * from findings") == []
+    told = [fields["data"] for _, fields in stack.redis.xrange("events:bus")]
+    assert [json.loads(one) for one in told] == [stolen, given]
 
 
 @pytest.mark.parametrize("given", [{"$sealed": "mine"}, {"$sealed": 1}, {"$sealed": "a", "b": 2}, [{"$sealed": "x"}]])

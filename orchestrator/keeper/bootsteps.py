@@ -18,7 +18,7 @@ from orchestrator.keeper.events import Held, Settled, Windows
 from orchestrator.keeper.files import Files
 from orchestrator.keeper.limits import Lifetimes, Limits
 from orchestrator.keeper.office import Lanes, Office
-from orchestrator.keeper.outbox import Outbox
+from orchestrator.keeper.outbox import Outbox, PutAside
 from orchestrator.keeper.recovery import Admission, Deaths, Expired, Forgotten, Joins, Lost
 from orchestrator.keeper.schedules import Fires, Listeners, Mirrored, Tended
 from orchestrator.keeper.timers import Timers
@@ -28,7 +28,7 @@ logger = logging.getLogger("orchestrator.keeper")
 
 KEEPER: Lanes = {
     "recovery": (Expired, Deaths, Lost, Joins, Admission, Forgotten),
-    "outbox": (Outbox,),
+    "outbox": (PutAside, Outbox),
     "events": (Held, Settled, Windows),
     "upkeep": (Lifetimes, Limits, Alerts, Files, Audit),
     "retention": (

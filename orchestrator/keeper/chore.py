@@ -23,6 +23,8 @@ BATCH = 500
 class RelayLike(Protocol):
     def drain(self, c: Connection) -> int: ...
 
+    def take_up(self, c: Connection) -> int: ...
+
 
 class MirrorLike(Protocol):
     is_beating: bool

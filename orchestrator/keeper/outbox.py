@@ -7,6 +7,17 @@ from orchestrator.store.connection import Connection
 from orchestrator.store.timers import Probe
 
 
+class PutAside(Chore):
+    """What could not be told is tried again: by now the code may know it, or the key that was in its way is gone."""
+
+    name = "outbox-put-aside"
+    every_s = 60.0
+
+    def do(self, c: Connection) -> None:
+        if self.desk.relay is not None:
+            self.desk.relay.take_up(c)
+
+
 class Outbox(Chore):
     name = "outbox"
 

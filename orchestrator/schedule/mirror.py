@@ -81,7 +81,9 @@ class Mirror:
         for one in found:
             try:
                 entry = self._entry(one)
-            except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+            except redis.RedisError:
+                raise
+            except Exception as error:  # noqa: BLE001  # whatever its row holds
                 # It is put aside when its time comes; beat need not know of it, and the others' entries do not wait for it.
                 logger.error("schedule %s has no entry in RedBeat: %s: %s", one.name, type(error).__name__, error)
                 entry = None

@@ -21,8 +21,9 @@ def open_branches(c: Connection) -> dict[str, int]:
 def backlogs(c: Connection) -> list[tuple[str, str, float]]:
     row = c.execute(
         """
-        select (select count(*) from timers), (select count(*) from outbox), (select count(*) from dead_letters where resolved_at is null),
-            coalesce((select extract(epoch from now() - min(at)) from outbox), 0)::float8
+        select (select count(*) from timers), (select count(*) from outbox where put_aside is null), (select count(*) from dead_letters where resolved_at is null),
+            coalesce((select extract(epoch from now() - min(at)) from outbox where put_aside is null), 0)::float8,
+            (select count(*) from outbox where put_aside is not null)
         """
     ).fetchone()
     assert row is not None
@@ -31,6 +32,7 @@ def backlogs(c: Connection) -> list[tuple[str, str, float]]:
         ("outbox", "Events that are true and not told yet", row[1]),
         ("dead_letters", "Steps that were given up and that nobody has dealt with", row[2]),
         ("outbox_age_seconds", "How long the oldest of them has waited", row[3]),
+        ("outbox_put_aside", "Events that cannot be told", row[4]),
     ]
 
 

@@ -1,8 +1,8 @@
-"""The outbox: events that are true and not yet told."""
+"""The outbox: events that are true and not yet told. One that cannot be told is put aside with the reason, and keeps no other waiting."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,13 +37,47 @@ def take(c: Connection, limit: int) -> list[Told]:
     """Remove the oldest events; they come back when the transaction does not commit."""
     rows = c.execute(
         """
-        with oldest as (select id from outbox order by id limit %s for update skip locked)
+        with oldest as (select id from outbox where put_aside is null order by id limit %s for update skip locked)
         delete from outbox o using oldest where o.id = oldest.id
         returning o.id, o.type, o.instance_id::text, o.data, to_char(o.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
         """,
         (limit,),
     ).fetchall()
     return [Told(*row) for row in sorted(rows)]
+
+
+def put_aside(c: Connection, reasons: Mapping[int, str]) -> None:
+    c.execute(
+        "update outbox o set put_aside = g.reason from unnest(%s::bigint[], %s::text[]) as g (id, reason) where o.id = g.id",
+        (list(reasons), list(reasons.values())),
+    )
+
+
+def put_back(c: Connection, refused: Sequence[tuple[Told, str]]) -> None:
+    """Events that this transaction took."""
+    c.execute(
+        "insert into outbox (id, type, instance_id, data, at, put_aside) overriding system value"
+        " select * from unnest(%s::bigint[], %s::text[], %s::uuid[], %s::text[]::jsonb[], %s::timestamptz[], %s::text[])",
+        (
+            [event.id for event, _ in refused],
+            [event.type for event, _ in refused],
+            [event.instance_id for event, _ in refused],
+            [dumps(event.data) for event, _ in refused],
+            [event.at for event, _ in refused],
+            [reason for _, reason in refused],
+        ),
+    )
+
+
+def take_up(c: Connection) -> int:
+    """What was put aside is tried again; gives how many."""
+    return c.execute("update outbox set put_aside = null where put_aside is not null").rowcount
+
+
+def aside(c: Connection) -> dict[str, tuple[int, str]]:
+    """How many are put aside, by type, and a reason."""
+    rows = c.execute("select type, count(*), min(put_aside) from outbox where put_aside is not null group by type").fetchall()
+    return {type: (count, reason) for type, count, reason in rows}
 
 
 def about(c: Connection, instance_ids: Collection[str]) -> dict[str, dict[str, Any]]:

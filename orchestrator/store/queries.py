@@ -218,7 +218,7 @@ def stats(c: Connection) -> dict[str, Any]:
         "last_cleanup": retention.last_cleanup(c),
         "timers": _number(c, "select count(*) from timers"),
         "dead_letters": _number(c, "select count(*) from dead_letters where resolved_at is null"),
-        "outbox": _number(c, "select count(*) from outbox"),
+        "outbox": _number(c, "select count(*) from outbox where put_aside is null"),
     }
 
 

@@ -295,6 +295,7 @@ outbox = Table(
     Column("instance_id", UUID(as_uuid=False)),
     Column("data", JSONB, nullable=False),
     _at("at", nullable=False),
+    Column("put_aside", Text),
 )
 
 slots = Table(

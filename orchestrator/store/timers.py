@@ -145,7 +145,7 @@ def probe(c: Connection, queue_grace_s: float, beats_grace_s: float = 0.0) -> Pr
             extract(epoch from (select min(due_at) - {OFFSET} from timers))::float8,
             extract(epoch from (select min(next_at) + make_interval(secs => %(beat)s) from schedules
                 where enabled and next_at > now() - make_interval(secs => %(beat)s)))::float8,
-            exists (select 1 from outbox),
+            exists (select 1 from outbox where put_aside is null),
             exists (select 1 from branches where state = 'running' and lease_until < now()),
             exists (select 1 from branches where state = 'queued' and queued_at < now() - make_interval(secs => %(grace)s)),
             exists (select 1 from branches where state in ('joining', 'blocked') and queued_at < now() - make_interval(secs => %(grace)s)),

@@ -134,7 +134,11 @@ def test_an_instance_waits_for_the_key_of_its_payload(stack: Stack) -> None:
     blind = stack.worker()
     other = with_keys(stack).start_workflow("numbered", input={"n": 2})
     assert stack.ended(other)["status"] == "COMPLETED"
-    until(lambda: stack.sql("select lacks from branches where instance_id = %s", waiting) == [("key:ENCRYPTION_KEYS",)], 10, lambda: stack.logs()[-5000:] + str(stack.sql("select state, lacks, crashes from branches")))
+    until(
+        lambda: stack.sql("select lacks from branches where instance_id = %s", waiting) == [("key:ENCRYPTION_KEYS",)],
+        10,
+        lambda: stack.logs()[-5000:] + str(stack.sql("select state, lacks, crashes from branches")),
+    )
     assert "ENCRYPTION_KEYS" in stack.cli("doctor").stdout
     blind.terminate()
 

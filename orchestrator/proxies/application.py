@@ -15,6 +15,7 @@ from typing import Any
 
 import redis
 
+from orchestrator import trimming
 from orchestrator.errors import Fault, Invalid, NotFound
 
 STREAM = "events:workflow"
@@ -117,7 +118,9 @@ class Application:
     def announce(self, entry: dict[str, str]) -> str:
         if self.publish is not None:
             return str(self.publish(self.stream, entry))
-        return str(self.redis.xadd(self.stream, entry, maxlen=self.length, approximate=True))
+        entry_id = str(self.redis.xadd(self.stream, entry))
+        trimming.appended(self.redis, self.stream, self.length)
+        return entry_id
 
     def _write(self, hostname: str, config: dict[str, Any], event: str, data: dict[str, Any]) -> None:
         pipeline = self.redis.pipeline(transaction=True)
@@ -130,7 +133,8 @@ class Application:
         if self.publish is not None:
             self.publish(self.stream, entry)
         else:
-            pipeline.xadd(self.stream, entry, maxlen=self.length, approximate=True)
+            pipeline.xadd(self.stream, entry)
+            trimming.appended(self.redis, self.stream, self.length)
 
 
 def checked_hostname(hostname: Any) -> str:

@@ -60,8 +60,9 @@ def trim(c: Connection, stream: str, length: int) -> None:
     )
 
 
-def join(c: Connection, stream: str, group: str) -> None:
-    c.execute("insert into stream_groups (stream, name) values (%s, %s) on conflict do nothing", (stream, group))
+def join(c: Connection, stream: str, group: str) -> bool:
+    """Whether the group was made now."""
+    return c.execute("insert into stream_groups (stream, name) values (%s, %s) on conflict do nothing", (stream, group)).rowcount > 0
 
 
 def has_group(c: Connection, stream: str, group: str) -> bool:

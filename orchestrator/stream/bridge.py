@@ -21,7 +21,7 @@ from orchestrator.store.connection import Connection
 from orchestrator.stream.consumer import Consumer, Reads, iso
 from orchestrator.stream.courier import Courier
 from orchestrator.stream.inlets import also_read
-from orchestrator.stream.stores import NoGroup, open_store
+from orchestrator.stream.stores import NoGroup, NoStream, open_store
 
 
 def what_is_read(settings: Settings) -> list[Reads]:
@@ -102,7 +102,7 @@ def standing(settings: Settings, c: Connection, *, patterns: bool = False) -> li
                 try:
                     backlog = store.backlog(stream, reads.group)
                     found.append({**about, "exists": True, "waiting": backlog.waiting, "pending": backlog.pending})
-                except NoGroup:
+                except (NoGroup, NoStream):
                     found.append({**about, "exists": False, "waiting": 0, "pending": 0})
     finally:
         store.close()

@@ -4,10 +4,14 @@
 with another. Before a consumer takes its own entries, it looks what others hold before them, and takes those of the
 same keys along, first, in the same transaction. The inbox lets each have its effect once, whoever came first; and whoever
 inserts what another is inserting waits for that other's commit.
+
+*One stream is no other's affair*: what is no stream, or cannot be handled, is left alone for a while that doubles, as a finding; the
+others are read.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -17,23 +21,26 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
 from orchestrator.engine import effects, intake
 from orchestrator.engine.runtime import Runtime
-from orchestrator.store import events, streams
+from orchestrator.errors import text_of
+from orchestrator.store import events, findings, streams
 from orchestrator.store.connection import BROKEN
 from orchestrator.store.events import POISON, Arrival
 from orchestrator.stream import small
 from orchestrator.stream.envelopes import Poison, envelope_of, tenant_of
 from orchestrator.stream.outlets import OWN_SOURCES
 from orchestrator.stream.state import StateKeys
-from orchestrator.stream.stores import Entry, EventStore, NoGroup, StoreAway, order
+from orchestrator.stream.stores import Entry, EventStore, Lost, NoGroup, NoStream, StoreAway, order
 from orchestrator.telemetry import metrics
 
 logger = logging.getLogger("orchestrator.bridge")
+
+T = TypeVar("T")
 
 SCAN_EVERY_S = 5.0
 TIDY_EVERY_S = 2.0
@@ -41,6 +48,9 @@ RECLAIM_EVERY_S = 30.0
 INFO_EVERY_S = 1.0
 NAME_FOR_S = 10.0
 LOOK_AT_OPEN_S = 0.1
+LOOK_FOR_LOST_S = 0.25
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+FINDING = "stream"
 MOST_AT_ONCE = 50
 REMEMBERED = 50_000
 HEAVIEST_BYTES = 8 * 1024 * 1024
@@ -59,6 +69,14 @@ class Counts:
     pending: int = 0
     waiting: int = 0
     moved_at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True)
+class Trouble:
+    """A stream that is left alone."""
+
+    failures: int = 0
+    again_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +113,8 @@ class Consumer:
         self._size = self.settings.stream_batch
         self._stopping = threading.Event()
         self._due: dict[str, float] = {}
+        self._troubles: dict[str, Trouble] = {}
+        self._lost: dict[str, Lost] = {}
 
     def stop(self) -> None:
         self._stopping.set()
@@ -112,9 +132,11 @@ class Consumer:
             except NoGroup as error:
                 # The group, or the stream with it, is gone: somebody emptied the store.
                 logger.warning("the consumer groups are made again: %s", error)
-                self.streams = []
-                self._due.clear()
+                self._find_again()
                 self._stopping.wait(0.05)
+            except NoStream:
+                # One of several that are read at once: joined one by one, it is found out.
+                self._find_again()
             except (StoreAway, *BROKEN) as error:
                 logger.warning("waiting: %s", str(error).split("\n", 1)[0])
                 metrics.bridge_waits()
@@ -127,6 +149,10 @@ class Consumer:
                 self._doubt()
                 self._stopping.wait(1.0)
         self._finish()
+
+    def _find_again(self) -> None:
+        self.streams = []
+        self._due.clear()
 
     def _doubt(self) -> None:
         """A turn broke off: what it read, and what it took along, may or may not have had its effect."""
@@ -173,6 +199,8 @@ class Consumer:
         self.counts.moved_at = time.monotonic()
         if self.streams and not self._is_sure:
             self._handle_own()
+        if self._is_due("lost", LOOK_FOR_LOST_S):
+            self._look_for_lost()
         if self._may_read():
             found = self.store.read(self.group, self.name, self.streams, self._size, self._block_s()) if self.streams else []
             most = max((len(entries) for _, entries in found), default=0)
@@ -181,7 +209,8 @@ class Consumer:
                 self._size = min(self._size * 2, self.settings.stream_batch * MOST_AT_ONCE, max(self.settings.event_batch_size, 1))
             elif most:
                 self._size = max(self.settings.stream_batch, self._size // 2)
-            if sum(self.handle(stream, entries) for stream, entries in found) > HEAVIEST_BYTES:
+            weights = [self._each(stream, functools.partial(self.handle, stream, entries)) for stream, entries in found]
+            if sum(weight or 0 for weight in weights) > HEAVIEST_BYTES:
                 # Memory is bounded by what entries weigh, not by their number.
                 self._size = max(1, self._size // 4)
             if not self.streams:
@@ -242,21 +271,86 @@ class Consumer:
             return
         found = [*self.reads.streams, *(self.store.find(self.reads.pattern) if self.reads.pattern else ())]
         for stream in found:
-            if stream in self.streams or stream.endswith(":dlq"):
+            trouble = self._troubles.get(stream)
+            if stream in self.streams or stream.endswith(":dlq") or (trouble is not None and trouble.again_at > time.monotonic()):
                 continue
-            self.store.join(stream, self.group)
-            self.streams.append(stream)
-            # A consumer of this name may have read from it before it was started again.
-            self._is_sure = False
+            self._each(stream, functools.partial(self._join, stream))
+
+    def _join(self, stream: str) -> None:
+        if self.store.join(stream, self.group) and (lost := self.store.lost(stream, self.group)) is not None:
+            self._lost[stream] = lost  # before there was a group
+        self.streams.append(stream)
+        # A consumer of this name may have read from it before it was started again.
+        self._is_sure = False
+
+    def _each(self, stream: str, act: Callable[[], T]) -> T | None:
+        """What is at fault with one stream keeps from no other; None then."""
+        try:
+            return act()
+        except (StoreAway, NoGroup, *BROKEN):
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever it is, the others are read
+            self._leave_alone(stream, error)
+            return None
+
+    def _leave_alone(self, stream: str, error: Exception) -> None:
+        """For a while, in which what was read of it stays pending."""
+        trouble = self._troubles.setdefault(stream, Trouble())
+        pause_s = min(FIRST_PAUSE_S * 2**trouble.failures, LONGEST_PAUSE_S)
+        trouble.failures += 1
+        trouble.again_at = time.monotonic() + pause_s
+        self._due["scan"] = min(self._due.get("scan", 0.0), trouble.again_at)
+        if stream in self.streams:
+            self.streams.remove(stream)
+        self._doubt()
+        self._count_error()
+        metrics.bridge_failing(stream, failing=True)
+        said = f"{type(error).__name__}: {text_of(error)[:500]}"
+        trace = None if trouble.failures > 1 or isinstance(error, NoStream) else error
+        if pause_s < LONGEST_PAUSE_S or trouble.failures % 20 == 0:
+            logger.error("stream %s is left alone for %g s, the others are read: %s", stream, pause_s, said, exc_info=trace)
+        self.runtime.database.patiently(lambda c: findings.note(c, FINDING, stream, said))
+
+    def _is_well(self, stream: str) -> None:
+        if self._troubles.pop(stream, None) is not None:
+            logger.info("stream %s is read again", stream)
+            metrics.bridge_failing(stream, failing=False)
+            self.runtime.database.patiently(lambda c: findings.clear(c, FINDING, stream))
+
+    def _look_for_lost(self) -> None:
+        """What somebody else removed before it was read is nobody's any more: that is said, counted, and kept as an event put aside."""
+        for stream in list(self.streams):
+            lost = self._each(stream, functools.partial(self.store.lost, stream, self.group))
+            before = self._lost.get(stream)
+            if lost is None or lost == before:
+                continue
+            number = lost.number - (before.number if before is not None and before.after == lost.after else 0)
+            self._lost[stream] = lost
+            message = f"{number} entries were removed from {stream} before {self.group} had read them"
+            logger.error(message)
+            metrics.bridge_lost(stream, number)
+            self._count_error()
+            envelope = {
+                "specversion": "1.0", "id": f"lost-{lost.newest}", "source": f"redis:{stream}", "type": POISON,
+                "data": {"lost": number, "until": lost.newest},
+            }  # fmt: skip
+            tenant = tenant_of(stream.removeprefix(self.settings.redis_prefix))
+            intake.take(
+                self.runtime, [Arrival(envelope, tenant, None, stream, lost.newest, "dead", 1, {"code": "trimmed", "message": message})]
+            )
 
     def _handle_own(self) -> None:
         """What was read and not handled comes before anything new: else a later event could overtake it."""
-        for stream in self.streams:
-            last = "0"
-            while found := self.store.own(stream, self.group, self.name, 500, last):
-                last = found[-1][0]
-                self.handle(stream, [entry for entry in found if (stream, entry[0]) not in self.open])
         self._is_sure = True
+        for stream in list(self.streams):
+            self._each(stream, functools.partial(self._handle_own_of, stream))
+
+    def _handle_own_of(self, stream: str) -> None:
+        last = "0"
+        while found := self.store.own(stream, self.group, self.name, 500, last):
+            last = found[-1][0]
+            self.handle(stream, [entry for entry in found if (stream, entry[0]) not in self.open])
+        self._is_well(stream)
 
     def _drain(self, stream: str, more: Callable[[], list[Entry]]) -> None:
         seen: set[str] = set()
@@ -282,7 +376,8 @@ class Consumer:
         for stream in self.streams:
             entries, gone = self.store.reclaim(stream, self.group, self.name, self.settings.reclaim_idle_s, 100)
             if gone:
-                logger.warning("%d entries of %s were trimmed away before anybody had handled them: %s", len(gone), stream, gone[:5])
+                logger.error("%d entries of %s were removed before anybody was done with them: %s", len(gone), stream, gone[:5])
+                metrics.bridge_lost(stream, len(gone))
                 self.counts.errors += len(gone)
             if entries:
                 logger.info("took over %d entries of %s", len(entries), stream)
@@ -426,8 +521,10 @@ class Consumer:
 
     def _write_info(self) -> None:
         waiting = pending = 0
-        for stream in self.streams:
-            backlog = self.store.backlog(stream, self.group)
+        for stream in list(self.streams):
+            backlog = self._each(stream, functools.partial(self.store.backlog, stream, self.group))
+            if backlog is None:
+                continue
             waiting, pending = waiting + backlog.waiting, pending + backlog.pending
         self.counts.waiting, self.counts.pending = waiting, pending
         metrics.bridge_lag(self.group, waiting, pending, len(self.open))

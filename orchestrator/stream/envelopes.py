@@ -51,7 +51,7 @@ def envelope_of(stream: str, entry_id: str, fields: Mapping[str, str]) -> dict[s
     envelope = {
         "specversion": "1.0",
         "id": str(held.get("id") or entry_id),
-        "source": str(held.get("source") or f"redis:{stream}"),
+        "source": str(held.get("source") or source_of(f"redis:{stream}", kind, held.get("id"))),
         "type": kind,
         "data": data,
         **{key: held[key] for key in ("time", "subject") if held.get(key)},
@@ -59,6 +59,12 @@ def envelope_of(stream: str, entry_id: str, fields: Mapping[str, str]) -> dict[s
         **{key.lower(): value for key, value in rest.items() if isinstance(value, str | int | bool) and key.isalnum()},
     }
     return {key: value for key, value in envelope.items() if value is not None or key == "data"}
+
+
+def source_of(place: str, type: str, id: Any) -> str:
+    """Who an event is from that does not say so: the place where it was found, which gives each entry an id of its own. An id that it
+    brings is its sender's, who is not known: it counts among those of its type alone."""
+    return f"{place}/{type}" if id else place
 
 
 def _read(key: str, value: str) -> Any:

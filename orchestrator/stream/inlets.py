@@ -25,6 +25,7 @@ from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import OrchestratorError
 from orchestrator.store.connection import BROKEN
 from orchestrator.store.events import Arrival
+from orchestrator.stream.envelopes import source_of
 from orchestrator.stream.outlets import CHANNEL, OWN_SOURCES
 
 logger = logging.getLogger("orchestrator.inlets")
@@ -93,11 +94,12 @@ class Subscription(Inlet):
         digest = hashlib.sha256(f"{channel} {text}".encode()).hexdigest()
         if not said.get("id") and not client.set(f"{self.prefix}workflow:heard:{digest}", "1", nx=True, ex=ALIKE_FOR_S):
             return
+        type = str(said.get("type") or said.get("eventType") or channel.removeprefix(self.prefix + CHANNEL))
         envelope = {
             "specversion": "1.0",
             "id": str(said.get("id") or uuid.uuid4().hex),
-            "source": str(said.get("source") or f"redis:{channel}"),
-            "type": str(said.get("type") or said.get("eventType") or channel.removeprefix(self.prefix + CHANNEL)),
+            "source": str(said.get("source") or source_of(f"redis:{channel}", type, said.get("id"))),
+            "type": type,
             **({"time": said["timestamp"]} if isinstance(said.get("timestamp"), str) else {}),
             "data": said.get("payload", said.get("data")),
         }
@@ -139,6 +141,8 @@ class TriggerQueue(Inlet):
             self._reject(message, body, "names no workflow: `workflowId` is needed")
             return
         version = body.get("version")
+        if isinstance(version, int | float) and not isinstance(version, bool):
+            version = str(version)  # `version: 1`, as JSON writes it
         if version is not None and not isinstance(version, str):
             self._reject(message, body, f"`version` is {version!r}; a text is needed")
             return

@@ -13,12 +13,14 @@ webhooks                      as deliveries in Postgres, which the bridge's cour
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import redis
 
+from orchestrator import trimming
 from orchestrator.config.settings import Settings
 from orchestrator.definition.parsing import printable
 from orchestrator.errors import text_of
@@ -66,6 +68,8 @@ class Relay:
         self._counted: dict[int, int] = {}
         self._redis = redis.Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=2, decode_responses=True)
         self._put_aside: set[int] = set()
+        self._appended: Counter[str] = Counter()
+        """Entries of streams from which others read, which are trimmed when they were read."""
         self._elsewhere: EventStore | None = None if settings.eventstore_type == "redis" else open_store(settings)
 
     def drain(self, c: Connection, limit: int = 500) -> int:
@@ -107,6 +111,7 @@ class Relay:
                 moved: set[str] = set()
                 deliveries: list[tuple[int, dict[str, Any]]] = []
                 untellable: list[tuple[Told, str]] = []
+                self._appended.clear()
                 spans: list[tuple[Told, int, int]] = []
                 for event in taken:
                     instance = {**about.get(event.instance_id or "", {}), "progress": event.progress}
@@ -135,6 +140,8 @@ class Relay:
                     ]
                     outbox.put_back(c, refused)
                     self._note(c, refused)
+                for stream, number in self._appended.items():
+                    trimming.appended(self._redis, stream, self.settings.source_stream_length, number)
                 if moved:
                     state.tell(self._redis, c, sorted(moved), self.prefix)
         except (redis.RedisError, StoreAway) as error:
@@ -201,7 +208,8 @@ class Relay:
         if self._elsewhere is not None:
             self._elsewhere.publish(stream, flat, self.settings.source_stream_length)
         else:
-            pipeline.xadd(stream, flat, maxlen=self.settings.source_stream_length, approximate=True)
+            pipeline.xadd(stream, flat)
+            self._appended[stream] += 1
 
     @staticmethod
     def _deliveries(hooks: Sequence[Webhook], event: Told, instance: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:

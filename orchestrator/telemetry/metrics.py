@@ -44,6 +44,12 @@ def enable() -> None:
         timer_lateness=Histogram("orchestrator_timer_lateness_seconds", "How late a timer fired", buckets=BUCKETS_S),
         bridged=Counter("orchestrator_bridge_entries_total", "Stream entries by what became of them", ["group", "result"]),
         bridge_errors=Counter("orchestrator_bridge_errors_total", "Attempts at events that failed, and events put aside", ["group"]),
+        bridge_lost=Counter(
+            "orchestrator_bridge_lost_total", "Entries that somebody removed from a stream before they were handled", ["stream"]
+        ),
+        bridge_failing=Gauge(
+            "orchestrator_bridge_failing", "1 while a stream cannot be read", ["stream"], multiprocess_mode="livemostrecent"
+        ),
         bridge_seconds=Histogram("orchestrator_bridge_batch_seconds", "From reading a batch to its commit", ["group"], buckets=BUCKETS_S),
         bridge_waiting=Gauge(
             "orchestrator_bridge_waiting", "Entries that the group has not read", ["group"], multiprocess_mode="livemostrecent"
@@ -149,6 +155,15 @@ def bridged(group: str, fresh: int, known: int, put_aside: int, took_s: float, e
 def bridge_error(group: str) -> None:
     _count("bridge_errors", 1, group)
     _count("old_errors")
+
+
+def bridge_lost(stream: str, number: int) -> None:
+    _count("bridge_lost", number, stream)
+
+
+def bridge_failing(stream: str, *, failing: bool) -> None:
+    if _enabled[0]:
+        _of("bridge_failing", stream).set(int(failing))
 
 
 def bridge_waits() -> None:

@@ -163,6 +163,29 @@ def test_a_stream_stays_bounded(store: EventStore) -> None:
     assert len(store.entries(S, limit=1000)) < 500
 
 
+def test_what_was_not_read_is_not_trimmed(store: EventStore) -> None:
+    """Of two groups one reads nothing, and what the other was given is not acknowledged."""
+    for group in (G, "sleeps"):
+        store.join(S, group)
+    ids = [store.publish(S, {"n": str(n)}, 200) for n in range(350)]
+    read = [entry_id for _, entries in store.read(G, "a", [S], 1000, 0.01) for entry_id, _ in entries]
+    store.ack(S, G, read)
+    ids += [store.publish(S, {"n": str(n)}, 200) for n in range(350)]
+
+    assert store.backlog(S, "sleeps").waiting == 700
+    assert [entry_id for entry_id, _ in store.entries(S, limit=1000)] == ids
+
+    pending = [entry_id for _, entries in store.read("sleeps", "b", [S], 1000, 0.01) for entry_id, _ in entries]
+    store.ack(S, "sleeps", pending[:400])
+    read += [entry_id for _, entries in store.read(G, "a", [S], 1000, 0.01) for entry_id, _ in entries]
+    store.ack(S, G, read)
+    ids += [store.publish(S, {"n": str(n)}, 200) for n in range(100)]
+
+    left = [entry_id for entry_id, _ in store.entries(S, limit=1000)]
+    assert set(pending[400:]) <= set(left), "what is pending stays"
+    assert len(left) < 600, "what both have done with goes"
+
+
 def test_another_kind_is_refused_by_name() -> None:
     with pytest.raises(Invalid, match='EVENTSTORE_TYPE: Expected redis or postgres, got "kafka"'):
         load({"EVENTSTORE_TYPE": "kafka"})

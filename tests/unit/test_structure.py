@@ -34,14 +34,15 @@ ARROWS: dict[str, set[str]] = {
     "steps": MEANS | {"steps", "net"},
     "compensations": MEANS | {"steps"},
     "breakers": MEANS,
+    "trimming": set(),
     "security": MEANS | {"store", "security"},
     "schedule": MEANS | {"schedule", "store"},
     "engine": MEANS | {"store", "steps", "engine", "net", "schedule", "security", "breakers"},
     "keeper": MEANS | {"store", "engine", "keeper"},
     "embedded": MEANS | {"steps", "engine", "breakers"},
     "testing": MEANS | {"steps", "embedded"},
-    "stream": MEANS | {"store", "engine", "stream", "net", "breakers"},
-    "proxies": MEANS | {"store", "proxies"},
+    "stream": MEANS | {"store", "engine", "stream", "net", "breakers", "trimming"},
+    "proxies": MEANS | {"store", "proxies", "trimming"},
     "gateway": MEANS | {"net", "proxies", "gateway"},
     "reach": MEANS | {"store"},
     "starting": MEANS | {"reach"},
@@ -121,7 +122,7 @@ def test_steps_see_neither_the_store_nor_the_engine() -> None:
 
 def test_the_application_of_proxies_knows_nothing_of_instances() -> None:
     known = {name.split(".")[1] for name in imports(PACKAGE / "proxies/application.py") if name.startswith("orchestrator.")}
-    assert known == {"errors"}
+    assert known == {"errors", "trimming"}
     for path in files("proxies"):
         if path.name not in ("application.py", "reconcile.py"):
             assert "orchestrator.proxies.application" not in imports(path), path

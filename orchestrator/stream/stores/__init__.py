@@ -30,6 +30,10 @@ class NoGroup(Exception):
     """The group, or the stream with it, is gone: somebody emptied the store."""
 
 
+class NoStream(Exception):
+    """What is kept under a stream's name is something else."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConsumerState:
     name: str
@@ -45,6 +49,15 @@ class Backlog:
     pending: int
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Entries that were removed between `after`, which the group read last, and about `newest`."""
+
+    number: int
+    after: str
+    newest: str
+
+
 def order(entry_id: str) -> tuple[int, int]:
     head, _, tail = entry_id.partition("-")
     return int(head), int(tail or 0)
@@ -57,8 +70,8 @@ class EventStore(Protocol):
     def publish(self, stream: str, fields: dict[str, str], length: int | None = None) -> str:
         """Append an entry; of those that every group has done with, about `length` are kept. Gives its id."""
 
-    def join(self, stream: str, group: str) -> None:
-        """Make the stream and the group, which begins at the beginning. Nothing happens where they are."""
+    def join(self, stream: str, group: str) -> bool:
+        """Make the stream and the group, which begins at the beginning; whether it was made now. Nothing happens where they are."""
 
     def read(self, group: str, consumer: str, streams: Sequence[str], count: int, block_s: float) -> list[tuple[str, list[Entry]]]:
         """New entries, waiting so long for the first; they are pending then. Raises `NoGroup`."""
@@ -92,6 +105,9 @@ class EventStore(Protocol):
         """The letter of an event that is replayed or discarded."""
 
     def backlog(self, stream: str, group: str) -> Backlog: ...
+
+    def lost(self, stream: str, group: str) -> Lost | None:
+        """What somebody removed before the group read it, since it read last."""
 
     def consumers(self, stream: str, group: str) -> list[ConsumerState]: ...
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from orchestrator.breakers import Breaker, Outcome, Rules
-from orchestrator.stream.stores import EventStore, NoGroup, StoreAway
+from orchestrator.stream.stores import EventStore, NoGroup, NoStream, StoreAway
 
 logger = logging.getLogger("orchestrator.stores")
 
@@ -74,7 +74,7 @@ class _Guarded:
             except StoreAway as error:
                 self._breaker.tell("bad", str(error))
                 raise
-            except NoGroup:
+            except (NoGroup, NoStream):
                 self._breaker.tell("good")
                 raise
             except BaseException:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from orchestrator.stream.stores import Backlog, ConsumerState, Entry, NoGroup, order
+from orchestrator.stream.stores import Backlog, ConsumerState, Entry, Lost, NoGroup, order
 
 
 @dataclass
@@ -42,15 +42,26 @@ class MemoryStore:
             entry_id = f"{self._count}-0"
             held = self._streams.setdefault(stream, {})
             held[entry_id] = dict(fields)
+            needed = self._needed(stream)
             while length is not None and len(held) > length:
-                del held[next(iter(held))]
+                first = next(iter(held))
+                if needed is not None and order(first) >= needed:
+                    break
+                del held[first]
             self._changed.notify_all()
             return entry_id
 
-    def join(self, stream: str, group: str) -> None:
+    def _needed(self, stream: str) -> tuple[int, int] | None:
+        """The first entry that a group has not done with; None without groups."""
+        groups = [held for (name, _), held in self._groups.items() if name == stream]
+        return min((min([held.last, *map(order, held.pending)]) for held in groups), default=None)
+
+    def join(self, stream: str, group: str) -> bool:
         with self._changed:
             self._streams.setdefault(stream, {})
+            is_new = (stream, group) not in self._groups
             self._groups.setdefault((stream, group), _Group())
+            return is_new
 
     def read(self, group: str, consumer: str, streams: Sequence[str], count: int, block_s: float) -> list[tuple[str, list[Entry]]]:
         deadline = time.monotonic() + block_s
@@ -141,6 +152,9 @@ class MemoryStore:
         with self._changed:
             held = self._group(stream, group)
             return Backlog(sum(order(i) > held.last for i in self._streams[stream]), len(held.pending))
+
+    def lost(self, stream: str, group: str) -> Lost | None:
+        return None
 
     def consumers(self, stream: str, group: str) -> list[ConsumerState]:
         with self._changed:

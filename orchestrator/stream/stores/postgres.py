@@ -11,7 +11,7 @@ import psycopg
 from orchestrator.config.settings import SCHEMA
 from orchestrator.store import streams as tables
 from orchestrator.store.connection import BROKEN, Connection, Database
-from orchestrator.stream.stores import Backlog, ConsumerState, Entry, NoGroup, StoreAway
+from orchestrator.stream.stores import Backlog, ConsumerState, Entry, Lost, NoGroup, StoreAway
 
 LOOK_EVERY_S = 0.25
 
@@ -39,9 +39,9 @@ class PostgresStore:
         with self._c() as c:
             return _text(tables.publish(c, stream, fields, length))
 
-    def join(self, stream: str, group: str) -> None:
+    def join(self, stream: str, group: str) -> bool:
         with self._c() as c:
-            tables.join(c, stream, group)
+            return tables.join(c, stream, group)
 
     def read(self, group: str, consumer: str, streams: Sequence[str], count: int, block_s: float) -> list[tuple[str, list[Entry]]]:
         deadline = time.monotonic() + block_s
@@ -109,6 +109,10 @@ class PostgresStore:
             if not tables.has_group(c, stream, group):
                 raise NoGroup(f"{stream} has no group {group}")
             return Backlog(*tables.backlog(c, stream, group))
+
+    def lost(self, stream: str, group: str) -> Lost | None:
+        # Entries are removed by `publish` alone, which leaves what was not read.
+        return None
 
     def consumers(self, stream: str, group: str) -> list[ConsumerState]:
         with self._c() as c:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import redis
 
-from orchestrator.stream.stores import Backlog, ConsumerState, Entry, NoGroup, StoreAway
+from orchestrator import trimming
+from orchestrator.stream.stores import Backlog, ConsumerState, Entry, Lost, NoGroup, NoStream, StoreAway, order
+from orchestrator.telemetry import metrics
+
+logger = logging.getLogger("orchestrator.bridge")
 
 FAILURES_FOR_S = 30 * 86400
 LETTERS = 10_000
@@ -60,15 +65,19 @@ class RedisStore:
 
     def publish(self, stream: str, fields: dict[str, str], length: int | None = None) -> str:
         with _told():
-            return str(self.redis.xadd(stream, fields, maxlen=length, approximate=True))
+            entry_id = str(self.redis.xadd(stream, fields))
+            trimming.appended(self.redis, stream, length)
+            return entry_id
 
-    def join(self, stream: str, group: str) -> None:
+    def join(self, stream: str, group: str) -> bool:
         with _told():
             try:
                 self.redis.xgroup_create(stream, group, id="0", mkstream=True)
             except redis.ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
+                return False
+            return True
 
     def read(self, group: str, consumer: str, streams: Sequence[str], count: int, block_s: float) -> list[tuple[str, list[Entry]]]:
         with _told():
@@ -95,8 +104,10 @@ class RedisStore:
             held = [(entry_id, fields) for entry_id, fields in taken if fields]
             lost = set(ids) - {entry_id for entry_id, _ in held}
             if lost:
-                # Trimmed away before anybody came to them: nothing is left to be done.
+                # Removed before anybody came to them: nothing is left to be done, but to say so.
                 self.redis.xack(stream, group, *lost)
+                metrics.bridge_lost(stream, len(lost))
+                logger.error("%d entries of %s that %s had read were removed before it was done with them", len(lost), stream, gone)
             return held
 
     def keep_alive(self, stream: str, group: str, consumer: str, ids: Sequence[str]) -> None:
@@ -146,6 +157,24 @@ class RedisStore:
                     return Backlog(int(waiting), int(found["pending"]))
         raise NoGroup(f"{stream} has no group {group}")
 
+    def lost(self, stream: str, group: str) -> Lost | None:
+        """Redis says since version 7 what was removed; before, nobody knows."""
+        with _told():
+            pipeline = self.redis.pipeline(transaction=True)
+            pipeline.xinfo_stream(stream)
+            pipeline.xinfo_groups(stream)
+            about, groups = pipeline.execute()
+        mine = next((one for one in groups if one["name"] == group), None)
+        if mine is None or "entries-added" not in about:
+            return None
+        last, deleted = mine["last-delivered-id"], about["max-deleted-entry-id"]
+        # A group that has read nothing yet has no number.
+        removed, read = int(about["entries-added"]) - int(about["length"]), 0 if last == "0-0" else mine["entries-read"]
+        is_deleted = order(deleted) > order(last)  # by its id; what is trimmed is known by numbers alone
+        number = max(0 if read is None else removed - int(read), int(is_deleted))
+        first = about["first-entry"][0] if about["first-entry"] else about["last-generated-id"]
+        return Lost(number, last, deleted if is_deleted else first) if number else None
+
     def _count_after(self, stream: str, last: str) -> int:
         """Where Redis lost count (entries were deleted), it is counted."""
         return len(self.redis.xrange(stream, f"({last}", "+", count=100_000))
@@ -181,6 +210,8 @@ def _told() -> Iterator[None]:
     except redis.ResponseError as error:
         if "NOGROUP" in str(error) or "no such key" in str(error):
             raise NoGroup(str(error)) from None
+        if "WRONGTYPE" in str(error):
+            raise NoStream("what is kept under this name is no stream") from None
         if any(word in str(error) for word in ("LOADING", "UNBLOCKED", "READONLY", "MASTERDOWN", "MISCONF", "OOM")):
             raise StoreAway(str(error)) from None
         raise

@@ -39,7 +39,9 @@ STATUS: dict[type[BaseException], int] = {
 
 def register(app: Flask) -> None:
     app.register_error_handler(errors.OrchestratorError, _ours)
-    app.register_error_handler(psycopg.OperationalError, lambda error: problem(503, "database_away", "the database does not answer"))
+    app.register_error_handler(psycopg.OperationalError, _away)
+    # A standby, or an administrator's setting: nothing can be written for now.
+    app.register_error_handler(psycopg.errors.ReadOnlySqlTransaction, _away)
     # Text that no text column holds, a moment that no calendar has: what was sent is at fault.
     app.register_error_handler(psycopg.DataError, lambda error: problem(400, "invalid", str(error).split("\n", 1)[0]))
     app.register_error_handler(redis.RedisError, lambda error: problem(503, "redis_away", "Redis does not answer; nothing was changed"))
@@ -78,6 +80,14 @@ def _ours(error: errors.OrchestratorError) -> Response:
         response.headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, TooMany):
         response.headers.update({**error.allowance.headers(), "Retry-After": str(error.allowance.resets_in_s)})
+    return response
+
+
+def _away(error: psycopg.Error) -> Response:
+    is_read_only = isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
+    said = "the database takes no writes for now" if is_read_only else "the database does not answer"
+    response = problem(503, "database_away", f"{said}; nothing is known to have changed")
+    response.headers["Retry-After"] = "1"
     return response
 
 

@@ -28,7 +28,15 @@ from orchestrator.engine.tasks import register
 from orchestrator.keeper.bootsteps import OfficeStep, QueuesStep
 from orchestrator.schedule.beat import Scheduler
 from orchestrator.schedule.mirror import Mirror
-from orchestrator.starting import CLIENT_PATIENCE_S, begin_in_celery, expect_a_broker, is_broker_there, is_service, settings
+from orchestrator.starting import (
+    CLIENT_PATIENCE_S,
+    begin_in_celery,
+    expect_a_broker,
+    is_broker_there,
+    is_service,
+    serves_requests,
+    settings,
+)
 from orchestrator.steps import apps
 from orchestrator.steps.registry import REGISTRY
 from orchestrator.store.connection import Database
@@ -91,9 +99,12 @@ app = _make()
 def runtime() -> Runtime:
     """The process's runtime. A forked child keeps its parent's, whose connections it does not share."""
     held = settings()
+    database = Database.of(held, first_patience_s=None if is_service() else CLIENT_PATIENCE_S)
+    if serves_requests():
+        database.refuse_when_away()
     return Runtime(
         settings=held,
-        database=Database.of(held, first_patience_s=None if is_service() else CLIENT_PATIENCE_S),
+        database=database,
         publisher=Publisher(app, helpers=held.fanout_helpers, is_there=None if is_service() else is_broker_there),
     )
 

@@ -40,6 +40,11 @@ def is_service() -> bool:
     return bool(_service)
 
 
+def serves_requests() -> bool:
+    """Whoever asks this process waits, and may ask again: it does not wait in their place."""
+    return _service == ["web"]
+
+
 def begin(service: str, *, logging_is_ours: bool = True) -> Settings:
     """What every long-running process does first: read the settings, log as they say, tell what is odd about them."""
     held = settings()

@@ -27,7 +27,7 @@ from orchestrator.config.settings import SCHEMA, Settings
 from orchestrator.definition.parsing import json_faults
 from orchestrator.errors import Fault, NotJson, Refused, TooDeep, TooLarge
 from orchestrator.nesting import DEEPEST, DEEPEST_KEPT, is_deep
-from orchestrator.store import sealing, wall
+from orchestrator.store import outage, sealing, wall
 from orchestrator.store.slow import TimedConnection
 
 logger = logging.getLogger("orchestrator.store")
@@ -196,6 +196,7 @@ class Database:
         self.slow_s = slow_s
         self._local = threading.local()
         self.has_wall = True
+        self._outage: outage.Outage | None = None
 
     @classmethod
     def of(cls, settings: Settings, *, patience_s: float = 30.0, first_patience_s: float | None = None) -> Database:
@@ -203,11 +204,18 @@ class Database:
         url, schema, slow_s = settings.database_url, settings.database_schema, settings.slow_query_s
         return cls(url, schema, patience_s=patience_s, slow_s=slow_s, first_patience_s=first_patience_s)
 
+    def refuse_when_away(self) -> None:
+        """From here on nobody in this process waits for a server that does not answer: see `store/outage.py`."""
+        self.patience_s = self.first_patience_s = outage.PATIENCE_S
+        self._outage = outage.Outage(lambda: connect(self.url, self.schema, timeout_s=2))
+
     def another(self, *, patience_s: float) -> Database:
         """The same tables, over connections of its own."""
         return Database(self.url, self.schema, patience_s=patience_s, slow_s=self.slow_s)
 
     def connection(self) -> Connection:
+        if self._outage is not None:
+            self._outage.check()
         held: Connection | None = getattr(self._local, "connection", None)
         if held is None or self._local.pid != os.getpid() or held.closed:
             held = opened = connect(self.url, self.schema)
@@ -218,6 +226,8 @@ class Database:
                 raise
             opened.slow_s = self.slow_s
             self.was_reached = True
+            if self._outage is not None:
+                self._outage.add(opened)
             self._local.connection = held
             self._local.pid = os.getpid()
             self._local.acts_for = None
@@ -266,7 +276,7 @@ class Database:
             try:
                 return act(self.connection())
             except BROKEN as error:
-                if isinstance(error, psycopg.errors.QueryCanceled) or time.monotonic() > deadline:
+                if isinstance(error, psycopg.errors.QueryCanceled | outage.DatabaseAway) or time.monotonic() > deadline:
                     raise
                 self.drop()
                 time.sleep(pause)  # a server that restarts is not helped by haste

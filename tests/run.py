@@ -246,6 +246,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"no such run: {what}; there are {', '.join(STAGES)}")
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # What is begun in the background of a script ignores interrupts, and so would all that the tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     began = time.monotonic()
     factor = calibrated()
     folder = Path(tempfile.mkdtemp(prefix="tests-"))

@@ -91,14 +91,26 @@ def test_an_error_in_every_place_ends_the_instance(stack: Stack, monkeypatch: py
 
 def test_a_definition_that_is_gone_ends_the_instance(stack: Stack) -> None:
     instance_id = start(stack, UNCAUGHT)
+    stack.sql("update definitions set tree = '[]'::jsonb where name = 'uncaught' returning 1")
+    stack.runner.runtime._definitions.clear()
+
+    walk(stack, instance_id)
+
+    row = stack.sql("select state, error ->> 'code' from instances where id = %s", instance_id)
+    assert row == [("FAILED", "broken_definition")]
+
+
+def test_a_definition_of_newer_code_waits_for_that(stack: Stack) -> None:
+    instance_id = start(stack, UNCAUGHT)
     stack.sql("update definitions set tree = '{\"is\": \"unheard-of\"}'::jsonb where name = 'uncaught' returning 1")
     stack.runner.runtime._definitions.clear()
 
-    for _ in range(3):
-        walk(stack, instance_id)
+    walk(stack, instance_id)
 
-    row = stack.sql("select state, error ->> 'code' from instances where id = %s", instance_id)
-    assert row == [("FAILED", "internal")]
+    row = stack.sql(
+        "select i.state, b.state, b.lacks from instances i join branches b on b.instance_id = i.id where i.id = %s", instance_id
+    )
+    assert row == [("RUNNING", "parked", "kind of task:unheard-of")]
 
 
 def test_a_worker_that_dies_while_it_reads_the_history_does_so_a_few_times_only(stack: Stack) -> None:

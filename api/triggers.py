@@ -8,7 +8,8 @@ from orchestrator.api import asked, gate
 from orchestrator.api.runner import runner
 from orchestrator.definition.documents import parse
 from orchestrator.definition.triggers import read_triggers
-from orchestrator.errors import Fault, Invalid, NotFound
+from orchestrator.engine.hooks import read_webhook
+from orchestrator.errors import NotFound
 
 blueprint = Blueprint("triggers", __name__, url_prefix="/workflow")
 
@@ -63,17 +64,10 @@ def put_webhook() -> tuple[Response, int]:
 
     `{name, url, types, secret}`; `secret` names a secret of the bridge (SECRET_<NAME>), it is not one.
     """
-    body = asked.body()
-    faults = [Fault(key, "is required") for key in ("name", "url", "secret") if not isinstance(body.get(key), str) or not body[key]]
-    types = body.get("types", ["*"])
-    if not isinstance(types, list) or not types or not all(isinstance(one, str) for one in types):
-        faults.append(Fault("types", "a list of event types is needed; `*` stands for anything"))
-    if isinstance(body.get("url"), str) and not body["url"].startswith(("http://", "https://")):
-        faults.append(Fault("url", "must begin with http:// or https://"))
-    if faults:
-        raise Invalid(faults, "webhook")
-    runner().put_webhook(body["name"], body["url"], types, body["secret"], tenant=asked.tenant(), **asked.by_whom())
-    return jsonify({"webhook": body["name"]}), 201
+    given = asked.body()
+    hook = read_webhook(given)
+    runner().put_webhook(hook.name, hook.url, hook.types, hook.secret, tenant=asked.tenant(), **asked.by_whom())
+    return jsonify({"webhook": hook.name}), 201
 
 
 @blueprint.get("/webhooks")

@@ -8,9 +8,10 @@ from typing import Any
 
 from orchestrator.definition.triggers import entries_of, read_triggers
 from orchestrator.engine import effects, starts
+from orchestrator.engine.hooks import FAILING_WEBHOOK, read_webhook
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import NotFound
-from orchestrator.store import events, instances, triggers, webhooks
+from orchestrator.store import events, findings, instances, triggers, webhooks
 from orchestrator.store.connection import Connection
 
 # What takes letters out of dead-letter streams; the bridge's side of it, given by the composition.
@@ -91,12 +92,14 @@ def delete(runtime: Runtime, name: str, tenant: str, actor: str, source: str) ->
 
 
 def put_webhook(runtime: Runtime, name: str, url: str, types: Sequence[str], secret: str, tenant: str, actor: str, source: str) -> None:
+    hook = read_webhook({"name": name, "url": url, "types": list(types) if isinstance(types, tuple) else types, "secret": secret})
+
     def act(c: Connection) -> None:
         with c.transaction():
-            webhooks.put(c, tenant, name, url, types, secret)
-            instances.audit(
-                c, actor, "put-webhook", source, None, None, {"webhook": name, "url": url, "types": list(types), "tenant": tenant}
-            )
+            webhooks.put(c, tenant, hook.name, hook.url, hook.types, hook.secret)
+            findings.clear(c, FAILING_WEBHOOK, hook.name, tenant=tenant)
+            about = {"webhook": hook.name, "url": hook.url, "types": hook.types, "tenant": tenant}
+            instances.audit(c, actor, "put-webhook", source, None, None, about)
 
     runtime.database.patiently(act)
 
@@ -115,6 +118,7 @@ def delete_webhook(runtime: Runtime, name: str, tenant: str, actor: str, source:
         with c.transaction():
             if not webhooks.delete(c, tenant, name):
                 raise NotFound("webhook", name, "`orchestrator webhooks` lists them")
+            findings.clear(c, FAILING_WEBHOOK, name, tenant=tenant)
             instances.audit(c, actor, "delete-webhook", source, None, None, {"webhook": name, "tenant": tenant})
 
     runtime.database.patiently(act)

@@ -30,6 +30,7 @@ class Delivery:
     url: str
     secret: str
     name: str
+    tenant: str
 
 
 _COLUMNS = "id, tenant, name, url, types, secret, enabled"
@@ -82,7 +83,7 @@ def claim(c: Connection, limit: int) -> list[Delivery]:
         with due as (select id from deliveries where try_at <= now() order by try_at limit %s for update skip locked)
         update deliveries d set try_at = now() + make_interval(secs => %s), attempts = d.attempts + 1
         from due, webhooks w where d.id = due.id and w.id = d.webhook_id
-        returning d.id, d.event, d.attempts, w.url, w.secret, w.name
+        returning d.id, d.event, d.attempts, w.url, w.secret, w.name, w.tenant
         """,
         (limit, SENDING_S),
     ).fetchall()

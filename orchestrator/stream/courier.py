@@ -16,10 +16,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from orchestrator.config import secrets
+from orchestrator.engine.hooks import BASE64, FAILING_WEBHOOK, fault_of
 from orchestrator.engine.runtime import Runtime
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, text_of
 from orchestrator.net.client import send
-from orchestrator.store import webhooks
+from orchestrator.store import findings, webhooks
 from orchestrator.store.connection import BROKEN, spelled
 from orchestrator.store.webhooks import Delivery
 
@@ -35,7 +36,7 @@ TIMEOUT_S = 15.0
 
 def signature(secret: str, id: str, timestamp: str, body: bytes) -> str:
     """A secret that begins with `whsec_` is base64, as the standard has it; any other is taken as its bytes."""
-    key = base64.b64decode(secret.removeprefix("whsec_")) if secret.startswith("whsec_") else secret.encode()
+    key = base64.b64decode(secret.removeprefix(BASE64)) if secret.startswith(BASE64) else secret.encode()
     return "v1," + base64.b64encode(hmac.new(key, f"{id}.{timestamp}.".encode() + body, hashlib.sha256).digest()).decode()
 
 
@@ -44,6 +45,7 @@ class Courier(threading.Thread):
         super().__init__(name="courier", daemon=True)
         self.runtime = runtime
         self._stopping = threading.Event()
+        self._failing: dict[tuple[str, str], str] = {}
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="delivery")
 
     def stop(self) -> None:
@@ -67,22 +69,44 @@ class Courier(threading.Thread):
     def turn(self) -> int:
         """Send what is due; gives how many."""
         found = self.runtime.database.patiently(lambda c: webhooks.claim(c, AT_ONCE * 4))
-        for delivery, error in zip(found, self._pool.map(_deliver, found), strict=True):
+        for delivery, error in zip(found, self._pool.map(_attempt, found), strict=True):
+            self._note(delivery, error)
             if error is None:
                 self.runtime.database.patiently(lambda c, d=delivery: webhooks.delivered(c, d.id))  # type: ignore[misc]
                 continue
             pause = None if delivery.attempts >= ATTEMPTS else min(FIRST_PAUSE_S * 2 ** (delivery.attempts - 1), LONGEST_PAUSE_S)
-            logger.warning("webhook %s: attempt %d failed: %s", delivery.name, delivery.attempts, error)
             self.runtime.database.patiently(lambda c, d=delivery, e=error, p=pause: webhooks.refused(c, d.id, e, p))  # type: ignore[misc]
         return len(found)
 
+    def _note(self, delivery: Delivery, error: str | None) -> None:
+        """How a webhook does is said when it changes, and is a finding while it fails: not once for each of its deliveries."""
+        whose = (delivery.tenant, delivery.name)
+        before = self._failing.get(whose, "")
+        if (error or "") == before:
+            return
+        if error is None:
+            del self._failing[whose]
+            logger.info("webhook %s is delivered again", delivery.name)
+            self.runtime.database.patiently(lambda c: findings.clear(c, FAILING_WEBHOOK, delivery.name, tenant=delivery.tenant))
+        else:
+            self._failing[whose] = error
+            logger.warning("webhook %s fails, and is tried again less and less often: %s", delivery.name, error)
+            self.runtime.database.patiently(lambda c: findings.note(c, FAILING_WEBHOOK, delivery.name, error, tenant=delivery.tenant))
+
+
+def _attempt(delivery: Delivery) -> str | None:
+    """Gives what went wrong, whatever it is."""
+    try:
+        return _deliver(delivery)
+    except Exception as error:  # noqa: BLE001  # what its row holds may be no event
+        return f"{type(error).__name__}: {text_of(error)}"
+
 
 def _deliver(delivery: Delivery) -> str | None:
-    """Gives what went wrong."""
     body = spelled(delivery.event).encode()
-    secret = secrets.resolve([delivery.secret])[delivery.secret]
-    if not isinstance(secret, str) or not secret:
-        return f"the secret '{delivery.secret}' is not given to this process (SECRETS_DIR, SECRET_<NAME>)"
+    if (wrong := fault_of(delivery.secret)) is not None:
+        return wrong
+    secret = str(secrets.resolve([delivery.secret])[delivery.secret])
     id, now = str(delivery.event["id"]), str(int(time.time()))
     headers = {
         "content-type": "application/cloudevents+json; charset=utf-8",

@@ -187,6 +187,7 @@ class Taker(Hook):
 
 
 def test_webhooks_are_signed_and_sent_until_they_are_taken(site: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_HOOK", "s3cret")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

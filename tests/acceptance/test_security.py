@@ -117,12 +117,13 @@ def test_every_role_at_every_route(stack: Stack) -> None:
     assert stack.sql("select count(*) from instances where state = 'CANCELLED' and workflow = 'numbered'")[0][0] >= 1
 
 
-def test_tenants_do_not_see_one_another(stack: Stack, client: FlaskClient) -> None:
+def test_tenants_do_not_see_one_another(stack: Stack, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = key(stack, "developer", tenant="a", name="ann"), key(stack, "developer", tenant="b", name="bob")
     started = client.post("/workflow/start/numbered", json={"n": 1}, headers=a).get_json()["instanceId"]
     number = client.post("/workflow/events", json={"id": "e", "source": "/a", "type": "t", "data": 1}, headers=a).get_json()["number"]
     client.post("/workflow/schedules", json={"id": "s", "workflow": "numbered", "cron": "0 0 * * *"}, headers=a)
     client.post("/workflow/triggers", json={"name": "tr", "on": "x", "start": "numbered"}, headers=a)
+    monkeypatch.setenv("SECRET_S", "secret")
     client.post("/workflow/webhooks", json={"name": "w", "url": "http://x", "secret": "s"}, headers=a)
     for headers, there in ((a, 200), (b, 404)):
         assert client.get(f"/workflow/instance/{started}", headers=headers).status_code == there

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import statistics
 import time
 import uuid
@@ -72,6 +73,7 @@ class Poison:
         runner = self.stack.runner
         runner.schedules.add({"id": "good", "workflow": "numbered", "every": 1, "properties": {"n": 1}})
         runner.put_trigger({"name": "good", "on": "poison.kind", "start": "numbered"})
+        os.environ["SECRET_S"] = "secret"
         runner.put_webhook("good", "http://127.0.0.1:9/", ["poison.kind"], secret="s")
         runner.send_event({"id": str(uuid.uuid4()), "source": "test", "type": "poison.kind", "data": {}})
         now = str(self.stack.sql("select now()")[0][0])

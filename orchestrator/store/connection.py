@@ -218,16 +218,8 @@ class Database:
             self._outage.check()
         held: Connection | None = getattr(self._local, "connection", None)
         if held is None or self._local.pid != os.getpid() or held.closed:
-            held = opened = connect(self.url, self.schema)
-            try:
-                refuse_shared_sessions(self.url, self.schema, opened)
-            except BaseException:
-                opened.close()
-                raise
-            opened.slow_s = self.slow_s
+            held = self._open() if self._outage is None else self._outage.opened(self._open)
             self.was_reached = True
-            if self._outage is not None:
-                self._outage.add(opened)
             self._local.connection = held
             self._local.pid = os.getpid()
             self._local.acts_for = None
@@ -235,6 +227,16 @@ class Database:
         if wanted != self._local.acts_for:
             self._change_role(held, wanted)
         return held
+
+    def _open(self) -> TimedConnection:
+        opened = connect(self.url, self.schema)
+        try:
+            refuse_shared_sessions(self.url, self.schema, opened)
+        except BaseException:
+            opened.close()
+            raise
+        opened.slow_s = self.slow_s
+        return opened
 
     def act_for(self, tenant: str | None) -> None:
         """From here on this thread's statements see what is one tenant's, whatever they ask for (`store/wall.py`). None: all."""

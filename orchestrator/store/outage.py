@@ -1,7 +1,7 @@
 """Whether PostgreSQL answers, as a process knows it that serves requests: while it does not, nobody there waits for it.
 
 A thread asks every half second over a connection of its own. When an answer is missing or late, whoever needs the database is refused at
-once, and who waits in a statement is cut off. When an answer comes again, all go on.
+once, and who waits in a statement, or for a connection, is cut off. When an answer comes again, all go on.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Future, wait
+from typing import Any, TypeVar
 
 import psycopg
 
 logger = logging.getLogger("orchestrator.store")
 
+C = TypeVar("C", bound=psycopg.Connection[Any])
+
 EVERY_S = 0.5
+LOOK_S = 0.1
 LATE_S = 0.8
 PATIENCE_S = 0.4
 """How long one request may try again: a connection that broke while it was idle is replaced in that time."""
@@ -47,6 +51,20 @@ class Outage:
             self._begin("it does not answer in time")
         if self._is_away:
             raise DatabaseAway("the database does not answer")
+
+    def opened(self, act: Callable[[], C]) -> C:
+        """A connection, opened beside the thread that needs it: a server that is frozen lets in, and says nothing more."""
+        made: Future[C] = Future()
+        threading.Thread(target=_fulfil, args=(made, act), name="database-opening", daemon=True).start()
+        while not wait([made], LOOK_S).done:
+            try:
+                self.check()
+            except DatabaseAway:
+                made.add_done_callback(_close)
+                raise
+        connection = made.result()
+        self.add(connection)
+        return connection
 
     def add(self, connection: psycopg.Connection[Any]) -> None:
         """Cut off, should the server fall silent."""
@@ -100,3 +118,16 @@ class Outage:
             was_away, self._is_away = self._is_away, False
         if was_away:
             logger.warning("PostgreSQL answers again")
+
+
+def _fulfil(made: Future[C], act: Callable[[], C]) -> None:
+    try:
+        made.set_result(act())
+    except BaseException as error:  # noqa: BLE001  # whatever it is belongs to the thread that waits
+        made.set_exception(error)
+
+
+def _close(late: Future[C]) -> None:
+    """Nobody waits for it any more."""
+    if late.exception() is None:
+        late.result().close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import psycopg
 import pytest
 
 from orchestrator.store.outage import DatabaseAway, Outage
+from tests.pace import patient
 from tests.stack import until
 
 
@@ -55,3 +57,34 @@ def test_whatever_the_watch_meets_it_goes_on(error: Exception, place: str) -> No
         return line.asked >= 2
 
     until(answers, 10)
+
+
+def test_who_waits_for_a_connection_is_let_go_when_the_server_is_silent() -> None:
+    """And the connection, should it come after all, is kept by nobody."""
+    silent, closed = threading.Event(), threading.Event()
+
+    class Late(Line):
+        def execute(self, _: str) -> None:
+            silent.wait()
+
+        def close(self) -> None:
+            closed.set()
+
+    def come_late() -> Any:
+        silent.wait()
+        return Late([])
+
+    outage = Outage(lambda: Late([]))  # type: ignore[arg-type, return-value]
+    with pytest.raises(DatabaseAway):
+        outage.opened(come_late)
+    assert not silent.is_set()
+    silent.set()
+    assert closed.wait(patient(10))
+
+
+def test_what_keeps_a_connection_from_opening_is_raised_where_it_is_needed() -> None:
+    def refuse() -> Any:
+        raise psycopg.OperationalError("no such role")
+
+    with pytest.raises(psycopg.OperationalError, match="no such role"):
+        Outage(lambda: Line([])).opened(refuse)  # type: ignore[arg-type, return-value]

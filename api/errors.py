@@ -25,6 +25,7 @@ STATUS: dict[type[BaseException], int] = {
     errors.InUse: 409,
     errors.ChangedMeanwhile: 412,
     errors.Disabled: 409,
+    errors.BrokenHistory: 409,
     errors.TooLarge: 413,
     errors.TooDeep: 400,
     errors.NotJson: 400,
@@ -32,6 +33,8 @@ STATUS: dict[type[BaseException], int] = {
     Unauthenticated: 401,
     Forbidden: 403,
     TooMany: 429,
+    # What this process lacks another may have, or this one when it is given it.
+    errors.MissingCode: 503,
     errors.OrchestratorError: 500,
     psycopg.OperationalError: 503,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import logging
 import os
 import queue
@@ -15,7 +16,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import psycopg
@@ -204,16 +205,30 @@ class Hub:
     def _run(self) -> None:
         while True:
             began = time.monotonic()
-            try:
-                self._turn()
-            except psycopg.Error as error:
-                self.database.drop()
-                logger.warning("the database is away, who looks on waits: %s", str(error).split("\n", 1)[0])
-                time.sleep(1)  # and is asked again
-            except Exception:
-                logger.exception("a turn failed")
-                time.sleep(1)  # what fails at once fails again at once
-            self._listen(max(0.01, TICK_S - (time.monotonic() - began)))
+            self._attempt(self._turn)
+            self._attempt(lambda: self._listen(max(0.01, TICK_S - (time.monotonic() - began))))  # noqa: B023  # it is called here
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        """Nothing ends this thread, which all streams have in common."""
+        try:
+            act()
+        except psycopg.Error as error:
+            self.database.drop()
+            logger.warning("the database is away, who looks on waits: %s", str(error).split("\n", 1)[0])
+            time.sleep(1)  # and is asked again
+        except Exception:
+            logger.exception("a turn failed")
+            time.sleep(1)  # what fails at once fails again at once
+
+    def _with(self, sink: Sink, act: Callable[[], None]) -> None:
+        """One stream's fault is its own: it is ended, and the others go on."""
+        try:
+            act()
+        except Exception:
+            logger.exception("a stream failed, and is ended")
+            with contextlib.suppress(Exception):
+                sink.end()  # whoever takes from it waits no longer
+            sink.is_over = True
 
     def _turn(self) -> None:
         self._welcome()
@@ -229,9 +244,12 @@ class Hub:
         while not self._new.empty():
             sink, watch = self._new.get()
             self._streams[sink] = watch
-            if isinstance(sink, Lent):
-                self._sockets.register(sink.socket, selectors.EVENT_READ, sink)
-            sink.send(b"retry: 1000\n\n")
+            self._with(sink, functools.partial(self._greet, sink))
+
+    def _greet(self, sink: Sink) -> None:
+        if isinstance(sink, Lent):
+            self._sockets.register(sink.socket, selectors.EVENT_READ, sink)
+        sink.send(b"retry: 1000\n\n")
 
     def _instances(self, c: Connection) -> None:
         watched = {sink: watch for sink, watch in self._streams.items() if isinstance(watch, InstanceWatch) and not sink.is_over}
@@ -249,11 +267,10 @@ class Hub:
             id = watch.instance_id
             if (id in ended or watch.seen is None) and id not in whole:
                 whole[id] = live.facts(c, [id], None, MOST_FACTS)
-            for chunk in watch.news(whole.get(id) or lately.get(id, []), standing.get(id)):
-                sink.send(chunk)
+            news = functools.partial(watch.news, whole.get(id) or lately.get(id, []), standing.get(id))
+            self._with(sink, functools.partial(_tell, sink, news))
             if id in ended:
-                sink.send(said("end", {"status": watch.status["status"] if watch.status else None}))
-                sink.end()
+                self._with(sink, functools.partial(_say_end, sink, watch))
 
     def _events(self, c: Connection) -> None:
         watching = {sink: watch for sink, watch in self._streams.items() if isinstance(watch, EventsWatch) and not sink.is_over}
@@ -271,8 +288,7 @@ class Hub:
             found = [(one, said("event", {key: one[key] for key in one if key != "instance_id"}, one["number"])) for one in events]
             for sink, watch in watching.items():
                 if found and watch.after == after:
-                    for chunk in watch.news(found):
-                        sink.send(chunk)
+                    self._with(sink, functools.partial(_tell, sink, functools.partial(watch.news, found)))
 
     def _beat(self) -> None:
         """A word now and then keeps proxies from closing the line, and finds those that are gone; nobody stays for ever."""
@@ -282,9 +298,9 @@ class Hub:
             self._beaten = now
         for sink in self._streams:
             if now > sink.until:
-                sink.end()
+                self._with(sink, sink.end)
             elif is_time and not sink.is_over:
-                sink.send(b": \n\n")
+                self._with(sink, functools.partial(sink.send, b": \n\n"))
 
     def _listen(self, patience_s: float) -> None:
         deadline = time.monotonic() + patience_s
@@ -293,17 +309,28 @@ class Hub:
                 time.sleep(left)  # until the next turn
                 return
             for key, _ in self._sockets.select(left):
-                key.data.heard()
+                self._with(key.data, key.data.heard)
                 if key.data.is_over:
                     self._forget(key.data)
         for key in self._sockets.get_map().values():
-            key.data.push()
+            self._with(key.data, key.data.push)
 
     def _forget(self, sink: Sink) -> None:
         del self._streams[sink]
         if isinstance(sink, Lent):
-            self._sockets.unregister(sink.socket)
+            with contextlib.suppress(KeyError, ValueError):  # it could not be registered
+                self._sockets.unregister(sink.socket)
             sink.socket.close()
+
+
+def _tell(sink: Sink, news: Callable[[], Iterable[bytes]]) -> None:
+    for chunk in news():
+        sink.send(chunk)
+
+
+def _say_end(sink: Sink, watch: InstanceWatch) -> None:
+    sink.send(said("end", {"status": watch.status["status"] if watch.status else None}))
+    sink.end()
 
 
 def _allow_descriptors() -> None:

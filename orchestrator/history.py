@@ -6,7 +6,7 @@ came). Facts of one branch are numbered 1, 2, 3 …; the number is what two writ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -58,11 +58,11 @@ def is_failing(fact: Fact) -> bool:
     return fact.kind in FAILING or (fact.kind in (Kind.JOINED, Kind.CHILD_ENDED, Kind.DECIDED) and "error" in (fact.data or {}))
 
 
-def numbered(facts: Sequence[Fact], base: int = 0) -> list[tuple[int, Fact]]:
-    """The facts that count, with their numbers: nothing is ever deleted, but `branch.reopened` takes back what failed,
+def that_count(facts: Iterable[tuple[int, Fact]]) -> list[tuple[int, Fact]]:
+    """Of facts with their numbers those that count: nothing is ever deleted, but `branch.reopened` takes back what failed,
     and gives the tasks in progress the time that has passed since."""
     kept: list[tuple[int, Fact]] = []
-    for seq, fact in enumerate(facts, base + 1):
+    for seq, fact in facts:
         if fact.kind == Kind.REOPENED:
             kept = [(s, _shifted(f, fact.data)) for s, f in kept if s < fact.data["from"]]
         else:
@@ -71,7 +71,7 @@ def numbered(facts: Sequence[Fact], base: int = 0) -> list[tuple[int, Fact]]:
 
 
 def effective(facts: Sequence[Fact], base: int = 0) -> list[Fact]:
-    return [fact for _, fact in numbered(facts, base)]
+    return [fact for _, fact in that_count(enumerate(facts, base + 1))]
 
 
 def _shifted(fact: Fact, reopened: dict[str, Any]) -> Fact:

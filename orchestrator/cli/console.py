@@ -212,6 +212,8 @@ def _branch(tree: Tree, node: Node) -> None:
 def print_summary(seen: Seen) -> None:
     i = seen.instance
     out.print(f"[dim]{escape(seen.message)}[/]")
+    for branch, number in seen.missing:
+        out.print(f"[yellow]fact {number} of the branch at '{escape(branch or '/')}' is missing: what followed from it is not known[/]")
     if i["compensation"]:
         out.print(f"[magenta]compensation: {i['compensation']['result']}[/]")
     if i["output"] is not None and i["outcome"] == "COMPLETED":

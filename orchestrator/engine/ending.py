@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from orchestrator.engine.configuring import Configurations
 from orchestrator.engine.runtime import queue_of
 from orchestrator.engine.stopped import Stopped
 from orchestrator.engine.undoing import not_undone
-from orchestrator.errors import Fenced, WorkflowFailed, plain
+from orchestrator.errors import BrokenHistory, Fenced, WorkflowFailed, plain
 from orchestrator.history import Failure, Kind
 from orchestrator.ids import Position, Scope
 from orchestrator.plan.catching import told
@@ -153,7 +154,10 @@ def end_undone(walk: Walk, failure: Failure | None = None) -> None:
     held = walk.held
 
     def read(c: Connection) -> tuple[str, Any, history.Told, list[tuple[Position, str]]]:
-        left = not_undone(c, held.instance_id, walk.definition, walk.runtime.registry)
+        left: list[tuple[Position, str]] = []
+        # Where facts are missing nobody can tell what was done: the way back has failed for it.
+        with contextlib.suppress(BrokenHistory):
+            left = not_undone(c, held.instance_id, walk.definition, walk.runtime.registry)
         return (*instances.heading_for(c, held.instance_id), history.of_instance(c, held.instance_id), left)
 
     ending, error, told, left = walk.database.patiently(read)

@@ -21,7 +21,7 @@ def fork_history(
     c: Connection, runtime: Runtime, instance: Locked, new_id: str, position: str, actor: str, source: str, input: Any
 ) -> list[Published]:
     """Create the instance and copy what stays; gives the branches to be published."""
-    told = history.of_instance(c, instance.id)
+    told = history.of_instance(c, instance.id).whole()
     branch, seq = _cut(told, position)
     forks.copy_instance(
         c, instance, new_id, actor, source, None if input is None else sized("input", input, runtime.settings.payload_limit_bytes)

@@ -24,7 +24,7 @@ from orchestrator.engine.runtime import Runtime, priority_number, queue_of
 from orchestrator.engine.slots import scopes_of
 from orchestrator.engine.undoing import undo_tree
 from orchestrator.errors import Disabled, Fault, IllegalMove, Invalid, MissingCode, NotFound, Refused
-from orchestrator.history import Fact, Kind, is_failing, numbered
+from orchestrator.history import Fact, Kind, is_failing
 from orchestrator.ids import InstanceId, Scope, is_instance_id, new_instance_id
 from orchestrator.plan import remaining
 from orchestrator.plan.canvas import Address
@@ -358,7 +358,7 @@ def retry(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:
 
 
 def _reopen(c: Connection, instance_id: str, shift: float) -> list[Published]:
-    told = history.of_instance(c, instance_id)
+    told = history.of_instance(c, instance_id).readable()
     now = timers.now(c)
     published: list[Published] = []
     reopened: set[int] = set()
@@ -366,7 +366,7 @@ def _reopen(c: Connection, instance_id: str, shift: float) -> list[Published]:
         if branch.state == "closed" and branch.outcome in ("completed", "ended") and branch.parent_id is not None:
             continue
         rows = told.of_branch(branch.id)
-        counted = numbered([row.fact for row in rows])
+        counted = told.counted(branch.id)
         failing = next((seq for seq, fact in reversed(counted) if is_failing(fact)), None)
         at = next((fact for seq, fact in counted if seq == failing), None)
         waits = (at is not None and at.kind == Kind.JOINED) or any(told.by_id[id].parent_id == branch.id for id in reopened)

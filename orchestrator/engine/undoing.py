@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.definition.tree import AnyTask, Definition
 from orchestrator.engine.rebuild import forward_of
-from orchestrator.history import Kind, numbered
+from orchestrator.history import Kind
 from orchestrator.ids import Position
 from orchestrator.plan.backward import Done, backward, without_handler
 from orchestrator.plan.needs import Perform
@@ -16,7 +16,7 @@ from orchestrator.store.connection import Connection
 def completed_steps(c: Connection, instance_id: str, definition: Definition) -> dict[Position, Done]:
     """Every completed step of the forward branches with what it was given, in the order in which they were completed;
     less what an earlier way back has undone."""
-    told = history.of_instance(c, instance_id)
+    told = history.of_instance(c, instance_id).readable()
     order = {(r.branch_id, r.seq): n for n, r in enumerate(sorted(told.facts, key=lambda r: (r.at, r.branch_id, r.seq)), 1)}
     done: dict[Position, Done] = {}
     undone = {
@@ -28,7 +28,7 @@ def completed_steps(c: Connection, instance_id: str, definition: Definition) -> 
         if branch.position.startswith("/undo"):
             continue
         forward = forward_of(definition, definition.do, branch, *told.flows_into(branch))
-        for seq, fact in numbered([row.fact for row in told.of_branch(branch.id)]):
+        for seq, fact in told.counted(branch.id):
             need = forward.need
             if fact.kind == Kind.TASK_SKIPPED:
                 break

@@ -26,7 +26,7 @@ from orchestrator.definition.tree import (
 from orchestrator.engine.rebuild import forward_of
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import BrokenHistory, NotFound, OrchestratorError
-from orchestrator.history import Fact, Kind, numbered
+from orchestrator.history import Fact, Kind, that_count
 from orchestrator.ids import Position
 from orchestrator.plan.forward import Forward
 from orchestrator.plan.needs import AwaitChild, Decide, Failed, Finished, Join, Listening, Perform, Sleep
@@ -93,6 +93,8 @@ class Seen:
     facts: int
     unmet: list[str]
     order: list[Position]
+    missing: list[tuple[Position, int]]
+    """Facts that somebody deleted, by their branch and number. What followed from them is not known."""
 
     def steps(self) -> list[Node]:
         """The tasks with effects, where progress is counted."""
@@ -160,6 +162,7 @@ class Seen:
             "completed_at": i["ended_at"],
             "duration_s": i["duration_s"],
             "waits_for": [{"step": node.name, "position": node.position, "for": node.note} for node in self.waiting()] or self.unmet,
+            "missing_facts": [{"branch": branch, "number": number} for branch, number in self.missing],
             "steps": [node.to_json(whole=whole) for node in self.root.children] or [self.root.to_json(whole=whole)],
         }
 
@@ -195,6 +198,7 @@ def see(c: Connection, runtime: Runtime, instance_id: str, at: int | None = None
         raise NotFound("instance", instance_id)
     definition = runtime.definition(instance["definition_id"])
     told = history.of_instance(c, instance_id)
+    missing = [(branch.position, number) for branch in told.branches for number in told.missing(branch.id)]
     unmet = [*admission.unmet(c, instance_id), *admission.slots_wanted(c, instance_id)] if instance["state"] == "PENDING" else []
     if at is not None:
         ordered = sorted(told.facts, key=lambda row: (row.at, row.branch_id, row.seq))[:at]
@@ -212,7 +216,7 @@ def see(c: Connection, runtime: Runtime, instance_id: str, at: int | None = None
     order = [
         row.fact.position for row in sorted(told.facts, key=lambda r: (r.at, r.branch_id, r.seq)) if row.fact.kind == Kind.STEP_COMPLETED
     ]
-    return Seen(instance, definition, root, len(told.facts), unmet, order)
+    return Seen(instance, definition, root, len(told.facts), unmet, order, missing)
 
 
 class _Found:
@@ -228,24 +232,30 @@ class _Found:
         for branch in told.branches:
             if branch.position.startswith("/undo"):
                 for row in told.of_branch(branch.id):
-                    if row.fact.kind in (Kind.UNDONE, Kind.UNDO_FAILED):
+                    if row.fact.kind in (Kind.UNDONE, Kind.UNDO_FAILED) and not isinstance(row.fact.data, Unopened):
                         self.undone[row.fact.data["origin"]] = "compensated" if row.fact.kind == Kind.UNDONE else "failed"
             else:
                 self._branch(branch, told, looks_back=looks_back)
 
     def _branch(self, branch: history.BranchRow, told: history.Told, *, looks_back: bool) -> None:
+        """Up to a hole what follows from the facts; beyond it each fact as it stands."""
         rows = told.of_branch(branch.id)
-        forward = forward_of(self.definition, self.definition.do, branch, *told.flows_into(branch))
+        forward = self._fold_of(branch, told)
+        hole = told.hole(branch.id)
+        sound = [(row.seq, row.fact) for row in rows if hole is None or row.seq < hole]
+        beyond = [(row.seq, row.fact) for row in rows[len(sound) :]]
         at = {row.seq: row.at for row in rows}
         last = self.instance["began"] if branch.parent_id is None else branch.queued_at
-        for seq, fact in numbered([row.fact for row in rows]):
+        for seq, fact in [*that_count(sound), *beyond]:
             node = self._at(fact.position)
             if node.began is None:
                 node.began = min(last, at[seq])
             last = at[seq]
-            _mark(node, fact.kind, fact.data or {}, fact.attempt, last)
+            _mark(node, fact.kind, fact.data, fact.attempt, last)
             if fact.kind == Kind.TASK_SKIPPED:
                 return
+            if forward is None or (hole is not None and seq >= hole):
+                continue
             self._note_data(forward, fact)
             try:
                 forward.apply(fact)
@@ -253,6 +263,19 @@ class _Found:
                 return
             if fact.kind == Kind.RECEIVED and _has_left(forward, fact.position):
                 node.state, node.ended = StepState.COMPLETED, last
+        if forward is not None and hole is None:
+            self._stand(branch, forward, looks_back=looks_back)
+
+    def _fold_of(self, branch: history.BranchRow, told: history.Told) -> Forward | None:
+        """None: what the branch began with cannot be read, nor what follows from it."""
+        shared, before = told.flows_into(branch)
+        given = (branch.instance_input, branch.vars, branch.context, shared, *(one.output for one in before))
+        if any(isinstance(value, Unopened) for value in given):
+            return None
+        return forward_of(self.definition, self.definition.do, branch, shared, before)
+
+    def _stand(self, branch: history.BranchRow, forward: Forward, *, looks_back: bool) -> None:
+        """Where a branch is after its last fact."""
         if isinstance(forward.need, Failed) and branch.state == "closed":
             failure = forward.need.failure
             raised = self._at(failure.position)
@@ -387,8 +410,9 @@ def _kind(task: AnyTask) -> str:
     return str(to_json(task)["is"])
 
 
-def _mark(node: Node, kind: str, data: dict[str, Any], attempt: int, at: float) -> None:
+def _mark(node: Node, kind: str, held: Any, attempt: int, at: float) -> None:
     node.attempts = max(node.attempts, attempt)
+    data: dict[str, Any] = {"output": held} if isinstance(held, Unopened) else held or {}
     match kind:
         case Kind.STEP_COMPLETED | Kind.WAITED | Kind.JOINED | Kind.CHILD_ENDED | Kind.EMITTED:
             node.state, node.ended = (StepState.FAILED, at) if "error" in data else (StepState.COMPLETED, at)
@@ -400,9 +424,9 @@ def _mark(node: Node, kind: str, data: dict[str, Any], attempt: int, at: float) 
             node.state, node.ended = StepState.SKIPPED, at
         case Kind.DECIDED if "error" in data:
             node.state, node.ended, node.error = StepState.FAILED, at, data["error"]
-        case Kind.DECIDED if data["slot"] == "if" and data["value"] in (None, False):
+        case Kind.DECIDED if data.get("slot") == "if" and data["value"] in (None, False):
             node.state, node.ended = StepState.SKIPPED, at
-        case Kind.DECIDED if data["slot"] in ("set", "case"):
+        case Kind.DECIDED if data.get("slot") in ("set", "case"):
             node.state, node.ended, node.output = StepState.COMPLETED, at, data.get("value")
         case Kind.RETRIED | Kind.CAUGHT_RETRY:
             node.state, node.error = StepState.RUNNING, data.get("error")

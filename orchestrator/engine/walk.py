@@ -339,7 +339,7 @@ class Walk:
         return self.runtime.shared[key]
 
     def read_facts(self, after: int) -> list[Fact]:
-        return self.database.patiently(lambda c: facts.after(c, self.held.id, after))
+        return self.database.patiently(lambda c: facts.after(c, self.held, after))
 
     def read_root(self) -> Any:
         if not is_undo(self.held.position):

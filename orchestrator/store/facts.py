@@ -10,6 +10,7 @@ import psycopg
 from orchestrator.history import Fact
 from orchestrator.store import sealing
 from orchestrator.store.connection import Connection, dumps
+from orchestrator.store.history import require_whole
 from orchestrator.store.partitions import into
 from orchestrator.store.sealing import sealed
 
@@ -124,12 +125,14 @@ def write(c: Connection, branch_id: int, seq: int, facts: Sequence[Fact]) -> Non
         c.execute(_WRITE, (branch_id, *columns(seq, facts)))
 
 
-def after(c: Connection, branch_id: int, seq: int) -> list[Fact]:
+def after(c: Connection, held: Held, seq: int) -> list[Fact]:
+    """The facts after a number; raises `BrokenHistory` where some are missing."""
     rows = c.execute(
-        "select position, kind, data, attempt from checkpoints where branch_id = %s and seq > %s order by seq", (branch_id, seq)
+        "select position, kind, data, attempt, seq from checkpoints where branch_id = %s and seq > %s order by seq", (held.id, seq)
     ).fetchall()
+    require_whole(held.position, [row[4] for row in rows], seq)
     sealing.readable(*(row[2] for row in rows))
-    return [Fact(*row) for row in rows]
+    return [Fact(*row[:4]) for row in rows]
 
 
 def last(c: Connection, branch_id: int) -> int:

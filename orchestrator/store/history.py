@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.history import Fact
+from orchestrator.errors import BrokenHistory
+from orchestrator.history import Fact, that_count
 from orchestrator.ids import Position
+from orchestrator.store import sealing
 from orchestrator.store.connection import Connection
+from orchestrator.store.sealing import Unopened
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,45 @@ class Told:
 
     def of_branch(self, branch_id: int) -> list[FactRow]:
         return self._by_branch.get(branch_id, [])
+
+    def counted(self, branch_id: int) -> list[tuple[int, Fact]]:
+        """A branch's facts that count, with their numbers."""
+        return that_count((row.seq, row.fact) for row in self.of_branch(branch_id))
+
+    def missing(self, branch_id: int) -> list[int]:
+        """The numbers below a branch's last one that no fact has: somebody deleted them."""
+        return gaps([row.seq for row in self.of_branch(branch_id)])
+
+    def hole(self, branch_id: int) -> int | None:
+        """The number of a branch's first fact that is missing or cannot be read: where the branch stands follows from it, too."""
+        unread = [row.seq for row in self.of_branch(branch_id) if isinstance(row.fact.data, Unopened)]
+        return min([*self.missing(branch_id), *unread], default=None)
+
+    def whole(self) -> Told:
+        """The same; raises `BrokenHistory` where facts are missing, and what follows from them cannot be told."""
+        for branch in self.branches:
+            require_whole(branch.position, [row.seq for row in self.of_branch(branch.id)])
+        return self
+
+    def readable(self) -> Told:
+        """The same, whole; raises `SealedAway` where a fact, or what a branch was given, is sealed with a key that is not here."""
+        sealing.readable(*(row.fact.data for row in self.facts))
+        for branch in self.branches:
+            sealing.readable(branch.shared, branch.vars, branch.context, branch.instance_input, branch.output)
+        return self.whole()
+
+
+def gaps(numbers: Sequence[int], after: int = 0) -> list[int]:
+    """Which numbers between `after` and the last are not there."""
+    if not numbers or numbers[-1] - after == len(numbers):
+        return []
+    return sorted(set(range(after + 1, numbers[-1])) - set(numbers))
+
+
+def require_whole(position: Position, numbers: Sequence[int], after: int = 0) -> None:
+    if lacking := gaps(numbers, after):
+        more = f", and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise BrokenHistory(f"fact {lacking[0]} of the branch at '{position or '/'}' is missing{more}: somebody deleted it")
 
 
 def of_instance(c: Connection, instance_id: str) -> Told:

@@ -70,8 +70,11 @@ class Outage:
                     own = self._connect()
                     self.add(own)
                 own.execute("select 1")
-            except psycopg.Error as error:
-                self._begin(str(error).split("\n", 1)[0])
+            except Exception as error:
+                # Whatever it is: had the watch ended, the server would be said to be away for ever.
+                if not isinstance(error, psycopg.Error):
+                    logger.exception("PostgreSQL could not be asked, which is tried again")
+                self._begin(str(error).split("\n", 1)[0] or type(error).__name__)
                 if own is not None:
                     own.close()
                 own = None

@@ -506,6 +506,7 @@ class Consumer:
         letter = letter_of(stream, entry_id, envelope, attempts, error)
         if self.store.put_aside(stream, self.group, entry_id, letter, str(envelope["id"])):
             self._count_error()
+            metrics.bridge_put_aside()
             logger.warning("entry %s of %s is put aside after %s attempts: %s", entry_id, stream, attempts, letter["reason"])
 
     # ── counting ────────────────────────────────────────────────────────────────────────────────────────────────────

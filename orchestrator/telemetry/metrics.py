@@ -63,7 +63,7 @@ def enable() -> None:
         old_processed=Counter("workflow_events_processed", "Events processed"),
         old_errors=Counter("workflow_event_processing_errors", "Attempts at events that failed"),
         old_subscription=Counter("workflow_subscription_errors", "Reads of streams that failed"),
-        old_dlq=Counter("workflow_event_dlq", "Events put aside"),
+        old_dlq=Counter("workflow_event_dlq", "Events put aside in a dead-letter stream, whatever for"),
         late_events=Counter("orchestrator_late_events_total", "Events for instances that no longer waited for them"),
         untold=Counter("orchestrator_events_untold_total", "Events that could not be told, and were put aside in the outbox"),
         relayed=Counter("orchestrator_events_relayed_total", "Events sent to the stream"),
@@ -149,8 +149,10 @@ def bridged(group: str, fresh: int, known: int, put_aside: int, took_s: float, e
         _of("bridge_seconds", group).observe(took_s)
         _known["old_seconds"].observe(took_s / max(entries, 1))
         _known["old_processed"].inc(entries)
-        if put_aside:
-            _known["old_dlq"].inc(put_aside)
+
+
+def bridge_put_aside() -> None:
+    _count("old_dlq")
 
 
 def bridge_error(group: str) -> None:

@@ -172,3 +172,50 @@ def test_streams_show_what_their_reader_may_see(stack: Stack, monkeypatch: pytes
         thread.join(20)
     assert '"secret":' in texts["mine"]
     assert "secret" not in texts["other"]
+
+
+class Broken(hub.Lent):
+    """A stream that fails where nobody foresaw it."""
+
+    def __init__(self, connection: socket.socket, verb: str) -> None:
+        self.verb = verb
+        super().__init__(connection, b"")
+
+    def heard(self) -> None:
+        self._fail("heard")
+        super().heard()
+
+    def push(self) -> None:
+        self._fail("push")
+        super().push()
+
+    def send(self, chunk: bytes) -> None:
+        self._fail("send")
+        super().send(chunk)
+
+    def _fail(self, verb: str) -> None:
+        if verb == self.verb:
+            raise RuntimeError(f"{verb} failed")
+
+
+@pytest.mark.parametrize("verb", ["heard", "push", "send"])
+def test_a_stream_that_fails_is_ended_and_holds_up_no_other(running: Stack, verb: str) -> None:
+    made = hub.Hub(running.runner.database)
+    theirs, ours = socket.socketpair()
+    broken = Broken(ours, verb)
+    well = hub.Queued()
+    instance_id = running.run("sequence", {})["id"]
+    made.add(broken, hub.InstanceWatch(running.runner.start_workflow("waits-long", input={}), None))
+    theirs.send(b"x")
+    made.add(well, hub.InstanceWatch(instance_id, None))
+    until(lambda: len(made) == 0, 10, "both have ended")
+    assert [part.split(b"\n")[0] for part in well][-1] == b"event: end"
+    theirs.settimeout(5)
+    with contextlib.suppress(ConnectionResetError):
+        while theirs.recv(4096):
+            pass
+
+    again = hub.Queued()
+    made.add(again, hub.InstanceWatch(instance_id, None))
+    until(lambda: again.is_over, 10, "the hub goes on")
+    theirs.close()

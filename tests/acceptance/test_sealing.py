@@ -126,6 +126,31 @@ def test_without_the_key_nothing_is_mistaken_for_a_payload(stack: Stack) -> None
         sealing.use(["short"])
 
 
+def test_what_ran_can_be_looked_at_without_the_key(stack: Stack) -> None:
+    """Its facts are there, and what they hold is not: each task says so, and what would follow from it is not guessed."""
+    key = sealing.new_key()
+    runner = with_keys(stack, key)
+    stack.environment["ENCRYPTION_KEYS"] = key
+    stack.worker()
+    ids = [runner.start_workflow(name, input={"items": [1]}) for name in ("fork", "wide", "shaky", "saga", "naps", "rounds")]
+    failed = runner.start_workflow("asked", input={"fail": True})
+    for instance_id in [*ids, failed]:
+        stack.ended(instance_id)
+    blind = with_keys(stack)
+    client = create_app(blind).test_client()
+    for instance_id in ids:
+        for path in ("", "/history"):
+            answer = client.get(f"/workflow/instance/{instance_id}{path}")
+            assert answer.status_code == 200, answer.text
+            assert "$unreadable" in answer.text
+        for part in range(blind.show(instance_id).facts):
+            assert blind.show(instance_id, part).instance["id"] == instance_id
+        assert stack.cli("show", instance_id, ENCRYPTION_KEYS="").returncode == 0
+    refused = client.post(f"/workflow/instance/{failed}/retry", json={})
+    assert (refused.status_code, refused.get_json()["code"]) == (503, "sealed_away")
+    assert stack.state(failed) == "FAILED"
+
+
 def test_an_instance_waits_for_the_key_of_its_payload(stack: Stack) -> None:
     """It is lost for nobody, holds up nobody, and goes on when a worker comes that has the key."""
     key = sealing.new_key()

@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
+from orchestrator.dev.ports import any_free
 from orchestrator.dev.servers import Postgres, Redis
 from tests.conftest import fresh_database
 from tests.stack import Stack, until
@@ -107,3 +109,22 @@ def test_a_stream_that_is_left_alone_is_a_finding(streams: Stack) -> None:
         assert "events:bus" in streams.cli("doctor").stdout
         streams.redis.delete(BUS)
         until(lambda: not streams.sql(found), 60)
+
+
+@pytest.mark.proves(15)
+def test_events_whose_workflow_failed_are_counted_among_those_put_aside(streams: Stack) -> None:
+    port = any_free()
+
+    def count() -> float:
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+        return next(float(line.split()[1]) for line in text.splitlines() if line.startswith("workflow_event_dlq_total "))
+
+    streams.runner.put_trigger({"name": "ask", "on": "ask", "start": "asked", "acknowledge": "ended"})
+    streams.worker()
+    with bridge(streams, BRIDGE_PORT=str(port)):
+        streams.redis.xadd(STREAM, {"type": "ask", "data": '{"fail": true}'})
+        streams.redis.xadd(STREAM, {"type": "ask", "data": '{"fail": false}'})
+        streams.redis.xadd(STREAM, {"data": "{}"})
+        until(lambda: streams.redis.xlen(f"{STREAM}:dlq") == 2, 30)
+        until(lambda: count() >= 2, 10, lambda: f"{count()} counted")
+        assert count() == 2

@@ -16,9 +16,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.definition.builder import Workflow
-from orchestrator.definition.tree import Definition
+from orchestrator.definition.parsing import suggestion_for
+from orchestrator.definition.tree import Definition, Step, walk
+from orchestrator.definition.validate import check
 from orchestrator.embedded import Embedded, Instance
-from orchestrator.errors import IllegalMove
+from orchestrator.errors import Fault, IllegalMove, Invalid
 from orchestrator.history import Fact, Kind
 from orchestrator.state import TERMINAL
 from orchestrator.steps.registry import REGISTRY, Registry, StepContext
@@ -143,7 +145,11 @@ def _name(position: str) -> str:
 
 
 class Lab:
-    """A place to run workflows in. `stubs` replace executors by type; `workflows` are what children may be."""
+    """A place to run workflows in, each checked first as the engine does when it registers one.
+
+    `stubs` replace executors by step type, those of `@step` functions and built-in ones, too; one for a type that no step has is refused
+    when a workflow starts. `workflows` are what children may be.
+    """
 
     def __init__(self, *, stubs: Mapping[str, Any] | None = None, workflows: tuple[Workflow | Definition, ...] = ()) -> None:
         self.clock = ManualClock()
@@ -152,15 +158,17 @@ class Lab:
         registry.executors = dict(REGISTRY.executors)
         registry.handlers = dict(REGISTRY.handlers)
         registry._loaded = True
-        for type, given in (stubs or {}).items():
-            registry.add(_Stub(type, given))
+        self._made_up = set(stubs or ()) - set(registry.executors)
+        registry.executors |= {type: _Stub(type, given) for type, given in (stubs or {}).items()}
         self.engine = Embedded(clock=self.clock, registry=registry)
         for workflow in workflows:
-            self.engine.register(_built(workflow))
+            self.engine.register(self._checked(workflow))
 
     def start(self, workflow: Workflow | Definition, input: Any = None) -> Run:
-        """Start, and run to where it first waits."""
-        run = Run(self, self.engine.start(_built(workflow), input))
+        """Start, and run to where it first waits. Raises `Invalid` for a workflow with faults, and for stubs of types that no step has."""
+        definition = self._checked(workflow)
+        self._check_stubs(definition)
+        run = Run(self, self.engine.start(definition, input))
         self.engine.settle()
         return run
 
@@ -172,6 +180,21 @@ class Lab:
             raise IllegalMove("finish", f"{run.state} (it waits for an event; use start() and signal())")
         return run
 
+    def _checked(self, workflow: Workflow | Definition) -> Definition:
+        definition = workflow.build() if isinstance(workflow, Workflow) else workflow
+        check(definition, self.engine.registry)
+        return definition
 
-def _built(workflow: Workflow | Definition) -> Definition:
-    return workflow.build() if isinstance(workflow, Workflow) else workflow
+    def _check_stubs(self, started: Definition) -> None:
+        """A stub that replaces nothing is a mistyped one."""
+        used = {task.type for one in (started, *self.engine.definitions.values()) for _, task in walk(one.do) if isinstance(task, Step)}
+        unused = sorted(self._made_up - used)
+        if unused:
+            known = sorted(used | (set(self.engine.registry.executors) - self._made_up))
+            raise Invalid([Fault("", f'No step has the type "{type}".', _meant(type, known)) for type in unused], "stubs")
+
+
+def _meant(type: str, known: list[str]) -> str:
+    """Types are often named in full, `order.ship`, and their functions, `ship`, are what one remembers."""
+    ends_so = next((one for one in known if one.rsplit(".", 1)[-1] == type), None)
+    return f'Did you mean "{ends_so}"?' if ends_so else suggestion_for(type, known, listed=False)

@@ -43,7 +43,13 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 # These start stacks that take the usual ports where they are free: one after another.
-USUAL_PORTS = ("integration/test_dev.py", "proofs/test_the_stack.py", "acceptance/test_examples.py", "acceptance/test_tutorial.py")
+USUAL_PORTS = (
+    "integration/test_dev.py",
+    "proofs/test_the_stack.py",
+    "acceptance/test_examples.py",
+    "acceptance/test_beginning.py",
+    "docs/test_pages.py",
+)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -129,7 +129,7 @@ def issue(domains: tuple[str, ...], name: str | None, days: int, quiet: bool) ->
     made = certificates_of(settings()).issue(name or domains[0], domains, days=days)
     click.echo(f"issued {made.name}, serial {made.serial}, until {made.ends:%Y-%m-%d}")
     if not quiet:
-        _application().certificate_ready(made.name, made.domains[0], domains=made.domains)
+        _application().certificate_made(made.name, made.domains)
 
 
 @certificates.command("import")
@@ -144,7 +144,7 @@ def import_certificate(name: str, chain: Path, key: Path, quiet: bool) -> None:
     made = store.put(name, chain.read_text(), key.read_text())
     click.echo(f"imported {made.name} for {', '.join(made.domains)}: {made.status} until {made.ends:%Y-%m-%d}")
     if not quiet:
-        _application().certificate_ready(made.name, made.domains[0], domains=made.domains, is_renewal=is_renewal)
+        _application().certificate_made(made.name, made.domains, is_renewal=is_renewal)
 
 
 @certificates.command()
@@ -155,7 +155,7 @@ def renew(names: tuple[str, ...], before_days: int) -> None:
     store = certificates_of(settings())
     for name in names or [one.name for one in store.due(before_days)]:
         made = store.renew(name)
-        _application().certificate_ready(made.name, made.domains[0], domains=made.domains, is_renewal=True)
+        _application().certificate_made(made.name, made.domains, is_renewal=True)
         click.echo(f"renewed {made.name} until {made.ends:%Y-%m-%d}")
 
 

@@ -237,7 +237,7 @@ class Settings:
     proxy_https_ports: int = _setting(11_000, "and HTTPS ports from here on", kinds.port())
     proxy_drain_s: float = _setting(30.0, "how long a deleted proxy's requests may take to end", kinds.duration(), env="PROXY_DRAIN")
     reconcile_s: float = _setting(
-        0.0,
+        300.0,
         "how often events are published again for proxies that failed, got stuck or are missing; 0: never",
         kinds.duration(),
         env="RECONCILE_EVERY",

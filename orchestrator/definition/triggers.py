@@ -118,9 +118,14 @@ class Trigger:
         return "" if self.window is None else _key(self.window.key, event, "key") or ""
 
 
+EXECUTION = "ex_"
+"""How the API of tenants calls instances."""
+
+
 def instance_id_of(text: str, tenant: str) -> str:
-    """Ids of other systems stand for ids of ours: always the same for the same."""
-    return text if is_instance_id(text) else id_for(f"execution/{tenant}/{text}")
+    """Ids of other systems stand for ids of ours: always the same for the same. One that we gave out as `ex_…` is ours."""
+    own = text.removeprefix(EXECUTION)
+    return own if is_instance_id(own) else id_for(f"execution/{tenant}/{text}")
 
 
 def _like(text: Any, patterns: tuple[str, ...]) -> bool:

@@ -15,10 +15,12 @@ from orchestrator.engine.runtime import Runtime
 from orchestrator.engine.starts import Start, create, publish, retry_delay_s, start_of, started, triggers_for, wake
 from orchestrator.errors import Fault, IllegalMove, Invalid, NotFound, NotJson, OrchestratorError, TooDeep, TooLarge
 from orchestrator.ids import id_for
-from orchestrator.store import events, queries, sealing, triggers
+from orchestrator.state import TERMINAL, State
+from orchestrator.store import events, instances, queries, sealing, triggers
 from orchestrator.store.branches import Published
 from orchestrator.store.connection import BROKEN, Connection
 from orchestrator.store.events import Arrival, Effect, HeldEvent
+from orchestrator.telemetry import metrics
 
 if TYPE_CHECKING:
     from orchestrator.engine.runner import WorkflowRunner
@@ -122,23 +124,36 @@ def _perform(runtime: Runtime, held: HeldEvent, trigger: Trigger) -> tuple[Trigg
             name = str(evaluate(trigger.target, held.envelope, {}))
             data = evaluate(trigger.input, held.envelope, {})
             meant = _instances(runtime, held, trigger)
+            late = []
             for instance_id in meant:
-                _runner(runtime).signal_workflow(
-                    instance_id, name, data, id=_id(held, trigger), actor=f"trigger:{trigger.name}", source="trigger"
-                )
-            return trigger, replace(made, detail={"signal": name, "instances": meant})
+                try:
+                    _runner(runtime).signal_workflow(
+                        instance_id, name, data, id=_id(held, trigger), actor=f"trigger:{trigger.name}", source="trigger"
+                    )
+                except IllegalMove:
+                    late.append(_came_late(held, instance_id))
+            return trigger, replace(made, detail={"signal": name, "instances": meant, **({"late": late} if late else {})})
         case "skip":
             step = None if trigger.step is None else evaluate(trigger.step, held.envelope, {})
             meant = _instances(runtime, held, trigger)
+            late = []
             for instance_id in meant:
-                _runner(runtime).skip_wait(
-                    instance_id,
-                    None if step is None else str(step),
-                    id=_id(held, trigger),
-                    actor=f"trigger:{trigger.name}",
-                    source="trigger",
-                )
-            return trigger, replace(made, detail={"instances": meant})
+                try:
+                    _runner(runtime).skip_wait(
+                        instance_id,
+                        None if step is None else str(step),
+                        id=_id(held, trigger),
+                        actor=f"trigger:{trigger.name}",
+                        source="trigger",
+                    )
+                except IllegalMove:
+                    late.append(_came_late(held, instance_id))
+                except NotFound as error:
+                    # A wait that is to come is another matter.
+                    if error.what != "wait" or not _has_ended(runtime, instance_id):
+                        raise
+                    late.append(_came_late(held, instance_id))
+            return trigger, replace(made, detail={"instances": meant, **({"late": late} if late else {})})
         case "cancel":
             meant = _instances(runtime, held, trigger)
             for instance_id in meant:
@@ -147,6 +162,18 @@ def _perform(runtime: Runtime, held: HeldEvent, trigger: Trigger) -> tuple[Trigg
                 except IllegalMove:
                     logger.info("instance %s has ended already", instance_id)
             return trigger, replace(made, detail={"instances": meant})
+
+
+def _has_ended(runtime: Runtime, instance_id: str) -> bool:
+    found = runtime.database.patiently(lambda c: instances.ending_of(c, instance_id))
+    return found is not None and State(found[0]) in TERMINAL
+
+
+def _came_late(held: HeldEvent, instance_id: str) -> str:
+    """An answer of somebody who answered before, or after the end: expected, counted, and no failure of the event."""
+    logger.info("event %d (%s) came late for instance %s, and changes nothing", held.number, held.envelope.get("type"), instance_id)
+    metrics.came_late()
+    return instance_id
 
 
 def _begin(runtime: Runtime, held: HeldEvent, trigger: Trigger) -> Effect:

@@ -14,7 +14,7 @@ from orchestrator.keeper import retention
 from orchestrator.keeper.alerts import Alerts
 from orchestrator.keeper.audit import Audit
 from orchestrator.keeper.chore import MirrorLike, RelayLike
-from orchestrator.keeper.events import Held, Settled, Windows
+from orchestrator.keeper.events import Abandoned, Held, Settled, Windows
 from orchestrator.keeper.files import Files
 from orchestrator.keeper.limits import Lifetimes, Limits
 from orchestrator.keeper.office import Lanes, Office
@@ -29,7 +29,7 @@ logger = logging.getLogger("orchestrator.keeper")
 KEEPER: Lanes = {
     "recovery": (Expired, Deaths, Lost, Joins, Admission, Forgotten),
     "outbox": (PutAside, Outbox),
-    "events": (Held, Settled, Windows),
+    "events": (Held, Settled, Abandoned, Windows),
     "upkeep": (Lifetimes, Limits, Alerts, Files, Audit),
     "retention": (
         retention.Partitions,

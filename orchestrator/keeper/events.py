@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator.engine import effects, limits
 from orchestrator.keeper.chore import Chore
+from orchestrator.store import resources
 from orchestrator.store.connection import Connection
 from orchestrator.store.timers import Probe
 
@@ -29,6 +30,16 @@ class Settled(Chore):
     def do(self, c: Connection) -> None:
         limits.end_overdue(self.runtime)
         effects.settle(self.runtime)
+
+
+class Abandoned(Chore):
+    """Resources whose workflow ended before it began."""
+
+    name = "abandoned-resources"
+    every_s = 1.0
+
+    def do(self, c: Connection) -> None:
+        resources.end_abandoned(c)
 
 
 class Windows(Chore):

@@ -115,6 +115,15 @@ class Application:
             entry["is_renewal"] = "true"
         return self.announce(entry)
 
+    def certificate_made(self, cert_name: str, domains: Sequence[str], *, is_renewal: bool = False) -> list[str]:
+        """The same of a certificate just made, to each hostname it is for: those it names, and proxies that its wildcards cover."""
+        wild = {domain[2:] for domain in domains if domain.startswith("*.")}
+        covered = [one["hostname"] for one in self.all() if one["hostname"].partition(".")[2] in wild] if wild else []
+        hostnames = list(dict.fromkeys([*(domain for domain in domains if not domain.startswith("*.")), *covered]))
+        if hostnames:
+            self.certificate_ready(cert_name, hostnames[0], domains=hostnames, is_renewal=is_renewal)
+        return hostnames
+
     def announce(self, entry: dict[str, str]) -> str:
         if self.publish is not None:
             return str(self.publish(self.stream, entry))

@@ -1,5 +1,5 @@
 """Putting right what went wrong: events are published again for proxies that failed, got stuck, are missing, or could have
-HTTPS by now. Off unless RECONCILE_EVERY is set: nothing is created at start, and nothing is done here but publishing.
+HTTPS by now. Nothing is created at start: what events bring then comes first. Nothing is done here but publishing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STUCK_S = 300.0
 
 
 class Reconciler(threading.Thread):
-    """Reconciles at its start and every so often; of several one does."""
+    """Reconciles every so often; of several one does."""
 
     def __init__(self, application: Application, proxies: Proxies, every_s: float) -> None:
         super().__init__(name="reconcile", daemon=True)
@@ -33,13 +33,12 @@ class Reconciler(threading.Thread):
         self._stopping.set()
 
     def run(self) -> None:
-        while not self._stopping.is_set():
+        while not self._stopping.wait(self.every_s):
             try:
                 if self.proxies.database.patiently(lambda c: streams.lease_name(c, "reconciler", self._owner, self.every_s * 1.5)):
                     reconcile(self.application, self.proxies)
             except Exception:
                 logger.exception("reconciliation goes on")
-            self._stopping.wait(self.every_s)
         self.proxies.database.drop()
 
 

@@ -132,10 +132,14 @@ class Proxies:
         def act(c: Connection) -> dict[str, Any]:
             with c.transaction():
                 held = resources.find(c, KIND, hostname, lock=True)
+                is_absent = held is None or held.state in ("PENDING", "DELETED")
+                if given.get("upgrade") and is_absent and ((held is not None and held.state == "PENDING") or _is_about_to_be(c, hostname)):
+                    # A certificate that comes before its proxy: whoever creates that finds it.
+                    return {"already": True}
                 if held is None:
                     raise InstanceNotFound(f"instance not found: no proxy '{hostname}'")
                 if resources.was_moved(c, (by, "begin")):
-                    return {"id": held.id, "before": held.data.get("before", "ACTIVE")}
+                    return {"already": False, "id": held.id, "before": held.data.get("before", "ACTIVE")}
                 if held.state == "DELETED":
                     raise Terminal(f"instance not found: proxy '{hostname}' is DELETED and cannot be changed")
                 if held.state not in ("ACTIVE", "FAILED"):
@@ -145,9 +149,14 @@ class Proxies:
                 wish = wish_of(given, held.data.get("wish") or held.data.get("next") or {"enable_http": True})
                 before = "ACTIVE" if held.state == "ACTIVE" else "FAILED"
                 _move(c, hostname, "UPDATING", by=(by, "begin"), doing=by, data={**held.data, "next": wish, "before": before})
-                return {"id": held.id, "before": before}
+                return {"already": False, "id": held.id, "before": before}
 
-        return self.database.patiently(act)
+        try:
+            return self.database.patiently(act)
+        except Terminal as error:
+            said = {"code": error.code, "message": str(error)}
+            self.database.patiently(lambda c: resources.note_error(c, KIND, hostname, said))
+            raise
 
     def begin_deleting(self, by: str, hostname: str) -> dict[str, Any]:
         def act(c: Connection) -> dict[str, Any]:
@@ -233,7 +242,7 @@ class Proxies:
                 raise CertificateNotReady(f"no active certificate for {hostname}")
             return found
         announced = not held.data.get("wish") and self.database.patiently(
-            lambda c: events.had_no_effect(c, "certificate_ready", f"default/{hostname}")
+            lambda c: events.came_lately(c, "certificate_ready", f"default/{hostname}", resources.last_deleted_at(c, KIND, hostname))
         )
         if not wish.get("enable_https") and not announced:
             return None
@@ -337,6 +346,11 @@ def _proxy(hostname: str, wish: dict[str, Any], ports: dict[str, int], certifica
         https_port=ports.get("https"),
         headers={str(k): str(v) for k, v in (wish.get("headers") or {}).items()},
     )
+
+
+def _is_about_to_be(c: Connection, hostname: str) -> bool:
+    """Whether the event that creates it waits, perhaps for this one's turn to be over."""
+    return events.waits(c, "proxy_created", f"default/{hostname}")
 
 
 def _lowest(base: int, taken: set[int]) -> int:

@@ -361,11 +361,19 @@ def discard(c: Connection, wanted: EventFilter) -> list[tuple[int, str | None, s
     ).fetchall()
 
 
-def had_no_effect(c: Connection, type: str, key: str) -> bool:
-    """Whether such an event came lately and has not had its effect: it came too early, or waits."""
+def waits(c: Connection, type: str, key: str) -> bool:
+    """Whether such an event has still to have its effect."""
+    return (
+        c.execute("select 1 from events where order_key = %s and type = %s and state = 'held' limit 1", (key, type)).fetchone() is not None
+    )
+
+
+def came_lately(c: Connection, type: str, key: str, since: str | None) -> bool:
+    """Whether there was such an event within a day, and after a moment."""
     row = c.execute(
-        "select 1 from events where order_key = %s and type = %s and state <> 'taken' and at > now() - interval '1 day' limit 1",
-        (key, type),
+        "select 1 from events where order_key = %s and type = %s and at > now() - interval '1 day'"
+        " and at > coalesce(%s::timestamptz, '-infinity') limit 1",
+        (key, type, since),
     ).fetchone()
     return row is not None
 

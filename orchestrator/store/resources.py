@@ -154,6 +154,14 @@ def moves(c: Connection, kind: str, name: str, tenant: str = "default", limit: i
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
+def last_deleted_at(c: Connection, kind: str, name: str, tenant: str = "default") -> str | None:
+    row = c.execute(
+        "select max(at)::text from resource_moves where tenant = %s and kind = %s and name = %s and to_state = 'DELETED'",
+        (tenant, kind, name),
+    ).fetchone()
+    return row[0] if row else None
+
+
 def was_moved(c: Connection, by: tuple[str, str]) -> bool:
     return c.execute("select 1 from resource_moves where by_instance = %s and by_step = %s", by).fetchone() is not None
 
@@ -182,6 +190,28 @@ def queue(c: Connection, kind: str, name: str, tenant: str, by: str) -> None:
     held = find(c, kind, name, tenant, lock=True)
     if held is None or held.state in ("DELETED", "FAILED"):
         move(c, kind, name, "PENDING", tenant=tenant, by=(by, "queued"), doing=by, anew=True)
+
+
+def note_error(c: Connection, kind: str, name: str, error: Any, tenant: str = "default") -> None:
+    """What was asked for cannot be, and what is stays."""
+    c.execute("update resources set error = %s::jsonb where tenant = %s and kind = %s and name = %s", (dumps(error), tenant, kind, name))
+
+
+def end_abandoned(c: Connection) -> int:
+    """What waits for an instance that ended before it began with it has failed, with that instance's error; gives how many."""
+    rows = c.execute(
+        r"""
+        select r.tenant, r.kind, r.name, r.doing, i.error from resources r
+        join instances i on i.id = case when r.doing ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then r.doing::uuid end
+        where r.state = 'PENDING' and r.doing is not null and i.ended_at is not null
+        """
+    ).fetchall()
+    for tenant, kind, name, doing, error in rows:
+        with c.transaction():
+            held = find(c, kind, name, tenant, lock=True)
+            if held is not None and held.state == "PENDING" and held.doing == doing:
+                move(c, kind, name, "FAILED", tenant=tenant, by=(doing, "never-begun"), error=error or {"message": "cancelled"})
+    return len(rows)
 
 
 def forget(c: Connection, older_than_s: float, limit: int = 10_000) -> int:

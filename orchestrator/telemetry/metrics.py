@@ -64,6 +64,7 @@ def enable() -> None:
         old_errors=Counter("workflow_event_processing_errors", "Attempts at events that failed"),
         old_subscription=Counter("workflow_subscription_errors", "Reads of streams that failed"),
         old_dlq=Counter("workflow_event_dlq", "Events put aside in a dead-letter stream, whatever for"),
+        late_events=Counter("orchestrator_late_events_total", "Events for instances that no longer waited for them"),
         untold=Counter("orchestrator_events_untold_total", "Events that could not be told, and were put aside in the outbox"),
         relayed=Counter("orchestrator_events_relayed_total", "Events sent to the stream"),
         chore_failures=Counter("orchestrator_chore_failures_total", "Chores of the keeper that failed", ["chore"]),
@@ -181,6 +182,10 @@ def bridge_lag(group: str, waiting: int, pending: int, unfinished: int) -> None:
 
 def relayed(number: int) -> None:
     _count("relayed", number)
+
+
+def came_late() -> None:
+    _count("late_events")
 
 
 def untold(number: int) -> None:

@@ -111,7 +111,7 @@ def test_one_event_upgrades_several_hosts_and_an_early_one_is_not_lost(site: Sit
 
 def test_what_cannot_be_done_is_tried_thrice_told_and_can_be_replayed(site: Site) -> None:
     name = "later.example.com"
-    entry = site.send("certificate_ready", "nobody.example.com", cert_name="nobody")
+    entry = site.send("proxy_updated", "nobody.example.com", {"headers": {}})
     site.create(name)
     site.is_(name, "ACTIVE")
     begun = time.monotonic()

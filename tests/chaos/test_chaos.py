@@ -16,6 +16,7 @@ from orchestrator.dev.ports import any_free
 from orchestrator.dev.servers import Postgres, Redis
 from orchestrator.store import migrate
 from tests.chaos.crowd import LONG, QUICK, SHAPES, Crowd, kill_a_child, number, percentile, report, trouble
+from tests.conftest import fresh_database
 from tests.pace import patient
 from tests.stack import Stack, Worker, until
 
@@ -99,7 +100,7 @@ def test_a_redis_that_is_killed_and_comes_back_empty_loses_no_instance(chaotic: 
 
 
 def test_postgres_restarts_lose_nothing(own_postgres: Postgres, redis_server: Redis, tmp_path: Path) -> None:
-    chaotic = Stack(own_postgres.url, redis_server, tmp_path, environment=dict(QUICK))
+    chaotic = Stack(fresh_database(own_postgres), redis_server, tmp_path, environment=dict(QUICK))
     try:
         chaotic.worker(concurrency=4)
         crowd = Crowd(chaotic, number(120))

@@ -23,7 +23,7 @@ def announce_each(domains: list[str], cert_name: str, is_renewal: Any = False) -
 def renew(cert_name: str | None = None, hostname: str | None = None) -> dict[str, Any]:
     """Issue the successor; announce it to every hostname it is for."""
     made = certificates_of(settings()).renew(str(cert_name or hostname))
-    composition.application(settings()).certificate_ready(made.name, made.domains[0], domains=made.domains, is_renewal=True)
+    composition.application(settings()).certificate_made(made.name, made.domains, is_renewal=True)
     return {"serial": made.serial, "not_after": made.ends.isoformat()}
 
 

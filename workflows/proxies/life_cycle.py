@@ -127,8 +127,8 @@ route_changed = (
 certificate_ready = (
     Workflow("certificate-ready", title="Serve a proxy by HTTPS, with a certificate that is new or renewed", saga=True, input=Announced)
     .start_with(begin_changing)
-    .then(serve_https)
-    .then(finish)
+    .if_(_NEW, "unless-too-early")
+    .do(lambda flow: flow.then(serve_https).then(finish))
 )
 
 proxy_deleted = (

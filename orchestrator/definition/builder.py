@@ -6,12 +6,13 @@ Conditions and items are jq expressions (strings) or Python functions of the dat
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import FrameType
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypedDict, Unpack
+from typing import Annotated, Any, Generic, Literal, NamedTuple, Protocol, Self, TypedDict, TypeVar, Unpack
 
 from pydantic import Field
 
@@ -23,20 +24,29 @@ from orchestrator.definition.external import external
 from orchestrator.definition.parsing import JsonObject, Many, Model, Name, SomeSeconds, read_as, scalar_fault, shown
 from orchestrator.definition.retry import MOST_ATTEMPTS, RetryPolicy
 from orchestrator.definition.tree import (
+    CONTINUE,
+    END,
+    EXIT,
     AnyTask,
     Around,
+    Case,
+    Catch,
     Compensation,
     Definition,
     Do,
     Emit,
+    EventFilter,
     For,
     Fork,
     Graph,
     Limits,
+    Listen,
     Node,
     Run,
     Set,
     Step,
+    Switch,
+    Try,
     Wait,
 )
 from orchestrator.definition.versions import Version
@@ -181,6 +191,10 @@ class Draft:
             raise Invalid([*self.faults, *left], f"workflow {name!r}")
 
 
+F = TypeVar("F", bound="Flow")
+"""The flow that a verb was said to, and that it gives back: a `Workflow`, or what stands inside of one."""
+
+
 class Flow:
     """A sequence being written. Every verb gives the flow back, so that they can be chained."""
 
@@ -189,42 +203,58 @@ class Flow:
         self._draft = draft
         self._tasks: list[AnyTask] = []
         self._names: dict[str, int] = {}
+        self._if: tuple[Do, Expression] | None = None
 
     # steps
 
-    def start_with(self, what: Doable, name: str | None = None, *, parameters: Any = None, **options: Unpack[StepOptions]) -> Flow:
+    def start_with(self, what: Doable, name: str | None = None, *, parameters: Any = None, **options: Unpack[StepOptions]) -> Self:
         """The first step. The same as `then`; it reads better at the beginning."""
         return self.then(what, name, parameters=parameters, **options)
 
-    def then(self, what: Doable, name: str | None = None, *, parameters: Any = None, **options: Unpack[StepOptions]) -> Flow:
+    def then(self, what: Doable, name: str | None = None, *, parameters: Any = None, **options: Unpack[StepOptions]) -> Self:
         """A step: a function with @step, a step type's name, a Celery task, or a task of the tree.
 
         Options: parameters (may hold `${ jq }`), retries or retry, timeout, queue, isolate, once, breaker, compensation.
         """
         return self._add(self._step(what, name, parameters, options))
 
-    def set(self, value: Any, name: str = "set") -> Flow:
+    def set(self, value: Any, name: str = "set") -> Self:
         """Replace the data by a value, which may hold `${ jq }`."""
         return self._add(Set(name=name, value=self._value(value)))
 
-    def wait(self, duration: Any, name: str = "wait") -> Flow:
+    def wait(self, duration: Any, name: str = "wait") -> Self:
         """Wait so long, without holding a worker."""
         return self._add(Wait(name=name, duration=self._seconds(duration) or 0.0))
 
-    def approval(self, name: str, *, timeout: Any = None) -> Flow:
+    def approval(self, name: str, *, timeout: Any = None) -> Self:
         """Wait until somebody approves; a refusal fails the workflow."""
         return self._add(approval(self._text(name, "name"), self._seconds(timeout)))
 
-    def external(self, name: str, type: str, *, input: Any = None, timeout: Any = None, config: Any = None) -> Flow:
+    def external(self, name: str, type: str, *, input: Any = None, timeout: Any = None, config: Any = None) -> Self:
         """A task that an executor outside does, told and answered by events; gives what it gave."""
         given = None if input is None else self._value(input)
         return self._add(external(self._text(name, "name"), self._text(type, "type"), given, self._seconds(timeout), config))
 
-    def emit(self, type: str, data: Any = "${ . }", name: str | None = None) -> Flow:
+    def wait_for(self, type: str, name: str | None = None, *, where: Condition | None = None, timeout: Any = None) -> Self:
+        """Wait for a signal or an event of this type, without holding a worker; its data is in the data under `name`.
+
+        `where` is a condition of the event: of `.data`, `.source` and so on. Without a `timeout` it waits for ever; with one, it fails with
+        `timeout`.
+        """
+        type = self._text(type, "type")
+        name = type.rsplit(".", 1)[-1] if name is None else self._text(name, "name")
+        condition = None if where is None else self._expression(where)
+        heard = Listen(
+            name="heard", filters=(EventFilter(attributes={"type": type}, condition=condition),), around=Around(output_as=Jq(".[0]"))
+        )
+        kept = Set(name="kept", value=Template({name: "${ . }"}))
+        return self._add(Do(name=name, tasks=(heard, kept), around=Around(timeout_s=self._seconds(timeout), output_as=Merge(name))))
+
+    def emit(self, type: str, data: Any = "${ . }", name: str | None = None) -> Self:
         """Send an event to whoever listens."""
         return self._add(Emit(name=name or "emit", event=Template({"type": type, "data": data}), around=Around(output_as=Jq("$input"))))
 
-    def run(self, workflow: str, *, version: str | None = None, input: Any = None, awaited: bool = True, name: str | None = None) -> Flow:
+    def run(self, workflow: str, *, version: str | None = None, input: Any = None, awaited: bool = True, name: str | None = None) -> Self:
         """Run another workflow as a child."""
         given: Expression = Jq(".") if input is None else self._value(input)
         workflow = self._text(workflow, "workflow")
@@ -234,14 +264,46 @@ class Flow:
 
     # structures
 
-    def parallel(self, *, compete: bool = False, name: str = "parallel") -> Parallel:
+    def parallel(self, *, compete: bool = False, name: str = "parallel") -> Parallel[Self]:
         """Branches side by side: `.parallel().do(…).do(…).join_with(combine)`."""
         return Parallel(self, compete=compete, name=name)
 
-    def if_(self, condition: Condition, name: str = "if") -> Body:
-        """What follows in `.do(…)` runs only when the condition holds."""
+    def if_(self, condition: Condition, name: str = "if") -> Body[Self]:
+        """What follows in `.do(…)` runs only when the condition holds; what follows in `.else_(…)` after it, only when it does not."""
         expression = self._expression(condition)
-        return Body(self, lambda inner: Do(name=self._free(name), tasks=inner, around=Around(condition=expression)))
+
+        def conditional(inner: tuple[AnyTask, ...]) -> AnyTask:
+            made = Do(name=self._free(name), tasks=inner, around=Around(condition=expression))
+            self._if = made, expression
+            return made
+
+        return Body(self, conditional)
+
+    def else_(self, write: Writer) -> Self:
+        """What runs when the condition of the `if_` right before does not hold."""
+        before = self._if
+        if before is None or not self._tasks or self._tasks[-1] is not before[0]:
+            self._draft.fault("An else belongs to the condition right before it, and there is none.", "Write .if_(…).do(…).else_(…).")
+            return self
+        made, condition = before
+        inner = self._inner(_writer(write), f"{len(self._tasks) - 1}.else")
+        cases = (Case(name="holds", when=condition, then="then"), Case(name="otherwise", then="else"))
+        ways = (Do(name="then", tasks=made.tasks, around=Around(then=EXIT)), Do(name="else", tasks=inner))
+        self._tasks[-1] = Do(name=made.name, tasks=(Switch(name="which", cases=cases), *ways))
+        return self
+
+    def switch(self, name: str = "switch") -> Cases[Self]:
+        """The first case whose condition holds: `.switch().case(condition, …).case(condition, …).default(…)`."""
+        return Cases(self, name)
+
+    def try_(self, write: Writer, *, retries: int | None = None, retry: RetryPolicy | None = None, name: str = "try") -> Guarded[Self]:
+        """What fails in here is handled by `.catch(…)`; with `retries` or `retry`, after all of it was tried so often again."""
+        options: dict[str, Any] = {"retries": retries, "retry": retry}
+        read, faults = read_as(Options, options, from_code=True)
+        for fault in faults:
+            self._draft.fault(fault.message, fault.suggestion, fault.place)
+        inner = self._inner(_writer(write), f"{len(self._tasks)}.try")
+        return Guarded(self, inner, (read or NO_OPTIONS).policy(), name)
 
     def foreach(
         self,
@@ -252,7 +314,7 @@ class Flow:
         parallel: bool = False,
         gather: Literal["list", "input"] = "list",
         name: str = "foreach",
-    ) -> Body:
+    ) -> Body[Self]:
         """What follows in `.do(…)` runs for each item, which is in the data under `each`.
 
         One after another, sharing data; or, with `parallel`, side by side, giving a list under the loop's name.
@@ -278,18 +340,18 @@ class Flow:
 
         return Body(self, loop)
 
-    def while_(self, condition: Condition, *, at: str = "index", name: str = "while") -> Body:
+    def while_(self, condition: Condition, *, at: str = "index", name: str = "while") -> Body[Self]:
         """What follows in `.do(…)` runs as long as the condition holds, looked at before each round."""
         expression, at = self._expression(condition), self._variable(at, "at")
         return Body(self, lambda inner: For(name=self._free(name), condition=expression, at=at, do=Do(tasks=inner)))
 
-    def graph(self, name: str = "graph") -> GraphFlow:
+    def graph(self, name: str = "graph") -> GraphFlow[Self]:
         """Named steps with dependencies, as one task of this sequence."""
         return GraphFlow(self, name)
 
     # inside
 
-    def _add(self, task: AnyTask) -> Flow:
+    def _add(self, task: AnyTask) -> Self:
         name = self._free(task.name)
         self._tasks.append(task if task.name == name else replace(task, name=name))
         return self
@@ -358,15 +420,15 @@ class Flow:
         return self._expression(given) if callable(given) else Template(given)
 
 
-class Body:
+class Body(Generic[F]):
     """Waits for `.do(…)`, which writes what belongs inside."""
 
-    def __init__(self, flow: Flow, make: Callable[[tuple[AnyTask, ...]], AnyTask]) -> None:
+    def __init__(self, flow: F, make: Callable[[tuple[AnyTask, ...]], AnyTask]) -> None:
         self._flow = flow
         self._make = make
         flow._draft.opened(self, "A condition or loop without a body adds nothing to the workflow.", "Write .do(…) after it.")
 
-    def do(self, write: Writer) -> Flow:
+    def do(self, write: Writer) -> F:
         flow = self._flow
         flow._draft.closed(self)
         inner = flow._inner(_writer(write), str(len(flow._tasks)))
@@ -385,10 +447,102 @@ def _writer(write: Any) -> Callable[[Flow], Any]:
     return write  # type: ignore[no-any-return]
 
 
-class Parallel:
+class Cases(Generic[F]):
+    """Collects the cases of a switch; ends with `default(…)`, or with `done()` or `then(step)` where nothing runs if none holds."""
+
+    def __init__(self, flow: F, name: str) -> None:
+        self._flow = flow
+        self._name = name
+        self._cases: list[Case] = []
+        self._ways: list[Do] = []
+        flow._draft.opened(
+            self, "A switch that is not done adds nothing to the workflow.", "End it with .default(…), .done() or .then(step)."
+        )
+
+    def case(self, condition: Condition, write: Writer, name: str | None = None) -> Cases[F]:
+        """What runs when this is the first condition that holds."""
+        own = self._own(f"case{len(self._cases) + 1}" if name is None else self._flow._text(name, "name of a case"))
+        self._cases.append(Case(name=own, when=self._flow._expression(condition), then=own))
+        self._way(own, write)
+        return self
+
+    def default(self, write: Writer) -> F:
+        """What runs when none of the conditions holds."""
+        self._cases.append(Case(name="default", then="default"))
+        self._way("default", write)
+        return self._ended()
+
+    def done(self) -> F:
+        self._cases.append(Case(name="default", then=EXIT))
+        return self._ended()
+
+    def then(self, what: Doable, name: str | None = None, *, parameters: Any = None, **options: Unpack[StepOptions]) -> F:
+        return self.done().then(what, name, parameters=parameters, **options)
+
+    def _way(self, name: str, write: Writer) -> None:
+        place = f"{len(self._flow._tasks)}.{len(self._cases)}"
+        self._ways.append(Do(name=name, tasks=self._flow._inner(_writer(write), place), around=Around(then=EXIT)))
+
+    def _own(self, name: str) -> str:
+        if name in TARGETS or any(name == case.name for case in self._cases):
+            self._flow._draft.fault(f"The name {shown(name)} of a case is taken.", "Give each case a name of its own.")
+            return f"case{len(self._cases) + 1}"
+        return name
+
+    def _ended(self) -> F:
+        flow = self._flow
+        flow._draft.closed(self)
+        if len(self._cases) == 1:
+            flow._draft.fault("A switch needs at least one case.", "Write .case(condition, step) before its end.")
+        flow._tasks.append(Do(name=flow._free(self._name), tasks=(Switch(name="which", cases=tuple(self._cases)), *self._ways)))
+        return flow
+
+
+TARGETS = ("which", "default", CONTINUE, END, EXIT)
+"""Names that a case cannot have: where a switch can lead besides."""
+
+
+class Guarded(Generic[F]):
+    """Waits for `.catch(…)`, which says what happens when a try fails."""
+
+    def __init__(self, flow: F, tasks: tuple[AnyTask, ...], retry: RetryPolicy | None, name: str) -> None:
+        self._flow = flow
+        self._tasks = tasks
+        self._retry = retry
+        self._name = name
+        flow._draft.opened(self, "A try without a catch adds nothing to the workflow.", "Write .catch(…) after it.")
+
+    def catch(self, write: Writer, *, on: str | Iterable[str] = (), error: str = "error") -> F:
+        """What runs when the try failed, with the data that the try was given, and the error in it under `error`.
+
+        `on`: the codes or names of the errors that are caught, such as `timeout` or `ConnectionError`; all of them when it says none.
+        Other errors fail the workflow as if there were no try.
+        """
+        flow = self._flow
+        flow._draft.closed(self)
+        error = flow._variable(error, "error")
+        inner = flow._inner(_writer(write), f"{len(flow._tasks)}.catch")
+        without = Jq(f'if type == "object" then del(.{error}) else . end')
+        handled = Do(tasks=inner, around=Around(input_from=Bind((error,)), output_as=without))
+        caught = Catch(name=error, when=self._caught(on, error), retry=self._retry, do=handled)
+        flow._tasks.append(Try(name=flow._free(self._name), do=Do(tasks=self._tasks, inline=True), catch=caught))
+        return flow
+
+    def _caught(self, on: Any, error: str) -> Expression | None:
+        if not isinstance(on, str) and not isinstance(on, Iterable):
+            self._flow._draft.fault(f"Expected codes or names of errors as `on`, got {shown(on)}.")
+            return None
+        names = [on] if isinstance(on, str) else list(on)
+        if isinstance(on, str) or names:
+            texts = [json.dumps(self._flow._text(name, "code of an error")) for name in names]
+            return Jq(f"[${error}.code, ${error}.title] | any(IN({', '.join(texts)}))")
+        return None
+
+
+class Parallel(Generic[F]):
     """Collects branches; ends with `join_with(step)`, or with any other verb of the flow after `join()`."""
 
-    def __init__(self, flow: Flow, *, compete: bool, name: str) -> None:
+    def __init__(self, flow: F, *, compete: bool, name: str) -> None:
         self._flow = flow
         self._compete = compete
         self._name = name
@@ -399,32 +553,34 @@ class Parallel:
             "End them with .join(), .join_with(step) or .then(step).",
         )
 
-    def do(self, write: Writer, name: str | None = None) -> Parallel:
+    def do(self, write: Writer, name: str | None = None) -> Parallel[F]:
         number = len(self._branches) + 1
         tasks = self._flow._inner(_writer(write), f"{len(self._flow._tasks)}.{number}")
         own = f"branch{number}" if name is None else self._flow._text(name, "name of a branch")
         self._branches.append(Do(name=own, tasks=tasks))
         return self
 
-    def join(self) -> Flow:
+    def join(self) -> F:
         gather: Literal["list", "merge"] = "list" if self._compete else "merge"
         self._flow._draft.closed(self)
+        if not self._branches:
+            self._flow._draft.fault("A parallel needs at least one branch.", "Write .do(step) before its end.")
         own = self._flow._free(self._name)
         self._flow._tasks.append(Fork(name=own, branches=tuple(self._branches), compete=self._compete, gather=gather))
         return self._flow
 
-    def join_with(self, what: Doable, name: str | None = None, *, parameters: Any = None, **options: Unpack[StepOptions]) -> Flow:
+    def join_with(self, what: Doable, name: str | None = None, *, parameters: Any = None, **options: Unpack[StepOptions]) -> F:
         """The step that runs when all branches are done; it sees what all of them gave."""
         return self.join().then(what, name, parameters=parameters, **options)
 
-    def then(self, what: Doable, name: str | None = None, *, parameters: Any = None, **options: Unpack[StepOptions]) -> Flow:
+    def then(self, what: Doable, name: str | None = None, *, parameters: Any = None, **options: Unpack[StepOptions]) -> F:
         return self.join().then(what, name, parameters=parameters, **options)
 
 
-class GraphFlow:
+class GraphFlow(Generic[F]):
     """Named steps with `after=`; each starts the moment its own dependencies are done."""
 
-    def __init__(self, flow: Flow, name: str) -> None:
+    def __init__(self, flow: F, name: str) -> None:
         self._flow = flow
         self._name = name
         self._nodes: list[Node] = []
@@ -432,7 +588,7 @@ class GraphFlow:
 
     def step(
         self, name: str, what: Doable, *, after: str | Iterable[str] = (), parameters: Any = None, **options: Unpack[StepOptions]
-    ) -> GraphFlow:
+    ) -> GraphFlow[F]:
         if not isinstance(after, Iterable):
             self._flow._draft.fault(f"Expected names of steps as `after`, got {shown(after)}.")
             after = ()
@@ -440,12 +596,14 @@ class GraphFlow:
         self._nodes.append(Node(task=self._flow._step(what, name, parameters, options), after=names))
         return self
 
-    def done(self) -> Flow:
+    def done(self) -> F:
         self._flow._draft.closed(self)
+        if not self._nodes:
+            self._flow._draft.fault("A graph needs at least one step.", 'Write .step("name", step) before its end.')
         self._flow._tasks.append(Graph(name=self._flow._free(self._name), nodes=tuple(self._nodes)))
         return self._flow
 
-    def then(self, what: Doable, name: str | None = None, *, parameters: Any = None, **options: Unpack[StepOptions]) -> Flow:
+    def then(self, what: Doable, name: str | None = None, *, parameters: Any = None, **options: Unpack[StepOptions]) -> F:
         return self.done().then(what, name, parameters=parameters, **options)
 
 

@@ -11,9 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.proofs.project import Project
-from tests.stack import Stack
-
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -72,34 +69,3 @@ def test_a_page_calls_nothing_that_is_not_there_after_make_up(page: Path) -> Non
     for words in commands(page):
         assert words[0] not in ("redis-cli", "valkey-cli"), words
         assert words[0] not in ("orchestrator", "celery", "pytest") or activated, words
-
-
-@pytest.mark.proves(52)
-def test_an_ended_saga_is_shown_as_it_was_after_its_first_fact(stack: Stack, tmp_path: Path) -> None:
-    project = Project(stack, tmp_path / "project")
-    project.write(
-        "flow.py",
-        """
-        from orchestrator import Terminal, Workflow, step
-
-        @step
-        def book(n: int = 1) -> dict: return {"n": n}
-
-        @book.undo
-        def cancel(output: dict) -> None: ...
-
-        @step
-        def fly() -> None: raise Terminal("no seats left")
-
-        trip = Workflow("trip", saga=True).start_with(book).then(fly)
-        """,
-    )
-    stack.worker()
-    instance_id = project.start("trip", {})
-    assert stack.ended(instance_id)["status"] == "FAILED"
-
-    shown = stack.cli("replay", instance_id, "--at", "1")
-
-    assert shown.returncode == 0, shown.stderr
-    assert "RUNNING" in shown.stdout
-    assert "COMPENSATING" not in shown.stdout.upper()

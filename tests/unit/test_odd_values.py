@@ -194,6 +194,23 @@ BUILDERS: dict[str, Callable[[Any], Workflow]] = {
     "graph.after": lambda v: Workflow("w").graph().step("a", "noop", after=v).done(),
     "graph.step": lambda v: Workflow("w").graph().step(v, "noop").done(),
     "graph.what": lambda v: Workflow("w").graph().step("a", v).done(),
+    "wait_for": lambda v: Workflow("w").wait_for(v),
+    "wait_for.name": lambda v: Workflow("w").wait_for("paid", v),
+    "wait_for.where": lambda v: Workflow("w").wait_for("paid", where=v),
+    "wait_for.timeout": lambda v: Workflow("w").wait_for("paid", timeout=v),
+    "else": lambda v: Workflow("w").if_(".x").do("noop").else_(v),
+    "switch": lambda v: Workflow("w").switch(v).case(".x", "noop").done(),
+    "switch.condition": lambda v: Workflow("w").switch().case(v, "noop").done(),
+    "switch.case": lambda v: Workflow("w").switch().case(".x", v).done(),
+    "switch.case.name": lambda v: Workflow("w").switch().case(".x", "noop", v).done(),
+    "switch.default": lambda v: Workflow("w").switch().case(".x", "noop").default(v),
+    "try": lambda v: Workflow("w").try_(v).catch("noop"),
+    "try.name": lambda v: Workflow("w").try_("noop", name=v).catch("noop"),
+    "try.retries": lambda v: Workflow("w").try_("noop", retries=v).catch("noop"),
+    "try.retry": lambda v: Workflow("w").try_("noop", retry=v).catch("noop"),
+    "catch": lambda v: Workflow("w").try_("fail").catch(v),
+    "catch.on": lambda v: Workflow("w").try_("fail").catch("noop", on=v),
+    "catch.error": lambda v: Workflow("w").try_("fail").catch("noop", error=v),
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from orchestrator.api.gate import who
 from orchestrator.api.runner import runner
 from orchestrator.errors import Fault, Invalid
 from orchestrator.store.events import EventFilter
+from orchestrator.stream.envelopes import source_of
 from orchestrator.stream.outlets import RECENT
 
 blueprint = Blueprint("events", __name__, url_prefix="/workflow/events")
@@ -129,7 +130,7 @@ def publish() -> Response:
         raise Invalid([Fault("eventType", "is required")], "event")
     envelope = {
         "id": str(body.get("id") or f"evt_{uuid.uuid4().hex}"),
-        "source": str(body.get("source") or "api"),
+        "source": str(body.get("source") or source_of("api", kind, body.get("id"))),
         "type": kind,
         "time": dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z"),
         "data": body.get("payload"),

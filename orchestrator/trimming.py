@@ -1,12 +1,18 @@
 """Streams of Redis stay bounded, and nobody loses what was not read: of what every group has done with, about so many entries are kept.
 
-Entries are appended without a length; whoever appends asks now and then whether the stream is too long.
+Entries are appended without a length; whoever appends asks now and then whether the stream is too long. A stream that must have a reader
+(`is_read`) and has none yet keeps everything for it.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
+
+import redis
+
+logger = logging.getLogger("orchestrator.streams")
 
 EVERY = 100
 """Entries of one process between two looks at a stream."""
@@ -33,6 +39,7 @@ for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     end
     if not needed or before(first, needed) then needed = first end
 end
+if not needed and ARGV[2] == '1' then return 0 end
 if needed and #redis.call('XREVRANGE', KEYS[1], '+', needed, 'COUNT', kept + 1) > kept then
     return redis.call('XTRIM', KEYS[1], 'MINID', '~', needed)
 end
@@ -43,19 +50,22 @@ _appended: dict[str, int] = {}
 _lock = threading.Lock()
 
 
-def trim(client: Any, stream: str, length: int) -> int:
+def trim(client: Any, stream: str, length: int, *, is_read: bool = False) -> int:
     """Gives how many entries went. A key of another type, or none, is left as it is."""
     if client.type(stream) not in ("stream", b"stream"):
         return 0
-    return int(client.eval(_TRIM, 1, stream, length))
+    return int(client.eval(_TRIM, 1, stream, length, int(is_read)))
 
 
-def appended(client: Any, stream: str, length: int | None, number: int = 1) -> None:
-    """So many entries were appended here: trim, if it is time for that."""
+def appended(client: Any, stream: str, length: int | None, number: int = 1, *, is_read: bool = False) -> None:
+    """So many entries were appended here: trim, if it is time for that. Whether that can be done is not their affair."""
     if length is None:
         return
     with _lock:
         before = _appended.get(stream, EVERY - 1)
         _appended[stream] = before + number
     if (before + number) // EVERY > before // EVERY:
-        trim(client, stream, length)
+        try:
+            trim(client, stream, length, is_read=is_read)
+        except redis.RedisError as error:
+            logger.warning("stream %s is not trimmed for now: %s", stream, error)

@@ -128,7 +128,7 @@ class Application:
         if self.publish is not None:
             return str(self.publish(self.stream, entry))
         entry_id = str(self.redis.xadd(self.stream, entry))
-        trimming.appended(self.redis, self.stream, self.length)
+        trimming.appended(self.redis, self.stream, self.length, is_read=True)
         return entry_id
 
     def _write(self, hostname: str, config: dict[str, Any], event: str, data: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ class Application:
             self.publish(self.stream, entry)
         else:
             pipeline.xadd(self.stream, entry)
-            trimming.appended(self.redis, self.stream, self.length)
+            trimming.appended(self.redis, self.stream, self.length, is_read=True)
 
 
 def checked_hostname(hostname: Any) -> str:

@@ -9,18 +9,21 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config.settings import Settings
 from orchestrator.errors import NotFound, Retryable, Terminal
 from orchestrator.proxies.certificates import Certificate, CertificateStore
-from orchestrator.proxies.plane import DataPlane, PortTaken, Proxy, Route
+from orchestrator.proxies.plane import DataPlane, PlaneAway, PortTaken, Proxy, Route
 from orchestrator.store import events, instances, outbox, resources
 from orchestrator.store.connection import Connection, Database
 from orchestrator.store.resources import Resource
 
 KIND = "proxy"
+PLANE_PATIENCE_S = 5.0
+"""How long one attempt waits for a data plane that does not answer."""
 
 
 class InstanceNotFound(Retryable):
@@ -208,12 +211,19 @@ class Proxies:
         kept = (held.data.get("certificate") or {}).get("name") if https and wish.get("enable_https") else None
         name = certificate.name if certificate else kept
         ports = held.data.get("ports") or self.allocate_ports(hostname)
+        until = time.monotonic() + PLANE_PATIENCE_S
         while True:
             proxy = _proxy(hostname, wish, ports, name)
             try:
                 self.plane.apply(proxy)
             except PortTaken as taken:
                 ports = self.allocate_ports(hostname, (taken.port,))
+                continue
+            except PlaneAway:
+                # One that is started again is no reason to give a proxy up.
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.25)
                 continue
             break
         if certificate is not None or name is None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 
+from orchestrator.proxies.plane import PlaneAway
 from tests.acceptance.conftest import site  # noqa: F401  # a fixture
 from tests.proofs.system import create_app
 from tests.site import Site
@@ -49,6 +51,24 @@ def test_a_certificate_before_its_proxy_is_no_dead_letter(site: Site) -> None:  
     until(lambda: site.mode(name) == "fully_running", 30)
     site.quiet()
     assert site.letters(name) == []
+
+
+@pytest.mark.proves(11)
+def test_a_data_plane_that_is_away_for_seconds_fails_no_attempt(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    site.create("patient.example.com")
+    site.is_("patient.example.com", "ACTIVE")
+    apply, until_then, asked = site.proxies.plane.apply, time.monotonic() + 2, []
+
+    def away(proxy: Any) -> None:
+        asked.append(proxy.hostname)
+        if time.monotonic() < until_then:
+            raise PlaneAway("it is started again")
+        apply(proxy)
+
+    monkeypatch.setattr(site.proxies.plane, "apply", away)
+
+    assert site.proxies.serve("patient.example.com", https=False)["mode"] == "http_only"
+    assert len(asked) > 1
 
 
 @pytest.mark.proves(11)

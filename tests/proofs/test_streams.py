@@ -14,6 +14,7 @@ import pytest
 from orchestrator.dev.ports import any_free
 from orchestrator.dev.servers import Postgres, Redis
 from tests.conftest import fresh_database
+from tests.proofs.system import create_app
 from tests.stack import Stack, until
 
 STREAM, GROUP, BUS = "events:workflow", "workflow-group", "events:bus"
@@ -57,6 +58,26 @@ def test_what_we_append_removes_nothing_that_was_not_read(streams: Stack) -> Non
 
     with bridge(streams):
         until(lambda: streams.sql("select count(*) from events where type = 'proxy_created'") == [(700,)], 60)
+
+
+@pytest.mark.proves(7)
+def test_what_is_appended_before_anybody_read_waits_for_the_first_who_does(streams: Stack) -> None:
+    from orchestrator.proxies.application import Application
+
+    proxies = Application(streams.redis, length=200)
+    for n in range(700):
+        proxies.create(f"h{n}.example.com", {"target": "http://127.0.0.1:9"})
+
+    with bridge(streams):
+        until(lambda: streams.sql("select count(*) from events where type = 'proxy_created'") == [(700,)], 60)
+
+
+@pytest.mark.proves(8)
+def test_the_bus_of_the_api_keeps_events_of_one_id_and_two_types(streams: Stack) -> None:
+    client: Any = create_app(streams.runner).test_client()
+    for type in ("paid", "shipped", "paid"):
+        assert client.post("/api/events", json={"eventType": type, "id": "1"}).status_code == 200
+    assert kept(streams) == [("paid", "1"), ("shipped", "1")]
 
 
 @pytest.mark.proves(7)

@@ -72,8 +72,26 @@ def is_stable(source: str) -> bool:
     return _UNSTABLE.search(source) is None
 
 
+NOW = "now()"
+
+
+@functools.lru_cache(maxsize=1024)
+def _with_moment(source: str) -> str:
+    found = [lexeme.group() for lexeme in _TOKEN.finditer(source)]
+    for at in range(len(found) - 2):
+        if found[at : at + 3] == ["now", "(", ")"] and found[at - 1 : at] != ["."]:
+            found[at : at + 3] = ["(now | todate)", "", ""]
+    return "".join(found)
+
+
+def as_jq(source: str) -> str:
+    """jq's own words for `now()`, with which an older system's documents ask for the moment, as RFC 3339."""
+    return _with_moment(source) if NOW in source else source
+
+
 def outputs(source: str, names: tuple[str, ...], values: list[Any]) -> list[Any]:
     """Every output over [data, *named values]."""
+    source = as_jq(source)
     try:
         text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -107,6 +125,7 @@ TOGETHER = 200
 def check_together(wanted: Iterable[tuple[str, tuple[str, ...]]]) -> None:
     """Compile many at once: compiling costs the same for one as for hundreds. Says nothing; what was fine is remembered, and
     what was not is left to `check`, which says why."""
+    wanted = [(as_jq(source), names) for source, names in wanted]
     fresh = [(source, names) for source, names in dict.fromkeys(wanted) if (source, names) not in _good]
     for tame in (True, False):
         kind = [pair for pair in fresh if is_whole(pair[0]) and is_tame(pair[0]) is tame]
@@ -150,6 +169,7 @@ def is_whole(source: str) -> bool:
 
 def check(source: str, names: tuple[str, ...]) -> None:
     """Raises `ExpressionError` when the text is no jq expression over these names."""
+    source = as_jq(source)
     if (source, names) in _good:
         return
     warden = _warden[0]

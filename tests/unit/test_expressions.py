@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +22,18 @@ def warden() -> Iterator[Warden]:
     yield made
     programs.set_warden(before)  # without one, an expression of a later test might never end
     made.end()
+
+
+@pytest.mark.parametrize("source", ["now()", "{at: now()}.at", "[1, now()] | last"])
+def test_now_is_the_moment_as_older_documents_ask_for_it(source: str) -> None:
+    check_jq(source)
+    moment = str(jq_value(source, None, {}))
+    assert abs((dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(moment)).total_seconds()) < 60
+
+
+@pytest.mark.parametrize(("source", "value"), [('"now()"', "now()"), ('{"now": 5}.now', 5), ("now | type", "number")])
+def test_what_only_looks_like_it_stays(source: str, value: object) -> None:
+    assert jq_value(source, None, {}) == value
 
 
 @pytest.mark.parametrize(

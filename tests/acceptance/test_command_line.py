@@ -177,7 +177,8 @@ def test_the_api_answers_problems_with_stable_codes(client: object) -> None:
     assert health["components"]["database"]["status"] == "healthy"
 
 
-def test_events_triggers_and_webhooks_from_the_shell(running: Stack, tmp_path: Path) -> None:
+def test_events_triggers_and_webhooks_from_the_shell(running: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_S", "secret")
     file = tmp_path / "triggers.yaml"
     file.write_text("triggers:\n  - {name: shell, on: shell.said, start: sequence}\n  - {name: broken, on: shell.broke, start: nobody}\n")
     assert cli(running, "triggers", "put", str(file)).stdout == "put shell, broken\n"

@@ -245,7 +245,7 @@ def test_of_two_who_write_the_same_number_the_first_wins(database_url: str) -> N
     assert facts.commit(c, held, 0, [Fact(Position("/do/0/s"), "decided", {"n": 1})], []) == ("RUNNING", False)
     assert facts.commit(c, held, 0, [Fact(Position("/do/0/s"), "decided", {"n": 2})], []) is None
 
-    assert [fact.data for fact in facts.after(c, held.id, 0)] == [{"n": 1}]
+    assert [fact.data for fact in facts.after(c, held, 0)] == [{"n": 1}]
     database.drop()
 
 

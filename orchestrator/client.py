@@ -68,6 +68,16 @@ class Event:
     id: str | None
 
 
+_SENT_AS_IT_IS = "".join(map(chr, range(33, 127)))
+
+
+def _sendable(what: str, text: str) -> str:
+    """A header's text. A key that was not filled in (`…`) is told as that."""
+    if not text.isascii() or not text.isprintable():
+        raise ValueError(f"`{what}` holds a character that no {what} has: is it the one that was given to you?")
+    return text
+
+
 class Client:
     """`key` is an API key or a token; `tenant` is whose things are meant, for keys that are of every tenant."""
 
@@ -77,9 +87,9 @@ class Client:
     ) -> None:  # fmt: skip
         headers = {"Accept-Encoding": "gzip"}
         if key:
-            headers["Authorization"] = f"Bearer {key}"
+            headers["Authorization"] = f"Bearer {_sendable('key', key)}"
         if tenant:
-            headers["X-Tenant"] = tenant
+            headers["X-Tenant"] = _sendable("tenant", tenant)
         self._http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout_s, transport=transport)
         self.patience_s = patience_s
 
@@ -104,7 +114,7 @@ class Client:
         answer = self.request(
             "POST", f"/workflow/start/{_part(workflow)}", query={"version": version},
             body={name: value for name, value in body.items() if value is not None or name == "data"},
-            headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex}, again=True,
+            headers={"Idempotency-Key": quote(idempotency_key, safe=_SENT_AS_IT_IS) if idempotency_key else uuid.uuid4().hex}, again=True,
         )  # fmt: skip
         return Instance(self, answer["instanceId"])
 

@@ -52,6 +52,18 @@ def test_a_start_that_is_asked_for_twice_starts_once(client: Client) -> None:
     assert caught.value.code == "duplicate"
 
 
+@pytest.mark.parametrize("option", ["key", "tenant"])
+@pytest.mark.parametrize("text", ["…", "a\nb", "schlüssel"])
+def test_a_key_that_was_not_filled_in_is_told_as_that(option: str, text: str) -> None:
+    with pytest.raises(ValueError, match=f"no {option} has"):
+        Client(**{option: text})
+
+
+def test_a_start_may_have_any_key(client: Client) -> None:
+    first = client.start("numbered", {"n": 1}, idempotency_key="Bestellung Nº 7 – größer")
+    assert client.start("numbered", {"n": 1}, idempotency_key="Bestellung Nº 7 – größer").id == first.id
+
+
 def test_what_goes_wrong_is_said(client: Client) -> None:
     failed = client.start("asked", {"fail": True})
     with pytest.raises(WorkflowFailed, match="asked to fail") as caught:

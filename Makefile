@@ -4,8 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 UV ?= uv
 BIN := $(VENV)/bin
-IMAGE ?= celery-orchestrator
-SECRETS := .orchestrator/docker.env
+IMAGE ?= celery-orchestrator:0.1.0
 export ALEMBIC_QUIET := 1
 
 .DEFAULT_GOAL := help
@@ -28,13 +27,9 @@ down: $(VENV)/.ready ## stop the stack of this folder, from another terminal
 docker-build: ## the image of every process
 	docker build -t $(IMAGE) .
 
-# Compose asks for passwords; they are made once, for whoever may read this folder.
-docker-run: docker-build $(SECRETS) ## every process of the Procfile in containers, with PostgreSQL and Redis (docker-compose.yml)
-	docker compose --env-file $(SECRETS) up
-
-$(SECRETS):
-	@mkdir -p $(@D)
-	@umask 077 && $(PYTHON) -c 'import secrets; [print(f"{name}={secrets.token_urlsafe(24)}") for name in ("POSTGRES_PASSWORD", "GATEWAY_TOKEN", "GRAFANA_PASSWORD")]' > $@
+docker-run: docker-build ## every process of the Procfile in containers, with PostgreSQL and Redis (docker-compose.yml)
+	@deploy/make-secrets
+	IMAGE=$(IMAGE) docker compose up
 
 test: $(VENV)/.dev ## what a change is judged by: lint, types, and all tests but those of `make test-long`
 	@$(BIN)/python -m tests.run short

@@ -1,7 +1,8 @@
 """`make bench`, or `make bench M=sequence`: prints a table and writes benchmarks/latest.json.
 
 `python -m benchmarks calibrate` says how fast this machine is; `python -m benchmarks compare --base COMMIT sequence` measures an older
-commit and this code in turn.
+commit and this code in turn; `python -m benchmarks counts` says what an instance costs in statements, bytes and commands, and
+`python -m benchmarks compare --base COMMIT counts` both.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ def main(names: list[str]) -> int:
         from benchmarks import calibrate
 
         return calibrate.main()
+    if names == ["counts"]:
+        from benchmarks import counts
+
+        print(json.dumps(counts.count(), indent=2))
+        return 0
     if names[:1] == ["compare"]:
         from benchmarks import compare
 

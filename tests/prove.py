@@ -1,6 +1,7 @@
 """`make proves N=34`: the tests of a fault's number, against the code in which it was found and against the present one.
 
-Without a number, all of them, as a table.
+Without a number, all of them, as a table. Each file of tests is run by a process of its own: where a fault of the old code takes the
+servers of a file away, those of the others know nothing of it.
 """
 
 from __future__ import annotations
@@ -8,11 +9,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import xml.etree.ElementTree as Tree  # what pytest wrote a moment ago
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from tests.run import end_left_behind, processes
 
 ROOT = Path(__file__).parents[1]
 BASE = "4596b44"
@@ -38,19 +45,29 @@ def old_tree() -> Path:
     return tree
 
 
-def run(tree: Path, number: int | None) -> dict[str, str]:
+def run(tree: Path, files: Sequence[Path], number: int | None) -> dict[str, str]:
     """Each test, and what became of it."""
-    report = FOLDER / f"{tree.name}.xml"
+    with ThreadPoolExecutor(processes()) as pool:
+        return {name: outcome for found in pool.map(lambda file: run_file(tree, file, number), files) for name, outcome in found.items()}
+
+
+def run_file(tree: Path, file: Path, number: int | None) -> dict[str, str]:
+    report = FOLDER / f"{tree.name}-{file.stem}.xml"
     report.unlink(missing_ok=True)
-    python = tree / ".venv/bin/python"
+    command = [tree / ".venv/bin/python", "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", file.relative_to(ROOT)]
     selection = [] if number is None else ["--number", str(number)]
-    environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
-    subprocess.run(
-        [python, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "tests/proofs", f"--junitxml={report}", *selection],
-        cwd=tree, env=environment, check=False,
-    )  # fmt: skip
+    kept = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    with tempfile.TemporaryDirectory(prefix="proofs-") as folder:
+        Path(folder).chmod(0o755)
+        environment = {**kept, "TMPDIR": folder, "TEST_PACE": kept.get("TEST_PACE", str(processes() / (os.cpu_count() or 1)))}
+        done = subprocess.run(
+            [*command, f"--junitxml={report}", *selection], cwd=tree, env=environment, capture_output=True, text=True, check=False
+        )
+        end_left_behind(folder)
+    (FOLDER / f"{tree.name}-{file.stem}.log").write_text(done.stdout + done.stderr)
+    print(f"{tree.name} {file.stem}: {(done.stdout.strip().splitlines() or ['nothing'])[-1]}", flush=True)
     if not report.exists():
-        sys.exit(f"pytest gave no report in {tree}")
+        return {}
     found: dict[str, str] = {}
     for case in Tree.parse(report).iter("testcase"):  # noqa: S314
         kinds = {child.tag for child in case} & {"failure", "error", "skipped"}
@@ -58,9 +75,10 @@ def run(tree: Path, number: int | None) -> dict[str, str]:
     return found
 
 
-def numbers() -> dict[int, list[str]]:
-    """What proves which number, read from the tests' text."""
+def numbers() -> tuple[dict[int, list[str]], dict[int, set[Path]]]:
+    """What proves which number, and where, read from the tests' text."""
     found: dict[int, list[str]] = {number: [] for number in KNOWN}
+    places: dict[int, set[Path]] = {}
     for path in sorted((ROOT / "tests/proofs").rglob("test_*.py")):
         marks: list[int] = []
         whole = [
@@ -72,16 +90,20 @@ def numbers() -> dict[int, list[str]]:
             elif test := re.match(r"(?:async )?def (test_\w+)", line):
                 for number in [*marks, *whole]:
                     found.setdefault(number, []).append(test.group(1))
+                    places.setdefault(number, set()).add(path)
                 marks = []
-    return found
+    return found, places
 
 
 def main() -> int:
     number = int(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1] else None
-    known = numbers()
+    # What is begun in the background of a script ignores interrupts, and so would all that the tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    known, places = numbers()
     if number is not None and not known.get(number):
         sys.exit(f"no test is marked with number {number}")
-    old, new = run(old_tree(), number), run(ROOT, number)
+    files = sorted(places[number] if number is not None else set().union(*places.values()))
+    old, new = run(old_tree(), files, number), run(ROOT, files, number)
     print(f"\n{'number':<8}{'then (' + BASE + ')':<30}now")
     for one in [number] if number is not None else sorted(known):
         names = tuple(known[one])

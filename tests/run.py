@@ -50,7 +50,9 @@ def another_debian() -> str:
         return "there is no debootstrap here, and no apt-get to install it"
     if not _does("unshare", "--mount", "--pid", "--fork", "--mount-proc", "mount", "-t", "tmpfs", "tmpfs", "/mnt"):
         return "this machine gives no namespaces of mounts and processes"
-    mirror = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
+    mirror = subprocess.run([ROOT / ".ci/debian-mirror"], capture_output=True, text=True, check=False, timeout=30).stdout.strip()
+    if not mirror:
+        return "no mirror of Debian is known here: DEBIAN_MIRROR names one"
     try:
         urllib.request.urlopen(f"{mirror}/dists/trixie/Release", timeout=20).close()  # noqa: S310  # the mirror is whoever runs this's
     except OSError as error:

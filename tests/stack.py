@@ -24,6 +24,7 @@ from orchestrator.engine.publish import Publisher
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.engine.runtime import Runtime
 from orchestrator.store.connection import Database
+from tests import commands
 from tests.pace import patient
 
 T = TypeVar("T")
@@ -165,10 +166,7 @@ class Stack:
             process.wait()
 
     def cli(self, *arguments: str, input: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "orchestrator.cli", *arguments],
-            env=self.variables(**variables), input=input, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        return commands.run(arguments, self.variables(**variables), input=input)
 
     def run(self, workflow: str, input: Any = None, timeout_s: float = 30.0, **options: Any) -> dict[str, Any]:
         """Start and wait for the end."""

@@ -39,6 +39,7 @@ def test_every_example_is_named_and_is_run_here() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_example_of_a_worker_runs_against_redis_and_prints_that_it_completed(up: Up) -> None:
     for _ in range(2):
         done = run(up, str(FOLDER / "worker_example.py"))

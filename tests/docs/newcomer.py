@@ -40,7 +40,8 @@ class Newcomer:
         self._state.mkdir()
         self._clone()
         self._environment = self._terminal(folder / "bin")
-        self._ports = {"PORT": str(any_free()), "FLOWER_PORT": str(any_free())}
+        # A gateway takes its ports last of all: by then somebody else may have the usual ones, which were free.
+        self._ports = {name: str(any_free()) for name in ("PORT", "FLOWER_PORT", "GATEWAY_HTTP_PORT", "GATEWAY_HTTPS_PORT")}
         self._process: subprocess.Popen[bytes] | None = None
         self.log = folder / "up.log"
 

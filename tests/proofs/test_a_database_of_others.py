@@ -15,7 +15,7 @@ from orchestrator.dev.servers import Postgres, Redis
 from tests.proofs.system import as_user, schema_of
 from tests.stack import Stack, until
 
-pytestmark = pytest.mark.proves(41)
+pytestmark = [pytest.mark.proves(41), pytest.mark.slow]
 
 THEIRS = """
 create table customers (id int primary key, name text);

@@ -65,6 +65,7 @@ def asked(url: str, what: str, **query: Any) -> Any:
 
 
 @pytest.mark.proves(50)
+@pytest.mark.slow
 def test_a_workflow_that_failed_is_a_failed_task_and_none_that_completed_is(board: tuple[Project, str]) -> None:
     shop, url = board
     ids = {name: shop.start(name) for name in (*FAILING, "good", "good-fork")}

@@ -18,6 +18,7 @@ from orchestrator.dev.ports import any_free
 from orchestrator.dev.servers import Postgres, Redis
 from tests.stack import until
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 

@@ -68,6 +68,15 @@ class Up:
         assert self.process is not None
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def servers(self, *programs: str) -> list[psutil.Process]:
+        """Those of these names: of several, Postgres' own children come and go, the one that all stem from stays."""
+        found: dict[str, psutil.Process] = {}
+        for one in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if (name := one.name()) in programs and "postgres:" not in " ".join(one.cmdline()):
+                    found.setdefault(name, one)
+        return list(found.values())
+
     def state(self) -> dict[str, Any]:
         return dict(json.loads((self.folder / ".orchestrator/stack.json").read_text()))
 
@@ -75,15 +84,16 @@ class Up:
         """Whatever became of it: nothing of it stays."""
         if self.process is None:
             return
-        with contextlib.suppress(psutil.NoSuchProcess):
+        try:
             if self.process.poll() is None:
                 self.process.send_signal(signal.SIGINT)
                 self.process.wait(60)
-        for one in psutil.process_iter(["cmdline"]):
-            with contextlib.suppress(psutil.Error):
-                folder = str(self.folder)
-                if one.cwd().startswith(folder) or any(folder in part for part in one.info["cmdline"] or ()):
-                    one.kill()
+        finally:
+            for one in psutil.process_iter(["cmdline"]):
+                with contextlib.suppress(psutil.Error):
+                    folder = str(self.folder)
+                    if one.cwd().startswith(folder) or any(folder in part for part in one.info["cmdline"] or ()):
+                        one.kill()
 
 
 @contextlib.contextmanager

@@ -74,6 +74,9 @@ def steps(draw: st.DrawFn, name: str) -> AnyTask:
     )
 
 
+limits = st.sampled_from([None, None, 1, 2])
+
+
 @st.composite
 def tasks(draw: st.DrawFn, name: str, depth: int) -> AnyTask:
     kinds = ["step", "step", "step", "set", "wait"]
@@ -95,10 +98,13 @@ def tasks(draw: st.DrawFn, name: str, depth: int) -> AnyTask:
         )
     if kind == "fork":
         gather = draw(st.sampled_from(["list", "merge"]))
-        return Fork(name=name, branches=draw(lists(depth - 1)), gather=gather)
+        return Fork(name=name, branches=draw(lists(depth - 1)), gather=gather, concurrency=draw(limits))
     if kind in ("for", "pfor"):
         items = list(range(draw(st.integers(0, 3))))
-        return For(name=name, items=Template(items), do=Do(tasks=draw(lists(depth - 1))), parallel=kind == "pfor")
+        body = Do(tasks=draw(lists(depth - 1)))
+        if kind == "for":
+            return For(name=name, items=Template(items), do=body)
+        return For(name=name, items=Template(items), do=body, parallel=True, concurrency=draw(limits))
     if kind == "try":
         body = Do(inline=True, tasks=draw(lists(depth - 1)))
         retry = draw(st.sampled_from([None, RetryPolicy(max_attempts=2, base_s=1.0, jitter=0)]))

@@ -15,6 +15,9 @@ Position = NewType("Position", str)
 ROOT = Position("")
 UNDO = Position("/undo")
 
+WORKFLOW, EXECUTION, RUN = "wf_", "ex_", "run_"
+"""How the API of tenants calls workflows and instances, and how older services call these; understood wherever an id is asked for."""
+
 
 def new_instance_id() -> InstanceId:
     """A UUIDv7: 48 bits of milliseconds, then randomness."""

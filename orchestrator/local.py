@@ -16,19 +16,22 @@ import datetime as dt
 import itertools
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
 
 from orchestrator.breakers import MemoryBreakers
+from orchestrator.config.settings import Settings
+from orchestrator.definition.dependencies import Dependency
 from orchestrator.definition.documents import definition_from
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.tree import Definition
 from orchestrator.definition.validate import check
 from orchestrator.embedded import Embedded, Instance, WallClock
 from orchestrator.engine.slots import Slots
-from orchestrator.errors import IllegalMove, NotFound, text_of
+from orchestrator.errors import Fault, IllegalMove, Invalid, NotFound, text_of
 from orchestrator.history import Fact, Kind
 from orchestrator.state import TERMINAL
 from orchestrator.steps.registry import REGISTRY, CompensationHandler, Executor, Registry
@@ -128,6 +131,11 @@ class MemoryCheckpointStore:
             self._held.clear()
 
 
+def _names_in(text: str) -> set[str]:
+    """A workflow's name, or `namespace.name`: this engine knows no namespaces."""
+    return {text, text.rpartition(".")[2]}
+
+
 def _fits(execution: Execution, wanted: HistoryFilter) -> bool:
     return (
         (wanted.status is None or execution.status == wanted.status)
@@ -140,10 +148,11 @@ def _fits(execution: Execution, wanted: HistoryFilter) -> bool:
 class _Run:
     """One execution in its thread. `asked` is set to cancel it, `heard` when that was done, or came too late."""
 
-    def __init__(self, embedded: Embedded, instance: Instance, execution: Execution) -> None:
+    def __init__(self, embedded: Embedded, instance: Instance, execution: Execution, waits_for: Sequence[Dependency]) -> None:
         self.embedded = embedded
         self.instance = instance
         self.execution = execution
+        self.waits_for = waits_for
         self.asked = threading.Event()
         self.heard = threading.Event()
         self.ended = threading.Event()
@@ -208,11 +217,12 @@ class WorkflowEngine:
             raise IllegalMove("start", "stopped engine")
         definition = workflow if isinstance(workflow, Definition) else definition_from(workflow)
         check(definition, self.registry)
+        waits_for = self._dependencies(definition)
         embedded = Embedded(clock=WallClock(), registry=self.registry, default_retry=self.retry, breakers=self.breakers, slots=self.slots)
         instance = embedded.start(definition, {} if input is None else input)
         total = len(getattr(definition.do, "nodes", ())) or len(getattr(definition.do, "tasks", ())) or 1
         execution = Execution(instance.id, definition.name, input=input, started_at=instance.began, trace_id=trace_id, total=total)
-        run = self._runs[instance.id] = _Run(embedded, instance, execution)
+        run = self._runs[instance.id] = _Run(embedded, instance, execution, waits_for)
         embedded.listener = lambda what, _, fact: self._told(run, what, fact)
         self.store.save(execution)
         threading.Thread(target=self._drive, args=(run,), name=f"execution-{instance.id[:8]}", daemon=True).start()
@@ -255,11 +265,56 @@ class WorkflowEngine:
     def get_workflow_history(self, wanted: HistoryFilter | None = None) -> list[Execution]:
         return self.store.list(wanted or HistoryFilter())
 
+    # ── what an execution waits for before it begins ─────────────────────────────────────────────────────────────────
+
+    def _dependencies(self, definition: Definition) -> list[Dependency]:
+        """Those of a definition, which are about what this engine runs."""
+        found = [
+            Dependency.of(one) if isinstance(one, str | Dependency) else Dependency.model_validate(one) for one in definition.dependencies
+        ]
+        faults: list[Fault] = []
+        for number, one in enumerate(found):
+            if one.instance is not None and one.instance not in self._runs:
+                faults.append(Fault(f"/dependencies/{number}/instance", f"There is no execution {one.instance}."))
+            elif one.workflow is not None and definition.name in _names_in(one.workflow):
+                faults.append(Fault(f"/dependencies/{number}", f"{definition.name} would wait for itself."))
+        if faults:
+            raise Invalid(faults, f"workflow '{definition.name}'")
+        return found
+
+    def _unmet(self, run: _Run) -> list[str]:
+        return [f"{one.workflow or one.instance} to be {one.condition}" for one in run.waits_for if not self._is_met(one)]
+
+    def _is_met(self, one: Dependency) -> bool:
+        """The last one that ended decides, as in the durable engine."""
+        if one.instance is not None:
+            asked = [self._runs[one.instance]]
+        else:
+            names = _names_in(one.workflow or "")
+            asked = [run for run in list(self._runs.values()) if run.execution.type in names]
+        ended = [run.execution for run in asked if run.ended.is_set()]
+        last = max(ended, key=lambda execution: execution.completed_at or 0.0, default=None)
+        return last is not None and (one.condition == "any" or last.status == one.condition)
+
+    def _wait_for_others(self, run: _Run, patience_s: float) -> bool:
+        """Whether it may begin (or is to be cancelled); else its patience is over, and it has failed."""
+        until = time.monotonic() + patience_s
+        while (unmet := self._unmet(run)) and not run.asked.is_set():
+            if time.monotonic() > until:
+                run.execution.status = "failed"
+                run.execution.error = f"dependency timeout: waited for {'; '.join(unmet)}"
+                return False
+            time.sleep(ROOM_LOOK_S)
+        return True
+
     # ── the thread of one execution ─────────────────────────────────────────────────────────────────────────────────
 
     def _drive(self, run: _Run) -> None:
         has_room = False
+        patience_s = run.instance.definition.dependency_timeout_s or Settings().dependency_timeout_s
         try:
+            if not self._wait_for_others(run, patience_s):
+                return
             while not (has_room := self._room.acquire(timeout=ROOM_LOOK_S)) and not run.asked.is_set():
                 pass
             while run.instance.state not in TERMINAL:

@@ -23,6 +23,8 @@ from orchestrator.store.connection import connect
 
 logger = logging.getLogger("orchestrator.reach")
 
+AT_THE_DOOR = ("password", "authenticat", "noauth", "wrongpass")
+"""What servers say to whom they do not let in."""
 PAUSE_S = 0.5
 TELL_AFTER_S = 2.0
 
@@ -43,6 +45,11 @@ class Place:
     source: str
 
     def away(self, why: str) -> Away:
+        if any(word in why.lower() for word in AT_THE_DOOR):
+            return Away(
+                f"A {self.what} answers at {self.address} ({self.variable}, from {_article(self.source)}), and lets nobody in who does not"
+                f' know its password. If it is another\'s, start a stack in this folder with "make up"; else set {self.variable} with it.'
+            )
         if self.source in (DEFAULT, ""):
             return Away(
                 f"Nothing runs here: no {self.what} answers at {self.address} ({self.variable}, default): {why}."
@@ -60,7 +67,7 @@ class Place:
 
 
 def _article(source: str) -> str:
-    return f"the {source}" if source == "environment" else source
+    return f"the {source}" if source == "environment" else source or DEFAULT
 
 
 def postgres(loaded: Loaded | None = None) -> Place:

@@ -17,6 +17,14 @@ class State(StrEnum):
     CLEANING_UP = "CLEANING_UP"
 
 
+class EventState(StrEnum):
+    TAKEN = "taken"
+    WORKING = "working"
+    HELD = "held"
+    DEAD = "dead"
+    DISCARDED = "discarded"
+
+
 class StepState(StrEnum):
     SCHEDULED = "SCHEDULED"
     RUNNING = "RUNNING"

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.definition.builder import Workflow
-from orchestrator.definition.parsing import suggestion_for
+from orchestrator.definition.parsing import shown, suggestion_for
 from orchestrator.definition.tree import Definition, Step, walk
 from orchestrator.definition.validate import check
 from orchestrator.embedded import Embedded, Instance
@@ -181,6 +181,11 @@ class Lab:
         return run
 
     def _checked(self, workflow: Workflow | Definition) -> Definition:
+        if not isinstance(workflow, Workflow | Definition):
+            # What a verb gives that is to be ended by another one: the workflow that it belongs to says which.
+            if isinstance(written := getattr(workflow, "_flow", None), Workflow):
+                written.build()
+            raise TypeError(f"Expected a Workflow or a Definition, got {shown(workflow)}.")
         definition = workflow.build() if isinstance(workflow, Workflow) else workflow
         check(definition, self.engine.registry)
         return definition

@@ -14,7 +14,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import Annotated, Any, Generic, Literal, NamedTuple, Protocol, Self, TypedDict, TypeVar, Unpack
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from orchestrator.definition.approval import approval
 from orchestrator.definition.dependencies import Dependency
@@ -111,6 +111,13 @@ class Options(Model):
     breaker: Name | None = None
     compensation: Compensation | None = None
 
+    @field_validator("compensation", mode="before")
+    @classmethod
+    def _is_no_step(cls, given: Any) -> Any:
+        if callable(given) or isinstance(given, str):
+            raise ValueError("Expected a Compensation. What undoes a step is a function of its own below it, with @<the step>.undo.")  # noqa: TRY004
+        return given
+
     def policy(self) -> RetryPolicy | None:
         return RetryPolicy(max_attempts=self.retries + 1) if self.retries is not None else self.retry
 
@@ -172,21 +179,22 @@ class Draft:
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
-        self.open: dict[int, tuple[Place, str, str]] = {}
+        # What is open is kept, or what comes after it might get its number, and close it.
+        self.open: dict[int, tuple[object, Place, str, str]] = {}
 
     def fault(self, message: str, suggestion: str = "", pointer: str = "") -> None:
         self.faults.append(here().fault(message, suggestion, pointer))
 
     def opened(self, what: object, said: str, remedy: str) -> None:
         """Something that adds nothing to the workflow until it is closed."""
-        self.open[id(what)] = (here(), said, remedy)
+        self.open[id(what)] = (what, here(), said, remedy)
 
     def closed(self, what: object) -> None:
         self.open.pop(id(what), None)
 
     def check(self, name: str) -> None:
         """Raises `Invalid` with everything that is wrong with what was written."""
-        left = [place.fault(said, remedy) for place, said, remedy in self.open.values()]
+        left = [place.fault(said, remedy) for _, place, said, remedy in self.open.values()]
         if self.faults or left:
             raise Invalid([*self.faults, *left], f"workflow {name!r}")
 
@@ -264,9 +272,11 @@ class Flow:
 
     # structures
 
-    def parallel(self, *, compete: bool = False, name: str = "parallel") -> Parallel[Self]:
-        """Branches side by side: `.parallel().do(…).do(…).join_with(combine)`."""
-        return Parallel(self, compete=compete, name=name)
+    def parallel(self, *, compete: bool = False, concurrency: int | None = None, name: str = "parallel") -> Parallel[Self]:
+        """Branches side by side: `.parallel().do(…).do(…).join_with(combine)`; with `concurrency`, at most so many of them at once."""
+        if compete and concurrency is not None:
+            self._draft.fault("Branches that compete all begin at once: `concurrency` has no meaning there.")
+        return Parallel(self, compete=compete, concurrency=self._concurrency(concurrency), name=name)
 
     def if_(self, condition: Condition, name: str = "if") -> Body[Self]:
         """What follows in `.do(…)` runs only when the condition holds; what follows in `.else_(…)` after it, only when it does not."""
@@ -313,12 +323,17 @@ class Flow:
         at: str = "index",
         parallel: bool = False,
         gather: Literal["list", "input"] = "list",
+        concurrency: int | None = None,
         name: str = "foreach",
     ) -> Body[Self]:
         """What follows in `.do(…)` runs for each item, which is in the data under `each`.
 
-        One after another, sharing data; or, with `parallel`, side by side, giving a list under the loop's name.
+        One after another, sharing data; or, with `parallel`, side by side, giving a list under the loop's name. With `concurrency`, at
+        most so many items are in work at once, and the next begins when one of them is done.
         """
+        if concurrency is not None and not parallel:
+            self._draft.fault("A loop does one item after another: `concurrency` limits one that is parallel.", "Add parallel=True.")
+        most = self._concurrency(concurrency)
         expression = self._expression(items)
         each, at = self._variable(each, "each"), self._variable(at, "at")
 
@@ -335,6 +350,7 @@ class Flow:
                 do=Do(tasks=inner, around=Around(input_from=Bind((each, at)))),
                 parallel=parallel,
                 gather=gather,
+                concurrency=most,
                 around=Around(output_as=output),
             )
 
@@ -396,6 +412,12 @@ class Flow:
             self._draft.fault(f"Expected a name of letters, digits and _ for `{what}`, got {shown(given)}.")
             return "unknown"
         return given
+
+    def _concurrency(self, given: Any) -> int | None:
+        if given is None or (isinstance(given, int) and not isinstance(given, bool) and given >= 1):
+            return given
+        self._draft.fault(f"Expected a whole number of at least 1 for `concurrency`, got {shown(given)}.")
+        return None
 
     def _seconds(self, given: Any) -> float | None:
         try:
@@ -542,9 +564,10 @@ class Guarded(Generic[F]):
 class Parallel(Generic[F]):
     """Collects branches; ends with `join_with(step)`, or with any other verb of the flow after `join()`."""
 
-    def __init__(self, flow: F, *, compete: bool, name: str) -> None:
+    def __init__(self, flow: F, *, compete: bool, concurrency: int | None, name: str) -> None:
         self._flow = flow
         self._compete = compete
+        self._concurrency = concurrency
         self._name = name
         self._branches: list[AnyTask] = []
         flow._draft.opened(
@@ -566,7 +589,8 @@ class Parallel(Generic[F]):
         if not self._branches:
             self._flow._draft.fault("A parallel needs at least one branch.", "Write .do(step) before its end.")
         own = self._flow._free(self._name)
-        self._flow._tasks.append(Fork(name=own, branches=tuple(self._branches), compete=self._compete, gather=gather))
+        made = Fork(name=own, branches=tuple(self._branches), compete=self._compete, gather=gather, concurrency=self._concurrency)
+        self._flow._tasks.append(made)
         return self._flow
 
     def join_with(self, what: Doable, name: str | None = None, *, parameters: Any = None, **options: Unpack[StepOptions]) -> F:

@@ -108,6 +108,19 @@ def unknown_of(config: Mapping[str, Any], known: Collection[str]) -> list[Fault]
     return found
 
 
+def without_definition(config: Mapping[str, Any], versions: Collection[str]) -> list[Fault]:
+    """Variants of a workflow that has these versions, and not theirs: a start that is given one of them is refused."""
+    return [
+        Fault(
+            f"/variants/{number}/version",
+            f'The workflow "{config.get("id")}" has no version "{variant["version"]}".',
+            f"It has {', '.join(sorted(versions))}.",
+        )
+        for number, variant in enumerate(config.get("variants") or ())
+        if versions and str(variant["version"]) not in versions
+    ]
+
+
 def applied(definition: Definition, config: Mapping[str, Any]) -> Definition:
     """The definition as it is under a configuration. Instances keep the one they began with."""
     changes: dict[str, Any] = {}

@@ -67,6 +67,7 @@ class ConditionForm(NestedForm):
 class ParallelForm(NestedForm):
     steps: Steps | None = None
     branches: Annotated[tuple[Steps, ...], Many] | None = None
+    concurrency: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _has_one(self) -> ParallelForm:
@@ -84,7 +85,7 @@ class ParallelForm(NestedForm):
         else:
             lists = enumerate(self.branches or ())
             branches = tuple(Do(name=f"branch{n + 1}", tasks=_tasks(steps, written, f"{place}/branches/{n}")) for n, steps in lists)
-        return Fork(name=name, branches=branches, gather="merge", around=around)
+        return Fork(name=name, branches=branches, gather="merge", concurrency=self.concurrency, around=around)
 
 
 class ForEachForm(NestedForm):
@@ -94,7 +95,14 @@ class ForEachForm(NestedForm):
     each: Variable = Field("item", validation_alias="as")
     at: Variable = Field("index", validation_alias="index")
     parallel: bool = False
+    concurrency: Annotated[int, Field(ge=1)] | None = None
     steps: Steps
+
+    @model_validator(mode="after")
+    def _limits_what_is_parallel(self) -> ForEachForm:
+        if self.concurrency is not None and not self.parallel:
+            raise ValueError("A loop does one item after another: `concurrency` limits one with `parallel: true`.")
+        return self
 
     def task(self, name: str, around: Around, written: Written, place: str) -> AnyTask:
         output: Expression = Merge(name) if self.parallel else Jq(f"del(.{self.each}, .{self.at})")
@@ -106,6 +114,7 @@ class ForEachForm(NestedForm):
             at=self.at,
             do=Do(tasks=inside, around=Around(input_from=Bind((self.each, self.at)))),
             parallel=self.parallel,
+            concurrency=self.concurrency,
             around=replace(around, output_as=output),
         )
 

@@ -64,13 +64,14 @@ class Do(Task):
 class Fork(Task):
     """Side by side. Gives the outputs in order; merged into one object; or, competing, the first one's.
 
-    `at_least`: it is done when so many branches are; the others are stopped.
+    `at_least`: it is done when so many branches are; the others are stopped. `concurrency`: at most so many are open at once.
     """
 
     branches: tuple[AnyTask, ...] = ()
     compete: bool = False
     at_least: int | None = None
     gather: Literal["list", "merge"] = "list"
+    concurrency: int | None = None
 
 
 @tagged("for")
@@ -79,7 +80,7 @@ class For(Task):
     """The body once per item (or, without items, while the condition holds).
 
     In sequence, an iteration gets what the one before gave. In parallel, each gets the task's input, and the outputs
-    come as a list in the order of the items, or are left aside (`gather="input"`).
+    come as a list in the order of the items, or are left aside (`gather="input"`). `concurrency`: at most so many at once.
     """
 
     do: Do = field(default_factory=lambda: Do())
@@ -89,6 +90,7 @@ class For(Task):
     condition: Expression | None = None
     parallel: bool = False
     gather: Literal["list", "merge", "input"] = "list"
+    concurrency: int | None = None
 
 
 @tagged("case")

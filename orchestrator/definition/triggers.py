@@ -26,7 +26,7 @@ from typing import Any, Literal
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.expressions import Expression, Jq, Template, check_jq, embedded, evaluate, is_true, sources
 from orchestrator.errors import ExpressionError, Fault, Invalid
-from orchestrator.ids import id_for, is_instance_id
+from orchestrator.ids import EXECUTION, RUN, id_for, is_instance_id
 
 ACTIONS = ("start", "wake", "signal", "cancel", "skip")
 _KNOWN = {
@@ -118,13 +118,9 @@ class Trigger:
         return "" if self.window is None else _key(self.window.key, event, "key") or ""
 
 
-EXECUTION = "ex_"
-"""How the API of tenants calls instances."""
-
-
 def instance_id_of(text: str, tenant: str) -> str:
-    """Ids of other systems stand for ids of ours: always the same for the same. One that we gave out as `ex_…` is ours."""
-    own = text.removeprefix(EXECUTION)
+    """Ids of other systems stand for ids of ours: always the same for the same. One that we gave out as `ex_…` or `run_…` is ours."""
+    own = text.removeprefix(EXECUTION).removeprefix(RUN)
     return own if is_instance_id(own) else id_for(f"execution/{tenant}/{text}")
 
 

@@ -17,6 +17,7 @@ from orchestrator.plan.canvas import Address
 from orchestrator.plan.gathering import handed_over, joined
 from orchestrator.plan.needs import FanOut, Join
 from orchestrator.store import branches, fanouts, timers
+from orchestrator.store.branches import Held, Published
 from orchestrator.store.connection import Connection
 from orchestrator.store.fanouts import Closing
 
@@ -26,17 +27,17 @@ if TYPE_CHECKING:
 
 def fan_out(walk: Walk, need: FanOut) -> None:
     held = walk.held
-    walk.record(Fact(need.position, Kind.OPENED, {"count": len(need.openings)}))
+    limit = {} if need.concurrency is None else {"concurrency": need.concurrency}
+    walk.record(Fact(need.position, Kind.OPENED, {"count": len(need.openings), **limit}))
     context = walk.forward.context
 
     def opening(c: Connection) -> None:
-        fanouts.open_children(c, held, need.position, need.mode, held.queue, need.shared, need.openings, context)
+        fanouts.open_children(c, held, need, held.queue, context)
         _watch_due(walk, c)
 
     walk.transact(opening)
-    ready = sum(not opening.after for opening in need.openings)
     address = Address(held.instance_id, held.position, held.generation, walk.held_queue, walk.definition.name)
-    walk.runtime.publisher.plan(remaining.Parallel(ready, need.mode), address, walk.runtime.helpers())
+    walk.runtime.publisher.plan(remaining.Parallel(need.width, need.mode), address, walk.runtime.helpers())
     raise Stopped
 
 
@@ -70,7 +71,8 @@ def _watch_due(walk: Walk, c: Connection) -> None:
 
 
 def close(walk: Walk, closing: Closing, facts: list[Fact] | None = None) -> None:
-    """End a branch that others wait for. In a fork the next open branch is taken in the same statement."""
+    """End a branch that others wait for. In a fork the next open branch is taken in the same statement; of a limited one, the next
+    that was held back."""
     held = walk.held
     if facts is not None:
         walk.pending = facts
@@ -81,14 +83,25 @@ def close(walk: Walk, closing: Closing, facts: list[Fact] | None = None) -> None
     if closing.outcome == "failed" or held.mode in ("compete", "some") or closing.outcome == "ended":
         close_and_stop_siblings(walk, closing, seq)
         raise Stopped
-    next_of = held.parent_id if held.mode == "fork" and not walk.attends else None
+    next_of = held.parent_id if held.mode in ("fork", "limited") and not walk.attends else None
+
+    def end(c: Connection) -> tuple[bool, Held | None, list[Published]]:
+        def close() -> tuple[bool, Held | None]:
+            return fanouts.close(c, held, seq, pending, closing, told, next_of=next_of, queue=walk.queue, lease_s=walk.settings.lease_s)
+
+        if held.mode != "limited":
+            return *close(), []
+        # Its place is another's at once, whether or not this process may go on with that: a place that nobody has is lost for good.
+        with c.transaction():
+            closed, following = close()
+            return closed, following, fanouts.release_next(c, held) if closed and following is None else []
+
     try:
-        closed, following = walk.database.patiently(
-            lambda c: fanouts.close(c, held, seq, pending, closing, told, next_of=next_of, lease_s=walk.settings.lease_s)
-        )
+        closed, following, released = walk.database.patiently(end)
     except psycopg.errors.UniqueViolation:
-        closed, following = False, None
+        closed, following, released = False, None, []
     walk.fence(closed)
+    walk.runtime.publisher.branches(released)
     walk.stage("persistence", "%d facts committed; the branch is %s", len(pending), closing.outcome)
     raise Stopped(following)
 
@@ -103,7 +116,7 @@ def close_and_stop_siblings(walk: Walk, closing: Closing, seq: int) -> None:
         with c.transaction():
             decides = stops and (not least or fanouts.is_among_the_first(c, held, least))
             cut = fanouts.stop_siblings(c, held, gently=not wins) if decides else fanouts.Cut()
-            closed, _ = fanouts.close(c, held, seq, facts, closing, told, next_of=None, lease_s=walk.settings.lease_s)
+            closed, _ = fanouts.close(c, held, seq, facts, closing, told, next_of=None, queue=walk.queue, lease_s=walk.settings.lease_s)
             if not closed:
                 raise Fenced(held.position, held.generation)
             return cut

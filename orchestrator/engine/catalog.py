@@ -13,7 +13,7 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +28,8 @@ from orchestrator.definition.versions import same_version
 from orchestrator.errors import Fault, Invalid, OrchestratorError
 from orchestrator.schedule.spec import read_schedules
 from orchestrator.steps.registry import REGISTRY
+
+PACKAGE = Path(__file__).parents[1]
 
 logger = logging.getLogger("orchestrator.catalog")
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -53,9 +55,11 @@ class LeftOut:
     line: int | None = None
     workflow: str = ""
     """The workflow that is missing for it, where that is known."""
+    faults: tuple[Fault, ...] = ()
+    """What the reason says in one line, where it is faults with places of their own."""
 
     def to_json(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if value not in ("", None)}
+        return {key: value for key, value in asdict(self).items() if key != "faults" and value not in ("", None)}
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
@@ -112,17 +116,29 @@ def _import(name: str, catalog: Catalog) -> ModuleType | None:
     before = set(BUILT)
     try:
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # a module may do anything while it is imported
-        if isinstance(error, ModuleNotFoundError) and error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            catalog.leave_out(LeftOut("module", name, f"There is no module {name!r} (ORCHESTRATOR_WORKFLOWS)."))
-        else:
-            file, line = place_of(error, name)
-            catalog.leave_out(LeftOut("module", name, f"{type(error).__name__}: {error}", file, line))
-        # What it wrote before it failed may lack what comes after.
-        for key in set(BUILT) - before:
-            if BUILT[key].module == name:
-                del BUILT[key]
+    except (Exception, KeyboardInterrupt, SystemExit) as error:  # a module may do anything while it is imported
+        if isinstance(error, KeyboardInterrupt) and _was_pressed(error):
+            raise
+        _leave_out(name, error, before, catalog)
         return None
+
+
+def _was_pressed(error: KeyboardInterrupt) -> bool:
+    """Whether somebody pressed Ctrl-C: a module that raises it itself does so in a line of its own that says `raise`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return not (frames and (frames[-1].line or "").lstrip().startswith("raise"))
+
+
+def _leave_out(name: str, error: BaseException, before: set[Any], catalog: Catalog) -> None:
+    if isinstance(error, ModuleNotFoundError) and error.name is not None and f"{name}.".startswith(f"{error.name}."):
+        catalog.leave_out(LeftOut("module", name, f"There is no module {name!r} (ORCHESTRATOR_WORKFLOWS)."))
+    else:
+        file, line = place_of(error, name)
+        catalog.leave_out(LeftOut("module", name, f"{type(error).__name__}: {error}", file, line))
+    # What it wrote before it failed may lack what comes after.
+    for key in set(BUILT) - before:
+        if BUILT[key].module == name:
+            del BUILT[key]
 
 
 def place_of(error: BaseException, name: str) -> tuple[str, int | None]:
@@ -131,6 +147,9 @@ def place_of(error: BaseException, name: str) -> tuple[str, int | None]:
         return error.filename, error.lineno
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith("<frozen ") and "importlib" not in frame.filename]
+    # What this package refuses, a line of the module asked for.
+    while len(own) > 2 and Path(own[-1].filename).is_relative_to(PACKAGE):
+        own.pop()
     if len(own) < 2:
         spec = _spec(name)
         return (spec.origin or "" if spec else "", None)
@@ -143,11 +162,14 @@ def _add(catalog: Catalog, read: Callable[[], Discovered], about: LeftOut) -> No
         check(found.definition, REGISTRY)
         _refuse_twins(catalog, found)
         catalog.workflows.append(found)
+    except Invalid as error:
+        reason = "; ".join(str(fault) for fault in error.faults)
+        catalog.leave_out(replace(about, reason=reason, faults=error.faults))
     except (OrchestratorError, OSError, UnicodeDecodeError) as error:
-        catalog.leave_out(LeftOut(about.kind, about.name, str(error), about.file, about.line, about.workflow))
+        catalog.leave_out(replace(about, reason=str(error)))
     except Exception as error:
         logger.exception("%s cannot be read", about.name)
-        catalog.leave_out(LeftOut(about.kind, about.name, f"{type(error).__name__}: {error}", about.file, about.line, about.workflow))
+        catalog.leave_out(replace(about, reason=f"{type(error).__name__}: {error}"))
 
 
 def _refuse_twins(catalog: Catalog, found: Discovered) -> None:

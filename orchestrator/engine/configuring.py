@@ -83,13 +83,22 @@ class Configurations:
         key = self.key_of(workflow, tenant, environment)
         return self.database.patiently(lambda c: configs.versions(c, tenant, environment or self.environment, key))
 
-    def validate(self, config: Any) -> dict[str, Any]:
+    def validate(self, config: Any, tenant: str = "default") -> dict[str, Any]:
         """Every fault, and what is allowed and probably not meant."""
         faults = configured.faults_of(config)
-        known = self._known()
-        faults += [] if faults else configured.misplaced(config, known)
-        warnings = configured.warnings_of(config, {name for _, name in known}) if not faults else []
-        return {"isValid": not faults, "errors": _shown(faults), "warnings": _shown(warnings)}
+        faults += [] if faults else configured.misplaced(config, self._known())
+        return {"isValid": not faults, "errors": _shown(faults), "warnings": [] if faults else self.warnings(config, tenant)}
+
+    def warnings(self, config: dict[str, Any], tenant: str = "default") -> list[dict[str, Any]]:
+        """What is allowed in a configuration without a fault, and probably not meant."""
+        stored = self.database.patiently(definitions.all_definitions)
+        versions = {
+            one.version
+            for one in stored
+            # Those that a start of this tenant may find: another's are not told.
+            if one.name == config["id"] and one.tenant in (tenant, "default") and config.get("nameSpace") in (None, one.namespace)
+        }
+        return _shown(configured.warnings_of(config, {one.name for one in stored}) + configured.without_definition(config, versions))
 
     def _known(self) -> set[tuple[str, str]]:
         """Namespaces and names of the workflows there are."""

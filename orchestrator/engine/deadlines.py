@@ -2,26 +2,30 @@
 
 The keeper fires the timers and publishes their branches, as it does with every timer. A pool whose processes are all busy takes none
 of them, and a deadline must hold then, too: threads of the keeper's own process take the branch, record that its time is over, end it
-where that is its end, and hand it back where something follows. They run no step.
+where that is its end, and hand it back where something follows. They run no step. An instance that has not begun they end as a whole.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
 import threading
 from collections.abc import Sequence
 
-from orchestrator.engine import tasks
+from orchestrator.engine import lifecycle, tasks
 from orchestrator.engine.runtime import Runtime
+from orchestrator.errors import IllegalMove, NotFound
+from orchestrator.state import State
 from orchestrator.store import workers
-from orchestrator.store.timers import Fired
+from orchestrator.store.timers import UNBEGUN, Fired
 
 logger = logging.getLogger("orchestrator.deadlines")
 
 # Folding a history may take its time, and an expression in it more.
 THREADS = 3
+TOO_LATE = "workflow timeout: its time was over before a process was free for it"
 
 
 class Attendants:
@@ -47,11 +51,19 @@ class Attendants:
             runtime, fired = waiting.get()
             instance_id, position, generation, _ = fired.published
             try:
-                tasks.attend(runtime, instance_id, position, generation)
+                if fired.kind == UNBEGUN:
+                    _end_unbegun(runtime, instance_id)
+                else:
+                    tasks.attend(runtime, instance_id, position, generation)
             except Exception:
-                # The branch is queued: a worker will take it, and recovery sees that one does.
+                # The branch is queued: a worker will take it, and recovery sees that one does; or its timer comes again.
                 logger.exception("a deadline could not be attended to", extra={"instance": instance_id, "position": position})
                 runtime.database.drop()
+
+
+def _end_unbegun(runtime: Runtime, instance_id: str) -> None:
+    with contextlib.suppress(IllegalMove, NotFound):  # it ended, turned round or was deleted meanwhile
+        lifecycle.stop(runtime, instance_id, State.FAILED, {"code": "timeout", "message": TOO_LATE}, actor="engine", source="engine")
 
 
 _attendants = Attendants()

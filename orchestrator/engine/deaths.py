@@ -47,12 +47,12 @@ def sign_of(runtime: Runtime, concurrency: int, queues: Sequence[str], code: Seq
     )
 
 
-def notice(runtime: Runtime) -> list[Published]:
-    """Free what dead workers held; gives what is to be published again."""
+def notice(runtime: Runtime, signed: Sequence[Signed]) -> list[Published]:
+    """Free what those of the workers held that are dead; gives what is to be published again."""
     c = runtime.database.connection()
     silent_s = max(runtime.settings.lease_s, 3 * runtime.settings.heartbeat_s)
     found: list[Published] = []
-    for worker in workers.signed(c):
+    for worker in signed:
         if worker.id == runtime.worker_id:
             continue
         if is_dead(worker):

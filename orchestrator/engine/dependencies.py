@@ -63,6 +63,7 @@ def _meant(scope: Scope, text: str, find: Callable[[str, str | None], Stored | N
     found = find(text, scope.namespace) or find(text, None) or (find(bare, namespace) if dot else None)
     if found is not None:
         return Scope(scope.tenant, found.namespace, found.name)
+    # What is yet to be registered may be a name with a dot, too: `_MET` looks for both.
     return Scope(scope.tenant, namespace, bare) if dot else Scope(scope.tenant, scope.namespace, text)
 
 

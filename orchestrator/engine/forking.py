@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from orchestrator.engine.reopening import has_deadline, set_timer, time_again
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import NotFound
-from orchestrator.history import Kind
-from orchestrator.store import forks, history, outbox
+from orchestrator.history import Fact, Kind, that_count
+from orchestrator.store import facts, forks, history, outbox, timers
 from orchestrator.store.branches import Published
 from orchestrator.store.connection import Connection, sized
 from orchestrator.store.history import BranchRow, Told
@@ -27,11 +28,10 @@ def fork_history(
         c, instance, new_id, actor, source, None if input is None else sized("input", input, runtime.settings.payload_limit_bytes)
     )
     reset = _reset(told, branch)
-    ids: dict[int, int] = {}
-    published: list[Published] = []
     ancestors = _ancestors(told, branch)
+    kept: dict[int, tuple[BranchRow, int | None, str]] = {}
     for row in told.branches:
-        if row.position.startswith("/undo") or (row.parent_id is not None and row.parent_id not in ids):
+        if row.position.startswith("/undo") or (row.parent_id is not None and row.parent_id not in kept):
             continue
         limit = seq - 1 if row.id == branch.id else _opened_at(told, row, ancestors) if row.id in ancestors else None
         if row.id in reset and row.id != branch.id and row.id not in ancestors:
@@ -43,10 +43,19 @@ def fork_history(
             and _opened_later(told, row, branch, seq, ancestors)
         ):
             continue
-        state = _state_of(row, branch, reset, ancestors, limit)
+        kept[row.id] = row, limit, _state_of(row, branch, reset, ancestors, limit)
+    now = timers.now(c)
+    stood_s = max(0.0, now - _reached_at(told, branch, seq))
+    held_back = told.beyond_limits(row for row, _, state in kept.values() if state in ("queued", "joining"))
+    ids: dict[int, int] = {}
+    published: list[Published] = []
+    for row, limit, wanted in kept.values():
+        state = "blocked" if row.id in held_back else wanted
         created = forks.copy_branch(c, row.id, new_id, ids.get(row.parent_id or 0), state, [ids[before] for before in row.after or []])
         ids[row.id] = created[0]
         forks.copy_facts(c, row.id, created[0], limit)
+        if state != "closed":
+            _give_time(c, told, row, created[0], limit, stood_s, now)
         if state == "queued":
             published.append(created[1:])
     outbox.tell(c, "workflow.created", new_id, {"forked_from": instance.id, "from": position})
@@ -64,6 +73,23 @@ def _cut(told: Told, position: str) -> tuple[BranchRow, int]:
         raise NotFound("step", position, "it has no fact in this instance's history; `orchestrator history` lists them")
     at_branch = min(found, key=lambda item: (len(told.by_id[item[1]].position), item[2]))
     return told.by_id[at_branch[1]], at_branch[2]
+
+
+def _reached_at(told: Told, branch: BranchRow, seq: int) -> float:
+    """When the old instance came to the step: with the fact before those about it, where its branch has one."""
+    rows = told.of_branch(branch.id)
+    return next((row.at for row in reversed(rows) if row.seq < seq), next(row.at for row in rows if row.seq == seq))
+
+
+def _give_time(c: Connection, told: Told, row: BranchRow, new_id: int, limit: int | None, stood_s: float, now: float) -> None:
+    """The new instance has the time that the old one had left when it came to the step."""
+    rows = [one for one in told.of_branch(row.id) if limit is None or one.seq <= limit]
+    kept = that_count((one.seq, one.fact) for one in rows)
+    later = time_again(kept, rows, stood_s, now)
+    if has_deadline(kept):
+        facts.write(c, new_id, len(rows), [Fact(row.position, Kind.REOPENED, {"from": len(rows) + 1, **later})])
+    if row.position == "":
+        set_timer(c, new_id, kept, later)
 
 
 def _ancestors(told: Told, branch: BranchRow) -> dict[int, str]:

@@ -116,7 +116,7 @@ def judged(guard: Guard, took_s: float, value: T, error: BaseException | None) -
         raise Cancelled("the instance was cancelled while this step ran") from None
     if isinstance(error, Exception):
         raise error
-    if isinstance(error, KeyboardInterrupt) or _is_terminating():
+    if (isinstance(error, KeyboardInterrupt) and _heeds_the_terminal()) or _is_terminating():
         raise error
     raise StepExit(_said(error)) from None
 
@@ -129,6 +129,11 @@ def _said(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"the step called sys.exit({error.code!r}); raise an error to fail, or return to complete"
     return f"the step raised {type(error).__name__}, which is no Exception: {error}"
+
+
+def _heeds_the_terminal() -> bool:
+    """Whether Ctrl-C raises in this process. A pool process ignores it: there a `KeyboardInterrupt` is the step's own doing."""
+    return signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def _is_terminating() -> bool:

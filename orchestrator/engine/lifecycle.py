@@ -16,7 +16,7 @@ from orchestrator.definition.schemas import violations, with_own_defaults
 from orchestrator.definition.tree import Definition
 from orchestrator.definition.versions import is_version
 from orchestrator.engine import admission as admissions
-from orchestrator.engine import dependencies
+from orchestrator.engine import dependencies, reopening
 from orchestrator.engine.configuring import Configurations
 from orchestrator.engine.forking import fork_history
 from orchestrator.engine.options import Starting, options_of
@@ -24,8 +24,7 @@ from orchestrator.engine.runtime import Runtime, priority_number, queue_of
 from orchestrator.engine.slots import scopes_of
 from orchestrator.engine.undoing import undo_tree
 from orchestrator.errors import Disabled, Fault, IllegalMove, Invalid, MissingCode, NotFound, Refused
-from orchestrator.history import Fact, Kind, is_failing
-from orchestrator.ids import InstanceId, Scope, is_instance_id, new_instance_id
+from orchestrator.ids import WORKFLOW, InstanceId, Scope, is_instance_id, new_instance_id
 from orchestrator.plan import remaining
 from orchestrator.plan.canvas import Address
 from orchestrator.plan.needs import StartChild
@@ -35,9 +34,7 @@ from orchestrator.store import (
     admission,
     branches,
     definitions,
-    facts,
     fanouts,
-    history,
     instances,
     outbox,
     retention,
@@ -50,9 +47,6 @@ from orchestrator.store.connection import Connection, dumps, sized
 from orchestrator.store.instances import Locked, New
 
 logger = logging.getLogger("orchestrator.start")
-
-# Whoever runs an instance at its deadline ends it there and then; the timer is for when nobody does.
-DEADLINE_GRACE_S = 0.25
 
 # Definitions found by name stay found for a moment: a burst of starts asks once.
 _FOUND_FOR_S = 1.0
@@ -74,6 +68,8 @@ def find_definition(runtime: Runtime, workflow: str, version: str | None, tenant
     if stored is None and "." in name:
         namespace, _, bare = name.rpartition(".")
         stored = runtime.database.patiently(lambda c: definitions.find(c, bare, version, namespace, tenant))
+    if stored is None and name.startswith(WORKFLOW):
+        return find_definition(runtime, workflow.removeprefix(WORKFLOW), version, tenant)
     if stored is None:
         raise NotFound(
             "workflow", workflow if version is None else f"{name}@{version}", "`orchestrator workflows` lists what is registered"
@@ -113,6 +109,14 @@ def under(runtime: Runtime, stored: definitions.Stored, config: dict[str, Any]) 
     return changed, held
 
 
+def _drawn(runtime: Runtime, workflow: str, version: str, tenant: str) -> definitions.Stored:
+    try:
+        return find_definition(runtime, workflow, version, tenant)
+    except NotFound as error:
+        hint = f"it is one of the variants of the configuration of {workflow}; change these, or register it"
+        raise NotFound(error.what, error.name, hint) from None
+
+
 def prepare(
     runtime: Runtime, workflow: str, version: str | None, input: Any, options: Starting
 ) -> tuple[New, Planned, Address, Definition]:
@@ -129,7 +133,7 @@ def prepare(
         if version is None and "@" not in workflow:
             luck = int(hashlib.sha256((options.idempotency_key or instance_id).encode()).hexdigest()[:8], 16) / 2**32
             if (drawn := configured.chosen(config, luck)) is not None:
-                stored = find_definition(runtime, workflow, drawn, tenant)
+                stored = _drawn(runtime, workflow, drawn, tenant)
                 config = configuration_of(runtime, stored, tenant)
                 if config.get("enabled") is False:
                     raise Disabled(f"{stored.name}@{stored.version}")
@@ -166,11 +170,18 @@ def prepare(
         source=options.source,
         actor=options.actor,
         step_events=definition.step_events,
+        timeout_s=_time_of(definition),
         slots=[*([(options.order, 1)] if options.order else []), *options.slots, *_slots(runtime, scope, definition, input)],
         dependencies=dependencies.resolved(runtime, scope, [*definition.dependencies, *options.dependencies]),
     )
     address = Address(new.id, "", 1, new.queue, definition.name)
     return new, remaining.of_task(definition.do), address, definition
+
+
+def _time_of(definition: Definition) -> float | None:
+    """How long the instance may take; None where it tells only when it begins, from its input."""
+    around = definition.do.around
+    return float(around.timeout_s) if isinstance(around.timeout_s, int | float) and around.condition is None else None
 
 
 def _slots(runtime: Runtime, scope: Scope, definition: Definition, input: Any) -> list[tuple[str, int]]:
@@ -347,7 +358,9 @@ def retry(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:
             shift = instance.ended_for_s or 0.0
             security.keep_moves(c, [instance_id], "fail")
             branches.drop_undo(c, instance_id)
-            published = _reopen(c, instance_id, shift)
+            published = reopening.reopen(c, instance_id, shift)
+            # One that ended before it began is still to be begun.
+            to = to if instances.has_begun(c, instance_id) else State.PENDING
             instances.move(c, instance_id, to, phase="forward", ending=None, outcome=None, error=None, ended_at=None, compensation=None)
             instances.resolve_dead_letters(c, instance_id)
             instances.audit(c, actor, "retry", source, instance, to)
@@ -355,50 +368,6 @@ def retry(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:
             return published
 
     runtime.publisher.branches(runtime.database.patiently(act))
-
-
-def _reopen(c: Connection, instance_id: str, shift: float) -> list[Published]:
-    told = history.of_instance(c, instance_id).readable()
-    now = timers.now(c)
-    published: list[Published] = []
-    reopened: set[int] = set()
-    for branch in sorted(told.branches, key=lambda b: -len(b.position)):
-        if branch.state == "closed" and branch.outcome in ("completed", "ended") and branch.parent_id is not None:
-            continue
-        rows = told.of_branch(branch.id)
-        counted = told.counted(branch.id)
-        failing = next((seq for seq, fact in reversed(counted) if is_failing(fact)), None)
-        at = next((fact for seq, fact in counted if seq == failing), None)
-        waits = (at is not None and at.kind == Kind.JOINED) or any(told.by_id[id].parent_id == branch.id for id in reopened)
-        kept = [(seq, fact) for seq, fact in counted if failing is None or seq < failing]
-        dues = _fresh_dues(kept, rows, shift, now)
-        if failing is not None or any(fact.kind == Kind.DEADLINE for _, fact in kept):
-            data = {"from": len(rows) + 1 if failing is None else failing, "shift": shift, **({"dues": dues} if dues else {})}
-            facts.write(c, branch.id, len(rows), [Fact(branch.position, Kind.REOPENED, data)])
-        if branch.position == "":
-            due = next(
-                (dues.get("", fact.data["due"] + shift) for _, fact in kept if fact.kind == Kind.DEADLINE and fact.position == ""), None
-            )
-            if due is not None:
-                timers.put(c, branch.id, due + DEADLINE_GRACE_S, "deadline")
-        blocked = any(after in reopened for after in branch.after or [])
-        state = "joining" if waits else "blocked" if blocked or branch.outcome == "skipped" else "queued"
-        reopened.add(branch.id)
-        address = branches.reopen(c, branch.id, state)
-        if state == "queued":
-            published.append(address)
-    return published
-
-
-def _fresh_dues(kept: Sequence[tuple[int, Fact]], rows: Sequence[history.FactRow], shift: float, now: float) -> dict[str, float]:
-    """Deadlines that had passed when the instance ended begin anew: as long again from now as they were from their beginning."""
-    ended = now - shift
-    fresh: dict[str, float] = {}
-    for seq, fact in kept:
-        if fact.kind == Kind.DEADLINE and fact.data["due"] <= ended:
-            length = fact.data.get("seconds") or max(1.0, fact.data["due"] - rows[seq - 1].at)
-            fresh[fact.position] = now + length
-    return fresh
 
 
 def rollback(runtime: Runtime, instance_id: str, actor: str, source: str) -> None:

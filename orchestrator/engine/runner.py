@@ -27,7 +27,7 @@ from orchestrator.engine.runtime import Runtime
 from orchestrator.engine.timetable import Timetable
 from orchestrator.engine.waiting import SKIPPED
 from orchestrator.errors import Duplicate, Fault, IllegalMove, Invalid, NotFound, OrchestratorError
-from orchestrator.ids import Scope, is_instance_id
+from orchestrator.ids import EXECUTION, RUN, Scope, is_instance_id
 from orchestrator.state import TERMINAL, State, check_move
 from orchestrator.store import (
     admission,
@@ -201,11 +201,14 @@ class WorkflowRunner:
     def configs(self) -> Configurations:
         return Configurations(self.runtime)
 
-    def look_at_files(self, seen: tuple[Any, ...] | None) -> tuple[Any, ...]:
-        """Read configurations and schedules when their files are not as they were seen last; at the first look, too."""
+    def look_at_files(self, seen: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        """Read configurations and schedules when their files are not as they were seen last; at the first look, too. What changes while
+        files are not watched is read when they are."""
         settings = self.runtime.settings
         now = fingerprint(Path(settings.config_dir), *folders_of(settings.workflows, "schedules"))
         if now != seen:
+            if not self.configs.is_watching:
+                return seen
             told = self.configs.load_files()
             logger.info("files were read: configurations %s, schedules %s", told, self.load_schedules(forget=True))
         return now
@@ -260,7 +263,11 @@ class WorkflowRunner:
         name = workflow.partition("@")[0]
         faulty = [one for one in self.left_out if one.workflow and name in (one.workflow, f"default.{one.workflow}")]
         if error.what == "workflow" and faulty:
-            faults = [Fault("", one.reason, file=one.file.partition(":")[0], line=one.line) for one in faulty]
+            faults = [
+                fault if fault.file else replace(fault, file=one.file.partition(":")[0])
+                for one in faulty
+                for fault in one.faults or (Fault("", one.reason, line=one.line),)
+            ]
             raise Invalid(faults, f"workflow '{workflow}' is not registered: it")
 
     def _already_started(self, new: instances.New) -> str:
@@ -566,7 +573,7 @@ class WorkflowRunner:
 
     def resolve_id(self, text: str) -> str:
         """An id, or the beginning or end of one, when only one instance has it."""
-        text = text.removeprefix("run_").removeprefix("ex_")  # as other dialects write it
+        text = text.removeprefix(RUN).removeprefix(EXECUTION)
         if is_instance_id(text):
             return text
         found = self.database.patiently(lambda c: queries.matching_ids(c, text))

@@ -72,7 +72,7 @@ def register(app: Celery, runtime_of: Any) -> None:
         parent = runtime.database.patiently(lambda c: branches.id_at(c, instance_id, position))
         if parent is None:
             return
-        held = _next_of(runtime, parent)
+        held = _next_of(runtime, parent, _queue(task))
         metrics.claimed(void=held is None)
         in_chord = task.request.chord is not None
         if held is not None:
@@ -123,7 +123,7 @@ def work(runtime: Runtime, held: Held | None, *, queue: str, next_link: str | No
         if current.mode == "graph":
             _release_successors(runtime, current)
         if held is None:
-            held = _next_of(runtime, current.parent_id)
+            held = _next_of(runtime, current.parent_id, queue)
         # A competition is over when its first branch (or its first few) are, not when the chord has counted the others.
         if held is None and (not tells or current.mode in ("compete", "some")):
             ask_for_parent(runtime, current.parent_id)
@@ -144,8 +144,8 @@ def attend(runtime: Runtime, instance_id: str, position: str, generation: int) -
         ask_for_parent(runtime, held.parent_id)
 
 
-def _next_of(runtime: Runtime, parent_id: int) -> Held | None:
-    return runtime.database.patiently(lambda c: fanouts.claim_next(c, parent_id, runtime.owner, runtime.settings.lease_s))
+def _next_of(runtime: Runtime, parent_id: int, queue: str) -> Held | None:
+    return runtime.database.patiently(lambda c: fanouts.claim_next(c, parent_id, queue, runtime.owner, runtime.settings.lease_s))
 
 
 def _release_successors(runtime: Runtime, closed: Held) -> None:
@@ -153,6 +153,8 @@ def _release_successors(runtime: Runtime, closed: Held) -> None:
     assert closed.parent_id is not None
     parent_id = closed.parent_id
     released = runtime.database.patiently(lambda c: fanouts.release_successors(c, closed.id, parent_id))
+    # What was opened again by a retry has its own queue, and a message of its own.
+    runtime.publisher.branches([one for one in released if one[2] > 1])
     if len(released) > 1:
         parent = runtime.database.patiently(lambda c: branches.address_of(c, parent_id))
         if parent is not None:

@@ -74,6 +74,13 @@ class Timetable:
         self.database.patiently(lambda c: self._note_files(c, wrong))
         return [*found, *(self._forget_gone(present) if forget else ())]
 
+    def faulty_files(self, tenant: str = "default") -> list[dict[str, str]]:
+        """Files of schedules that could not be read, as they are now. They are the default tenant's."""
+        if tenant != "default":
+            return []
+        found = self.database.patiently(lambda c: findings.listing(c, tenant))
+        return [{"file": one["subject"], "message": one["message"]} for one in found if one["kind"] == FILE]
+
     def _roots(self) -> list[str]:
         """Where files may stand, as far as this process sees these places: of one that is not here nothing is known."""
         settings = self.runtime.settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ from orchestrator.ids import Position
 from orchestrator.plan.forward import Forward
 from orchestrator.plan.needs import AwaitChild, Decide, Failed, Finished, Join, Listening, Perform, Sleep
 from orchestrator.state import TERMINAL, StepState
-from orchestrator.store import admission, history, queries
+from orchestrator.store import admission, history, queries, workers
 from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.sealing import Unopened
 
@@ -211,7 +211,8 @@ def see(c: Connection, runtime: Runtime, instance_id: str, at: int | None = None
                 "error": instance["error"] if goes_back else None, "output": None, "compensation": None, "ended_at": None,
             }  # fmt: skip
         told = history.Told(told.branches, [row for row in told.facts if (row.branch_id, row.seq) in kept])
-    found = _Found(definition, instance, told, looks_back=at is not None)
+    waits = at is None and any(branch.state == "queued" for branch in told.branches)
+    found = _Found(definition, instance, told, looks_back=at is not None, served=workers.served(c) if waits else frozenset())
     root = found.node(definition.do, "")
     order = [
         row.fact.position for row in sorted(told.facts, key=lambda r: (r.at, r.branch_id, r.seq)) if row.fact.kind == Kind.STEP_COMPLETED
@@ -219,12 +220,17 @@ def see(c: Connection, runtime: Runtime, instance_id: str, at: int | None = None
     return Seen(instance, definition, root, len(told.facts), unmet, order, missing)
 
 
+CHANGED = (AttributeError, KeyError, TypeError, ValueError)
+"""What comes of a fact that says what no fact says, since somebody changed it: what follows from it is not shown."""
+
+
 class _Found:
     """What the histories of all branches say of each position."""
 
-    def __init__(self, definition: Definition, instance: dict[str, Any], told: history.Told, *, looks_back: bool) -> None:
+    def __init__(self, definition: Definition, instance: dict[str, Any], told: history.Told, *, looks_back: bool, served: Set[str]) -> None:
         self.definition = definition
         self.instance = instance
+        self.served = served
         self.is_live = looks_back or (instance["state"] not in TERMINAL and instance["state"] != "CLEANING_UP")
         self.nodes: dict[str, Node] = {}
         self.undone: dict[str, str] = {}
@@ -233,7 +239,8 @@ class _Found:
             if branch.position.startswith("/undo"):
                 for row in told.of_branch(branch.id):
                     if row.fact.kind in (Kind.UNDONE, Kind.UNDO_FAILED) and not isinstance(row.fact.data, Unopened):
-                        self.undone[row.fact.data["origin"]] = "compensated" if row.fact.kind == Kind.UNDONE else "failed"
+                        with contextlib.suppress(*CHANGED):
+                            self.undone[row.fact.data["origin"]] = "compensated" if row.fact.kind == Kind.UNDONE else "failed"
             else:
                 self._branch(branch, told, looks_back=looks_back)
 
@@ -251,15 +258,18 @@ class _Found:
             if node.began is None:
                 node.began = min(last, at[seq])
             last = at[seq]
-            _mark(node, fact.kind, fact.data, fact.attempt, last)
+            try:
+                _mark(node, fact.kind, fact.data, fact.attempt, last)
+            except CHANGED:
+                return
             if fact.kind == Kind.TASK_SKIPPED:
                 return
             if forward is None or (hole is not None and seq >= hole):
                 continue
-            self._note_data(forward, fact)
             try:
+                self._note_data(forward, fact)
                 forward.apply(fact)
-            except BrokenHistory:
+            except (BrokenHistory, *CHANGED):
                 return
             if fact.kind == Kind.RECEIVED and _has_left(forward, fact.position):
                 node.state, node.ended = StepState.COMPLETED, last
@@ -325,6 +335,8 @@ class _Found:
                 node.note = f"for child {child}"
             case Join():
                 pass
+        if branch.state == "queued" and branch.queue not in self.served:
+            node.note = node.note or f"for a worker that takes from the queue {branch.queue}"
         if branch.doing:
             self._at(branch.doing).state = StepState.RUNNING
 

@@ -53,11 +53,15 @@ def _is_skipped(walk: Walk, position: Position) -> bool:
 
 
 def set_deadline(walk: Walk, need: Deadline) -> None:
-    due = walk.now() + need.seconds
+    due, held = walk.now() + need.seconds, walk.held
+    known = walk.database.patiently(lambda c: timers.deadline_of(c, held.id)) if need.position == "" else None
+    if known is not None:
+        # Its time began when it was allowed to begin.
+        due = min(due, known)
     walk.record(Fact(need.position, Kind.DEADLINE, {"due": due, "seconds": need.seconds}))
-    if need.position == "":
+    if need.position == "" and known is None:
         # The instance's own deadline holds while nothing runs, and fences who runs past it.
-        walk.transact(lambda c: timers.put(c, walk.held.id, due + lifecycle.DEADLINE_GRACE_S, "deadline"))
+        walk.transact(lambda c: timers.put(c, held.id, due + timers.DEADLINE_GRACE_S, "deadline"))
 
 
 def time_out(walk: Walk, position: Position) -> None:

@@ -54,6 +54,21 @@ class Desk:
             self.runtime.publisher.branches(published)
 
 
+class Every:
+    """Something to be done every so often."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.next = 0.0
+
+    def is_due(self) -> bool:
+        now = time.monotonic()
+        if now < self.next:
+            return False
+        self.next = now + self.seconds
+        return True
+
+
 class Chore(ABC):
     """One file each in this folder. `every_s`: not more often than that, wanted or not."""
 

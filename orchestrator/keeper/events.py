@@ -38,6 +38,9 @@ class Abandoned(Chore):
     name = "abandoned-resources"
     every_s = 1.0
 
+    def is_wanted(self, probe: Probe) -> bool:
+        return probe.has_pending
+
     def do(self, c: Connection) -> None:
         resources.end_abandoned(c)
 

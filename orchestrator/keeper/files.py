@@ -21,4 +21,4 @@ class Files(Chore):
 
     def do(self, c: Connection) -> None:
         runner = WorkflowRunner(self.runtime)
-        self._seen = runner.look_at_files(self._seen) if runner.configs.is_watching else None
+        self._seen = runner.look_at_files(self._seen)

@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator.engine import clock, deaths, interrupt, missing
 from orchestrator.engine.runtime import Runtime
-from orchestrator.keeper.chore import Chore, Desk, MirrorLike, RelayLike
+from orchestrator.keeper.chore import Chore, Desk, Every, MirrorLike, RelayLike
 from orchestrator.keeper.lane import Lane, forget_metrics
 from orchestrator.store import lacking, leases, timers, workers
 from orchestrator.store.connection import BROKEN, Connection
@@ -35,21 +35,6 @@ KEEPER = "keeper"
 
 Lanes = Mapping[str, Sequence[type[Chore]]]
 """The chores of each lane."""
-
-
-class Every:
-    """Something to be done every so often."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.next = 0.0
-
-    def is_due(self) -> bool:
-        now = time.monotonic()
-        if now < self.next:
-            return False
-        self.next = now + self.seconds
-        return True
 
 
 class Post:
@@ -175,16 +160,17 @@ class Office(threading.Thread):
         if self._sign.is_due():
             self._give_sign(c)
         if self._renew.is_due():
+            held = workers.lead(c, [post.role for post in self.posts], self.runtime.worker_id, self.post_s)
             for post in self.posts:
-                self._stand(c, post)
+                self._stand(c, post, held)
         if any(post.is_held for post in self.posts):
             self._look(c)
         self._listen(TICK_S)
 
-    def _stand(self, c: Connection, post: Post) -> None:
-        is_held, set_back_s = workers.lead(c, post.role, self.runtime.worker_id, self.post_s)
-        if not is_held and deaths.depose(self.runtime, post.role):
-            is_held, set_back_s = workers.lead(c, post.role, self.runtime.worker_id, self.post_s)
+    def _stand(self, c: Connection, post: Post, held: Mapping[str, float]) -> None:
+        if post.role not in held and deaths.depose(self.runtime, post.role):
+            held = workers.lead(c, [post.role], self.runtime.worker_id, self.post_s)
+        is_held, set_back_s = post.role in held, held.get(post.role, 0.0)
         if post.role == KEEPER:
             # One post alone says that the clock was set: each says so to whoever takes it first.
             self._clock = self._clock or clock.Watch(self.settings.lease_s) if is_held else None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from orchestrator.engine import deaths
 from orchestrator.engine.admission import settle
 from orchestrator.engine.broker import depth
-from orchestrator.keeper.chore import BATCH, Chore
-from orchestrator.store import admission, events, leases
+from orchestrator.keeper.chore import BATCH, Chore, Desk, Every
+from orchestrator.store import admission, events, leases, workers
 from orchestrator.store.connection import Connection
 from orchestrator.store.timers import Probe
+from orchestrator.store.workers import Signed
 
 SWEEP_EVERY_S = 5.0
 
@@ -26,13 +27,24 @@ class Expired(Chore):
 
 
 class Deaths(Chore):
-    """Workers that died whole."""
+    """Workers that died whole.
+
+    The machine is asked every second whether their processes are there, which costs nothing; the database only every few seconds
+    which workers there are.
+    """
 
     name = "dead-workers"
     every_s = 1.0
 
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk)
+        self._signed: list[Signed] = []
+        self._asked = Every(SWEEP_EVERY_S)
+
     def do(self, c: Connection) -> None:
-        self.desk.publish("worker died", deaths.notice(self.runtime))
+        if self._asked.is_due() or any(deaths.is_dead(worker) for worker in self._signed):
+            self._signed = workers.signed(c)
+            self.desk.publish("worker died", deaths.notice(self.runtime, self._signed))
 
 
 class Lost(Chore):

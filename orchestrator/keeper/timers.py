@@ -35,7 +35,8 @@ class Timers(Chore):
             fired = timers.fire(c, BATCH)
             for timer in fired:
                 metrics.timer_fired(timer.lateness_s)
-                self.runtime.publisher.branches([timer.published])
+                if timer.kind != timers.UNBEGUN:
+                    self.runtime.publisher.branches([timer.published])
             deadlines.came(self.runtime, fired)
             if len(fired) < BATCH:
                 break

@@ -94,11 +94,11 @@ class _Mirror:
                 return self._sequence(
                     task.name, [(t, p) for i, t in enumerate(tasks) for p in self._visits(f"{position}{key}/{i}/{t.name}")]
                 )
-            case Fork(branches=branches):
-                return self._side_by_side(task.name, [(t, f"{position}/fork/{i}/{t.name}") for i, t in enumerate(branches)])
-            case For(do=body, parallel=parallel):
+            case Fork(branches=branches, concurrency=most):
+                return self._side_by_side(task.name, [(t, f"{position}/fork/{i}/{t.name}") for i, t in enumerate(branches)], most)
+            case For(do=body, parallel=parallel, concurrency=most):
                 rounds: list[tuple[AnyTask, str]] = [(body, f"{position}/for/{i}") for i in self._rounds(f"{position}/for/")]
-                return self._side_by_side(task.name, rounds) if parallel else self._sequence(task.name, rounds)
+                return self._side_by_side(task.name, rounds, most) if parallel else self._sequence(task.name, rounds)
             case Try(do=body, catch=catch):
                 tries = [(body, p) for p in self._visits(f"{position}/try")]
                 caught = [(catch.do, f"{position}/catch")] if catch.do else []
@@ -142,11 +142,11 @@ class _Mirror:
         undone = self._mirrored(tasks)
         return Do(name=name, tasks=tuple(undone)) if undone else None
 
-    def _side_by_side(self, name: str, tasks: list[tuple[AnyTask, str]]) -> AnyTask | None:
+    def _side_by_side(self, name: str, tasks: list[tuple[AnyTask, str]], concurrency: int | None) -> AnyTask | None:
         undone = self._mirrored(tasks)
         if len(undone) < 2:
             return Do(name=name, tasks=tuple(undone)) if undone else None
-        return Fork(name=name, branches=tuple(undone))
+        return Fork(name=name, branches=tuple(undone), concurrency=concurrency)
 
     def _graph(self, name: str, nodes: tuple[Node, ...], position: str) -> AnyTask | None:
         undone = {

@@ -50,7 +50,7 @@ from orchestrator.definition.tree import (
     Undo,
     Wait,
 )
-from orchestrator.errors import BrokenHistory, ExpressionError, MissingSecret
+from orchestrator.errors import BrokenHistory, ExpressionError, MissingSecret, OrchestratorError
 from orchestrator.history import Fact, Failure, Kind, effective
 from orchestrator.ids import Position, pointer, unescaped
 from orchestrator.plan import listening
@@ -109,13 +109,23 @@ class Forward:
             self._time_out(fact)
         elif fact.kind == Kind.RECEIVED and self._listens_on(fact):
             # Of many events at once only what the last one means is computed.
-            self._need = _APPLY[fact.kind](self, self.frames[-1], fact)
+            self._need = self._folded(fact)
         elif type(self.need) in (Finished, Failed) or self.frames[-1].position != fact.position:
             at = self.frames[-1].position if self.frames else "the end"
             raise BrokenHistory(f"fact {self.seq + 1} is {fact.kind} at '{fact.position}', but the plan is at '{at}'")
         else:
-            self._need = _APPLY[fact.kind](self, self.frames[-1], fact)
+            self._need = self._folded(fact)
         self.seq += 1
+
+    def _folded(self, fact: Fact) -> Need | None:
+        try:
+            return _APPLY[fact.kind](self, self.frames[-1], fact)
+        except OrchestratorError:
+            raise
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            # We wrote none like it.
+            said = f"fact {self.seq + 1} ({fact.kind} at '{fact.position}') says what no fact says: somebody changed it"
+            raise BrokenHistory(said) from error
 
     def _listens_on(self, fact: Fact) -> bool:
         frame = self.frames[-1] if self._need is None and self.frames else None

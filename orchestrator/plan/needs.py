@@ -10,7 +10,8 @@ from orchestrator.definition.tree import EventFilter, Listen, Step, Undo
 from orchestrator.history import Failure
 from orchestrator.ids import Position
 
-Mode = Literal["fork", "compete", "some", "graph"]
+Mode = Literal["fork", "limited", "compete", "some", "graph"]
+"""`limited` is a fork of whose branches only so many are open at once: the others are blocked until one of these is closed."""
 """All branches; the first one; the first few; as the edges say."""
 
 
@@ -74,12 +75,21 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class FanOut:
-    """`shared` flows into every branch."""
+    """`shared` flows into every branch. `concurrency`: of a limited one, how many branches may be open at once."""
 
     position: Position
     mode: Mode
     shared: Any
     openings: tuple[Opening, ...]
+    concurrency: int | None = None
+
+    def is_ready(self, number: int) -> bool:
+        """Whether this branch begins at once."""
+        return not self.openings[number].after and (self.concurrency is None or number < self.concurrency)
+
+    @property
+    def width(self) -> int:
+        return sum(self.is_ready(number) for number in range(len(self.openings)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ Never more than one horizon: what comes after a wait, a decision or a join is pl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from orchestrator.definition.tree import AnyTask, Do, Emit, Set, Step
 from orchestrator.plan.forward import Forward
+from orchestrator.plan.needs import Mode
 
 HORIZON = 64
 
@@ -32,7 +32,7 @@ class Parallel:
     """`width` branches to be walked by at most so many helpers, then joined."""
 
     width: int
-    mode: Literal["fork", "compete", "some", "graph"]
+    mode: Mode
 
 
 Plan = Sequence | Parallel

@@ -52,9 +52,10 @@ def note(c: Connection) -> None:
     configs.note(c, SEEN, None)
 
 
-def standing(app: Celery, c: Connection) -> Beat:
+def standing(app: Celery | None, c: Connection) -> Beat:
+    """`app` None: Redis is away, and is not asked."""
     try:
-        ticked = ticked_s_ago(app)
+        ticked = None if app is None else ticked_s_ago(app)
     except redis.RedisError:
         ticked = None
     if ticked is not None:

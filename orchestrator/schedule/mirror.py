@@ -44,6 +44,8 @@ class Mirror:
         self._conf = ensure_conf(app)
         self._looked_at = 0.0
         self._noted_at = -NOTE_EVERY_S
+        self._broken: set[int] = set()
+        """Schedules whose rows make no entry; each is reported once."""
         self.is_beating = False
         """Whether a beat holds its lock: then it is the first to say that a time has come."""
 
@@ -85,8 +87,12 @@ class Mirror:
                 raise
             except Exception as error:  # noqa: BLE001  # whatever its row holds
                 # It is put aside when its time comes; beat need not know of it, and the others' entries do not wait for it.
-                logger.error("schedule %s has no entry in RedBeat: %s: %s", one.name, type(error).__name__, error)
+                level = logging.DEBUG if one.id in self._broken else logging.ERROR
+                logger.log(level, "schedule %s has no entry in RedBeat: %s: %s", one.name, type(error).__name__, error)
+                self._broken.add(one.id)
                 entry = None
+            else:
+                self._broken.discard(one.id)
             if entry is None:
                 RedBeatSchedulerEntry(self.name_of(one), app=self.app).delete()
             else:

@@ -12,6 +12,7 @@ from orchestrator.ids import Scope, parts_of
 from orchestrator.store import locks
 from orchestrator.store.branches import Published
 from orchestrator.store.connection import Connection
+from orchestrator.store.timers import due_after
 
 
 def ask(c: Connection, instance_id: str, slots: Sequence[tuple[str, int]], dependencies: Sequence[dict[str, Any]]) -> None:
@@ -45,20 +46,25 @@ def ask_many(c: Connection, asked: Sequence[tuple[str, str, int]]) -> None:
     )
 
 
+def _last(column: str, where: str, order: str) -> str:
+    """The last instance of the workflow that the dependency `d` is about. A name with a dot, asked for before there was such a workflow,
+    was taken for `namespace.name`: that is looked for where there is none of the other."""
+    of = f"select l.{column} from instances l where l.tenant = own.tenant and {where} and %s order by l.{order} desc limit 1"
+    exact = of % "l.workflow = d.on_workflow and (d.on_namespace is null or l.namespace = d.on_namespace)"
+    dotted = of % "l.workflow = d.on_namespace || '.' || d.on_workflow"
+    return f"coalesce(({exact}), ({dotted}))"
+
+
 # What meets a dependency is of the same tenant, whoever asks.
-_MET = """
+_MET = f"""
 update dependencies d set met = true
 from instances own
 where own.id = d.instance_id and not d.met
-  and (%(workflow)s::text is null or d.on_workflow = %(workflow)s or d.on_instance = %(instance)s::uuid)
+  and (%(workflow)s::text is null or d.on_workflow = any (%(named)s) or d.on_instance = %(instance)s::uuid)
   and exists (
     select 1 from instances i
     where i.tenant = own.tenant
-      and (i.id = d.on_instance or (d.on_instance is null and i.id = (
-            select l.id from instances l
-            where l.tenant = own.tenant and l.workflow = d.on_workflow and (d.on_namespace is null or l.namespace = d.on_namespace)
-              and l.ended_at is not null
-            order by l.ended_at desc limit 1)))
+      and (i.id = d.on_instance or (d.on_instance is null and i.id = {_last("id", "l.ended_at is not null", "ended_at")}))
       and i.outcome is not null
       and (d.condition = 'any' or (d.condition = 'completed' and i.outcome = 'COMPLETED')
            or (d.condition = 'failed' and i.outcome = 'FAILED')))
@@ -68,7 +74,8 @@ returning d.instance_id::text
 
 def meet(c: Connection, workflow: str | None = None, instance_id: str | None = None) -> list[str]:
     """Mark dependencies that are met by now; gives the instances they belong to."""
-    rows = c.execute(_MET, {"workflow": workflow, "instance": instance_id}).fetchall()
+    named = None if workflow is None else [workflow, workflow.rpartition(".")[2]]
+    rows = c.execute(_MET, {"workflow": workflow, "named": named, "instance": instance_id}).fetchall()
     return sorted({row[0] for row in rows})
 
 
@@ -113,16 +120,22 @@ def admit(c: Connection, scopes: Sequence[str]) -> list[Published]:
 
 
 def release_ready(c: Connection, instance_ids: Sequence[Any]) -> list[Published]:
-    """Queue the root branches of those instances for which nothing is missing any more."""
+    """Queue the root branches of those instances for which nothing is missing any more. Their time begins."""
     return c.execute(
-        """
+        f"""
+        with released as (
         update branches b set state = 'queued', queued_at = now()
         from instances i
         where b.instance_id = any (%s::uuid[]) and b.position = '' and b.state = 'blocked' and b.after is null
           and i.id = b.instance_id and i.state = 'PENDING'
           and not exists (select 1 from slots s where s.instance_id = b.instance_id and not s.granted)
           and not exists (select 1 from dependencies d where d.instance_id = b.instance_id and not d.met)
-        returning b.instance_id::text, b.position, b.generation, b.queue
+        returning b.id, b.instance_id, b.position, b.generation, b.queue, i.timeout_s
+        ), timed as (
+            insert into timers (branch_id, due_at, kind)
+            select id, {due_after("timeout_s")}, 'deadline' from released where timeout_s is not null
+        )
+        select instance_id::text, position, generation, queue from released
         """,
         ([str(instance_id) for instance_id in instance_ids],),
     ).fetchall()
@@ -161,15 +174,13 @@ def ready_instances(c: Connection) -> list[Published]:
 def unmet(c: Connection, instance_id: str) -> list[str]:
     """What an instance still waits for other workflows to do, for people."""
     rows = c.execute(
-        """
+        f"""
         select case when d.on_instance is not null then 'instance ' || d.on_instance
                 when coalesce(d.on_namespace, 'default') = 'default' then d.on_workflow
                 else d.on_namespace || '.' || d.on_workflow end,
             d.condition,
-            (select i.state from instances i
-             where i.tenant = own.tenant and (i.id = d.on_instance or (d.on_instance is null and i.workflow = d.on_workflow
-                and (d.on_namespace is null or i.namespace = d.on_namespace)))
-             order by i.created_at desc limit 1)
+            case when d.on_instance is not null then (select i.state from instances i where i.tenant = own.tenant and i.id = d.on_instance)
+                else {_last("state", "true", "created_at")} end
         from dependencies d join instances own on own.id = d.instance_id where d.instance_id = %s and not d.met order by d.id
         """,
         (instance_id,),

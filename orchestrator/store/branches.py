@@ -129,10 +129,11 @@ def address_of(c: Connection, branch_id: int) -> tuple[str, int, str] | None:
 
 
 def block_root(c: Connection, instance_id: str) -> None:
-    """An instance that has not begun waits (again) for what it depends on; a message on its way is void."""
+    """An instance that has not begun waits (again) for what it depends on; a message on its way is void, and its time begins later."""
     c.execute(
-        "update branches set state = 'blocked', generation = generation + 1 where instance_id = %s and position = ''"
-        " and state in ('queued', 'blocked')",
+        "with blocked as (update branches set state = 'blocked', generation = generation + 1 where instance_id = %s and position = ''"
+        " and state in ('queued', 'blocked') returning id)"
+        " delete from timers where kind = 'deadline' and branch_id in (select id from blocked)",
         (instance_id,),
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.history import Fact
 from orchestrator.ids import Position
-from orchestrator.plan.needs import Opening
+from orchestrator.plan.needs import FanOut
 from orchestrator.store.branches import FREE, HELD, Held, Published
 from orchestrator.store.clock import OFFSET_S
 from orchestrator.store.connection import Connection, dumps
@@ -16,9 +16,12 @@ from orchestrator.store.facts import Event, columns
 from orchestrator.store.partitions import into
 from orchestrator.store.sealing import readable, sealed
 
+# Open to whoever helps with a join: a branch that was not handed to a queue, or was handed to this one. Others have messages of their
+# own, and who took one all the same would give it back at once, and take it again.
+_OPEN = "state || '' = 'queued' and (generation = 1 or queue = %(queue)s)"
 _CLAIM_NEXT = f"""
 with next as (
-    select id from branches where parent_id = %(parent)s and state || '' = 'queued' order by id limit 1 for update skip locked
+    select id from branches where parent_id = %(parent)s and {_OPEN} order by id limit 1 for update skip locked
 )
 update branches b
 set state = 'running', owner = %(owner)s, lease_until = now() + make_interval(secs => %(lease)s), claims = b.claims + 1
@@ -28,17 +31,16 @@ returning {HELD}
 """
 
 
-def claim_next(c: Connection, parent_id: int, owner: str, lease_s: float) -> Held | None:
-    """Take the next open branch of a join; None when there is none left."""
-    row = c.execute(_CLAIM_NEXT, {"parent": parent_id, "owner": owner, "lease": lease_s}).fetchone()
+def claim_next(c: Connection, parent_id: int, queue: str, owner: str, lease_s: float) -> Held | None:
+    """Take the next open branch of a join, as one who serves this queue; None when there is none left."""
+    row = c.execute(_CLAIM_NEXT, {"parent": parent_id, "queue": queue, "owner": owner, "lease": lease_s}).fetchone()
     return Held(*(*row, owner)) if row else None
 
 
-def open_children(
-    c: Connection, held: Held, join_position: str, mode: str, queue: str, shared: Any, openings: Sequence[Opening], context: Any
-) -> None:
+def open_children(c: Connection, held: Held, need: FanOut, queue: str, context: Any) -> None:
     """Bulk insert. What flows into all of them is kept once, with the branch that opens them."""
-    c.execute(f"update branches set state = 'joining', shared = %s::jsonb, {FREE} where id = %s", (sealed(dumps(shared)), held.id))
+    openings = need.openings
+    c.execute(f"update branches set state = 'joining', shared = %s::jsonb, {FREE} where id = %s", (sealed(dumps(need.shared)), held.id))
     inserted = c.execute(
         """
         insert into branches (instance_id, parent_id, join_position, mode, queue, context, position, vars, state)
@@ -49,13 +51,13 @@ def open_children(
         (
             held.instance_id,
             held.id,
-            join_position,
-            mode,
+            need.position,
+            need.mode,
             queue,
             None if context is None else sealed(dumps(context)),
             [opening.position for opening in openings],
             [None if opening.vars is None else sealed(dumps(opening.vars)) for opening in openings],
-            ["blocked" if opening.after else "queued" for opening in openings],
+            ["queued" if need.is_ready(number) else "blocked" for number in range(len(openings))],
         ),
     ).fetchall()
     ids = sorted(row[0] for row in inserted)
@@ -73,8 +75,9 @@ def shared_input(c: Connection, parent_id: int) -> Any:
     return row[0]
 
 
-# One statement closes the branch with its last facts and takes the next one of the same join.
-_CLOSE_AND_NEXT = f"""
+# One statement closes the branch with its last facts and takes the next one of the same join: of a limited one, the next of those that
+# are held back, since those that are not have helpers of their own.
+_CLOSE_AND_NEXT = """
 with closed as (
     update branches set state = 'closed', outcome = %(outcome)s, output = %(output)s::jsonb, error = %(error)s::jsonb,
         context = %(context)s::jsonb, owner = null, lease_until = null, doing = null, snapshot = null
@@ -88,7 +91,7 @@ with closed as (
     insert into outbox (type, instance_id, data)
     select e.type, %(instance)s::uuid, e.data::jsonb from closed, unnest(%(types)s::text[], %(events)s::text[]) as e (type, data)
 ), next as (
-    select id from branches where parent_id = %(next_of)s and state || '' = 'queued' order by id limit 1 for update skip locked
+    select id from branches where parent_id = %(next_of)s and {next} order by id limit 1 for update skip locked
 ), claimed as (
     update branches b
     set state = 'running', owner = %(owner)s, lease_until = now() + make_interval(secs => %(lease)s), claims = b.claims + 1
@@ -97,8 +100,11 @@ with closed as (
     returning b.id, b.position, b.generation, b.claims, b.crashes, b.crash_seq, b.queue, b.after, b.vars, b.snapshot,
         b.stopping
 )
-select closed.id, claimed.*, extract(epoch from clock_timestamp())::float8, {OFFSET_S} from closed left join claimed on true
+select closed.id, claimed.*, extract(epoch from clock_timestamp())::float8, {offset} from closed left join claimed on true
 """
+_HELD_BACK = "mode = 'limited' and state || '' = 'blocked'"
+_CLOSE = _CLOSE_AND_NEXT.format(next=_OPEN, offset=OFFSET_S)
+_CLOSE_LIMITED = _CLOSE_AND_NEXT.format(next=_HELD_BACK, offset=OFFSET_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +126,13 @@ def close(
     events: Sequence[Event],
     *,
     next_of: int | None,
+    queue: str,
     lease_s: float,
 ) -> tuple[bool, Held | None]:
-    """Close the branch; with `next_of`, take the next open branch of that join in the same statement."""
+    """Close the branch; with `next_of`, take the next open branch of that join in the same statement, as one who serves this queue."""
     seqs, positions, kinds, attempts, datas = columns(seq, facts)
     row = c.execute(
-        into(_CLOSE_AND_NEXT, held.id),
+        into(_CLOSE_LIMITED if held.mode == "limited" else _CLOSE, held.id),
         {
             "id": held.id,
             "generation": held.generation,
@@ -143,6 +150,7 @@ def close(
             "types": [event[0] for event in events],
             "events": [event[1] for event in events],
             "next_of": next_of,
+            "queue": queue,
             "lease": lease_s,
         },
     ).fetchone()
@@ -182,6 +190,21 @@ def close(
         offset=offset,
         owner=held.owner,
     )
+
+
+def release_next(c: Connection, closed: Held) -> list[Published]:
+    """Queue the next branch that a limit holds back, in the transaction that closed one of those that were open.
+
+    So many are open until none is held back: each that closes lets one in, and one that cannot be had has just been let in by another.
+    """
+    return c.execute(
+        f"""
+        with next as (select id from branches where parent_id = %s and {_HELD_BACK} order by id limit 1 for update skip locked)
+        update branches b set state = 'queued', queued_at = now() from next where b.id = next.id
+        returning b.instance_id::text, b.position, b.generation, b.queue
+        """,
+        (closed.parent_id,),
+    ).fetchall()
 
 
 def release_successors(c: Connection, branch_id: int, parent_id: int) -> list[Published]:

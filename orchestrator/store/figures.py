@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.store.connection import Connection
+from orchestrator.store.workers import LIVES
 
 MOST_ACTORS = 200
 
@@ -64,7 +65,7 @@ def at_work_in_postgres(c: Connection) -> tuple[int, float]:
 
 
 def living_workers(c: Connection) -> tuple[int, int]:
-    row = c.execute("select count(*), coalesce(sum(concurrency), 0) from workers where seen_at > now() - interval '30 seconds'").fetchone()
+    row = c.execute(f"select count(*), coalesce(sum(concurrency), 0) from workers where {LIVES}").fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
 

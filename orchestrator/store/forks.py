@@ -14,9 +14,9 @@ def copy_instance(c: Connection, instance: Locked, new_id: str, actor: str, sour
     c.execute(
         """
         insert into instances (id, definition_id, workflow, version, namespace, tenant, state, input, labels, metadata, priority,
-            forked_from, trace_id, source, step_events, started_at)
+            forked_from, trace_id, source, step_events, timeout_s, started_at)
         select %s, definition_id, workflow, version, namespace, tenant, 'RUNNING', coalesce(%s::jsonb, input), labels, metadata, priority,
-            id, trace_id, %s, step_events, now()
+            id, trace_id, %s, step_events, timeout_s, now()
         from instances where id = %s
         """,
         (new_id, None if input is None else sealed(input), source, instance.id),

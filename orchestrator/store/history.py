@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.errors import BrokenHistory
-from orchestrator.history import Fact, that_count
+from orchestrator.history import Fact, Kind, that_count
 from orchestrator.ids import Position
 from orchestrator.store import sealing
 from orchestrator.store.connection import Connection
@@ -36,6 +37,7 @@ class BranchRow:
     queued_at: float
     instance_input: Any
     created_at: float
+    queue: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,19 @@ class Told:
     def counted(self, branch_id: int) -> list[tuple[int, Fact]]:
         """A branch's facts that count, with their numbers."""
         return that_count((row.seq, row.fact) for row in self.of_branch(branch_id))
+
+    def beyond_limits(self, open: Iterable[BranchRow]) -> set[int]:
+        """Of branches that are to be open again, those that the limit of their fan-out holds back. What had begun comes first."""
+        beside: dict[tuple[int, str], list[BranchRow]] = defaultdict(list)
+        for row in open:
+            if row.mode == "limited" and row.parent_id is not None:
+                beside[row.parent_id, row.join_position or ""].append(row)
+        back: set[int] = set()
+        for (parent_id, place), rows in beside.items():
+            opened = [row.fact for row in self.of_branch(parent_id) if row.fact.kind == Kind.OPENED and row.fact.position == place]
+            rows.sort(key=lambda row: (not self.of_branch(row.id), row.id))
+            back |= {row.id for row in rows[opened[-1].data["concurrency"] :]}
+        return back
 
     def missing(self, branch_id: int) -> list[int]:
         """The numbers below a branch's last one that no fact has: somebody deleted them."""
@@ -113,7 +128,7 @@ def of_instance(c: Connection, instance_id: str) -> Told:
         """
         select b.id, b.instance_id::text, b.parent_id, b.position, b.join_position, b.mode, b.state, b.outcome, b.generation,
             b.owner, b.doing, b.after, b.shared, b.vars, b.context, b.output, b.error, extract(epoch from b.queued_at)::float8, i.input,
-            extract(epoch from i.created_at)::float8
+            extract(epoch from i.created_at)::float8, b.queue
         from branches b join instances i on i.id = b.instance_id where b.instance_id = %s order by b.id
         """,
         (instance_id,),

@@ -14,6 +14,7 @@ from orchestrator.store.connection import Connection, dumps
 from orchestrator.store.facts import columns
 from orchestrator.store.partitions import into
 from orchestrator.store.sealing import readable, sealed
+from orchestrator.store.timers import due_after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,8 @@ class New:
     source: str = "api"
     actor: str = "anonymous"
     step_events: bool = False
-    due: float | None = None
+    timeout_s: float | None = None
+    """Of the whole instance, where it is known before it begins."""
     slots: Sequence[tuple[str, int]] = field(default=())
     dependencies: Sequence[dict[str, Any]] = field(default=())
 
@@ -51,10 +53,10 @@ class New:
 _CREATE = """
 with created as (
     insert into instances (id, definition_id, workflow, version, namespace, tenant, state, input, labels, metadata, priority,
-        idempotency_key, parent_id, parent_branch, forked_from, trace_id, source, step_events, slots)
+        idempotency_key, parent_id, parent_branch, forked_from, trace_id, source, step_events, slots, timeout_s)
     values (%(id)s, %(definition_id)s, %(workflow)s, %(version)s, %(namespace)s, %(tenant)s, 'PENDING', %(input)s::jsonb,
         %(labels)s::jsonb, %(metadata)s::jsonb, %(priority)s, %(idempotency_key)s, %(parent_id)s, %(parent_branch)s,
-        %(forked_from)s, %(trace_id)s, %(source)s, %(step_events)s, %(slot_count)s)
+        %(forked_from)s, %(trace_id)s, %(source)s, %(step_events)s, %(slot_count)s, %(timeout_s)s)
     on conflict (tenant, namespace, workflow, idempotency_key) where idempotency_key is not null do nothing
     returning id
 ), asked as (
@@ -62,15 +64,25 @@ with created as (
     select %(actor)s, 'start', %(source)s, id, %(workflow)s, 'PENDING' from created
 ), told as (
     insert into outbox (type, instance_id, data) select 'workflow.created', id, '{}' from created
+), rooted as (
+    insert into branches (instance_id, position, state, queue) select id, '', %(state)s, %(queue)s from created returning id
 )
-insert into branches (instance_id, position, state, queue) select id, '', %(state)s, %(queue)s from created returning id
+select id from rooted
 """
+_CREATE_TIMED = _CREATE.replace(
+    "\n)\nselect id from rooted",
+    f"""
+), timed as (
+    insert into timers (branch_id, due_at, kind) select id, {due_after("%(timeout_s)s::float8")}, 'deadline' from rooted
+)
+select id from rooted""",
+)
 
 
 def create(c: Connection, new: New) -> int | None:
     """The instance, its root branch, its audit entry and its event at once. None: the idempotency key is taken."""
     row = c.execute(
-        _CREATE,
+        _CREATE if new.is_blocked or new.timeout_s is None else _CREATE_TIMED,
         {
             "id": new.id,
             "definition_id": new.definition_id,
@@ -91,6 +103,7 @@ def create(c: Connection, new: New) -> int | None:
             "actor": new.actor,
             "step_events": new.step_events,
             "slot_count": len(new.slots),
+            "timeout_s": new.timeout_s,
             "state": "blocked" if new.is_blocked else "queued",
             "queue": new.queue,
         },
@@ -98,19 +111,20 @@ def create(c: Connection, new: New) -> int | None:
     return row[0] if row else None
 
 
-_CREATE_MANY = """
+_CREATE_MANY = (
+    """
 with given as (
     select * from unnest(%b::text[]::uuid[], %b::bigint[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],
-            %b::int[], %b::text[], %b::text[], %b::text[], %b::text[], %b::bool[], %b::int[], %b::text[]) with ordinality
+            %b::int[], %b::text[], %b::text[], %b::text[], %b::text[], %b::bool[], %b::int[], %b::float8[], %b::text[]) with ordinality
         as g (id, definition_id, workflow, version, namespace, tenant, input, labels, metadata, priority, idempotency_key, trace_id,
-              source, actor, step_events, slot_count, queue, n)
+              source, actor, step_events, slot_count, timeout_s, queue, n)
 ), firsts as (
     select distinct on (id) * from given order by id, n
 ), created as (
     insert into instances (id, definition_id, workflow, version, namespace, tenant, state, input, labels, metadata, priority,
-        idempotency_key, trace_id, source, step_events, slots)
+        idempotency_key, trace_id, source, step_events, slots, timeout_s)
     select id, definition_id, workflow, version, namespace, tenant, 'PENDING', input::jsonb, labels::jsonb, metadata::jsonb, priority,
-        idempotency_key, trace_id, source, step_events, slot_count from firsts order by n
+        idempotency_key, trace_id, source, step_events, slot_count, timeout_s from firsts order by n
     on conflict do nothing
     returning id
 ), asked as (
@@ -121,9 +135,17 @@ with given as (
 ), rooted as (
     insert into branches (instance_id, position, state, queue)
     select g.id, '', case when g.slot_count > 0 then 'blocked' else 'queued' end, g.queue from created join firsts g using (id) order by g.n
+    returning id, instance_id, state
+), timed as (
+    insert into timers (branch_id, due_at, kind)
+    select r.id, """
+    + due_after("g.timeout_s")
+    + """, 'deadline' from rooted r join firsts g on g.id = r.instance_id
+    where r.state = 'queued' and g.timeout_s is not null
 )
 select id::text from created
 """
+)
 
 
 def create_many(c: Connection, news: Sequence[New]) -> set[str]:
@@ -132,7 +154,8 @@ def create_many(c: Connection, news: Sequence[New]) -> set[str]:
         *(
             (
                 new.id, new.definition_id, new.workflow, new.version, new.namespace, new.tenant, sealed(new.input), new.labels, new.metadata,
-                new.priority, new.idempotency_key, new.trace_id, new.source, new.actor, new.step_events, len(new.slots), new.queue,
+                new.priority, new.idempotency_key, new.trace_id, new.source, new.actor, new.step_events, len(new.slots), new.timeout_s,
+                new.queue,
             )
             for new in news
         ),
@@ -179,7 +202,8 @@ with done as (
     insert into outbox (type, instance_id, data)
     select e.type, done.id, e.data::jsonb from done, unnest(%(types)s::text[], %(events)s::text[]) as e (type, data)
 )
-select exists (select 1 from dependencies d where not d.met and (d.on_workflow = done.workflow or d.on_instance = done.id)) from done
+select exists (select 1 from dependencies d where not d.met and (d.on_workflow = done.workflow
+    or d.on_workflow = substring(done.workflow from '[^.]*$') or d.on_instance = done.id)) from done
 """
 
 

@@ -7,14 +7,15 @@ from typing import Any
 
 from orchestrator.store.branches import Published
 from orchestrator.store.connection import Connection
+from orchestrator.store.workers import LIVES
 
 
 def about(c: Connection, branch_id: int, key: str) -> tuple[float, bool]:
     """For how many seconds the branch has waited for this, and whether a worker that lives has it."""
     row = c.execute(
-        """
+        f"""
         select case when b.lacks = %(key)s then extract(epoch from clock_timestamp() - b.lacking_since)::float8 else 0 end,
-            exists (select 1 from workers w where w.seen_at > now() - interval '30 seconds' and w.code @> array[%(key)s])
+            exists (select 1 from workers w where w.{LIVES} and w.code @> array[%(key)s])
         from branches b where b.id = %(id)s
         """,
         {"key": key, "id": branch_id},

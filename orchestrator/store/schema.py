@@ -77,6 +77,7 @@ instances = Table(
     Column("source", Text, nullable=False),
     Column("step_events", Boolean, nullable=False),
     Column("slots", SmallInteger, nullable=False),
+    Column("timeout_s", Double),
     _at("created_at", nullable=False),
     _at("started_at"),
     _at("ended_at"),

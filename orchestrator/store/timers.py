@@ -16,31 +16,51 @@ from orchestrator.store.connection import Connection
 
 # Later than any: what came due while its instance was paused comes when that is resumed.
 NEVER = "9999-01-01"
+# Of a timer: what is longer would be no moment that the database can tell.
+LONGEST_S = 200 * 365 * 86400
+
+# What `fire` gives of an instance that is at its deadline and has not begun.
+UNBEGUN = "unbegun"
+
+# Whoever runs an instance at its deadline ends it there and then; the timer is for when nobody does.
+DEADLINE_GRACE_S = 0.25
+# An instance that could not be ended at its deadline, although it has not begun, is tried again.
+AGAIN_S = 30
 
 # A paused instance does not wake: the timer of its wait goes, and resuming walks the branch again, which sets a new one.
+# One that has not begun is ended as a whole, and its timer stays until then: whoever begins it meanwhile is to see when its time was over.
 _FIRE = f"""
 with due as (
-    select t.id, t.branch_id, t.kind, t.due_at, i.state as instance_state, b.owner from timers t
+    select t.id, t.branch_id, t.kind, t.due_at, i.state as instance_state, b.owner,
+        t.kind = 'deadline' and i.started_at is null and i.state <> 'PAUSED' as unbegun
+    from timers t
     join branches b on b.id = t.branch_id join instances i on i.id = b.instance_id
     where t.due_at <= {NOW} order by t.due_at limit %s for update of t skip locked
 ), later as (
     update timers set due_at = '{NEVER}' where id in (select id from due where instance_state = 'PAUSED' and kind <> 'wake')
+), again as (
+    update timers set due_at = due_at + interval '{AGAIN_S} seconds' where id in (select id from due where unbegun)
 ), gone as (
-    delete from timers where id in (select id from due where instance_state <> 'PAUSED' or kind = 'wake')
+    delete from timers where id in (select id from due where not unbegun and (instance_state <> 'PAUSED' or kind = 'wake'))
 ), unheard as (
     delete from subscriptions where branch_id in (select branch_id from due where kind in ('wake', 'due'))
-)
+), fired as (
 update branches b
 set state = 'queued', generation = b.generation + 1, queued_at = now(), owner = null, lease_until = null
 from due
-where b.id = due.branch_id and due.instance_state in ('PENDING', 'RUNNING')
+where b.id = due.branch_id and due.instance_state in ('PENDING', 'RUNNING') and not due.unbegun
   and (b.state = 'parked'
        or (due.kind = 'due' and b.state = 'joining')
        or (due.kind = 'deadline' and b.state in ('running', 'joining', 'queued'))
        or (due.kind = 'dependency' and b.state = 'blocked'
            and exists (select 1 from dependencies d where d.instance_id = b.instance_id and not d.met)))
 returning b.instance_id::text, b.position, b.generation, b.queue,
-    extract(epoch from due.due_at)::float8, {NOW_S}, due.kind, due.owner
+    extract(epoch from due.due_at)::float8, due.kind, due.owner
+)
+select *, {NOW_S} from fired
+union all
+select b.instance_id::text, b.position, b.generation, b.queue, extract(epoch from due.due_at)::float8, '{UNBEGUN}', null, {NOW_S}
+from due join branches b on b.id = due.branch_id where due.unbegun
 """
 
 
@@ -56,7 +76,7 @@ class Fired:
 def fire(c: Connection, limit: int) -> list[Fired]:
     """Queue the branches whose timers are due. A deadline fences whoever still works past it."""
     rows = c.execute(_FIRE, (limit,)).fetchall()
-    return [Fired(row[:4], row[5] - row[4], row[6], row[7]) for row in rows]
+    return [Fired(row[:4], row[7] - row[4], row[5], row[6]) for row in rows]
 
 
 def now(c: Connection) -> float:
@@ -110,6 +130,28 @@ def go_on(c: Connection, instance_id: str) -> None:
     )
 
 
+def due_after(seconds: str) -> str:
+    """An expression: the timer of the deadline of an instance that may begin now, given its time."""
+    return f"({NOW} + make_interval(secs => least({seconds}, {LONGEST_S}) + {DEADLINE_GRACE_S}))"
+
+
+def begin(c: Connection, branch_id: int) -> None:
+    """The time of an instance that may begin now, by its root branch."""
+    c.execute(
+        f"insert into timers (branch_id, due_at, kind) select b.id, {due_after('i.timeout_s')}, 'deadline'"
+        " from branches b join instances i on i.id = b.instance_id where b.id = %s and i.timeout_s is not null",
+        (branch_id,),
+    )
+
+
+def deadline_of(c: Connection, branch_id: int) -> float | None:
+    """When the time of an instance is over, if that was known when it was allowed to begin."""
+    row = c.execute(
+        "select extract(epoch from min(due_at))::float8 from timers where branch_id = %s and kind = 'deadline'", (branch_id,)
+    ).fetchone()
+    return None if row is None or row[0] is None else float(row[0]) - DEADLINE_GRACE_S
+
+
 def set_patience(c: Connection, branch_id: int, seconds: float) -> None:
     """How long an instance that has not begun waits for what it depends on."""
     c.execute(
@@ -135,6 +177,7 @@ class Probe:
     has_held: bool
     has_working: bool
     has_windows: bool
+    has_pending: bool
 
 
 def probe(c: Connection, queue_grace_s: float, beats_grace_s: float = 0.0) -> Probe:
@@ -157,7 +200,8 @@ def probe(c: Connection, queue_grace_s: float, beats_grace_s: float = 0.0) -> Pr
             exists (select 1 from fires where is_open),
             exists (select 1 from events where state = 'held' and try_at <= now()),
             exists (select 1 from events where state = 'working'),
-            exists (select 1 from windows where due_at <= now())
+            exists (select 1 from windows where due_at <= now()),
+            exists (select 1 from resources where state = 'PENDING' and doing is not null)
         """,
         {"grace": queue_grace_s, "beat": beats_grace_s},
     ).fetchone()

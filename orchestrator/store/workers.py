@@ -78,36 +78,68 @@ def forget(c: Connection, worker_id: str) -> None:
     c.execute("delete from workers where id = %s", (worker_id,))
 
 
+# Who signed within this time lives.
+LIVES = "seen_at > now() - interval '30 seconds'"
+
+
 def processes(c: Connection) -> int:
     """How many processes all living workers have together."""
-    row = c.execute("select coalesce(sum(concurrency), 0) from workers where seen_at > now() - interval '30 seconds'").fetchone()
+    row = c.execute(f"select coalesce(sum(concurrency), 0) from workers where {LIVES}").fetchone()
     return int(row[0]) if row else 0
+
+
+def served(c: Connection) -> set[str]:
+    """The queues from which living workers take."""
+    return {row[0] for row in c.execute(f"select distinct unnest(queues) from workers where {LIVES}").fetchall()}
+
+
+@dataclass(frozen=True, slots=True)
+class Unserved:
+    queue: str
+    branches: int
+    for_s: float
+    workflow: str
+    instance: str
+    """The one that has waited longest."""
+
+
+def unserved(c: Connection) -> list[Unserved]:
+    """Queues with branches that wait, from which no living worker takes."""
+    rows = c.execute(
+        f"""
+        select b.queue, count(*), extract(epoch from now() - min(b.queued_at))::float8,
+            (array_agg(i.workflow order by b.queued_at))[1], (array_agg(i.id::text order by b.queued_at))[1]
+        from branches b join instances i on i.id = b.instance_id
+        where b.state = 'queued' and b.queued_at < now() - interval '5 seconds' and i.state in ('PENDING', 'RUNNING')
+          and not exists (select 1 from workers where {LIVES} and b.queue = any (queues))
+        group by b.queue order by 3 desc limit 50
+        """
+    ).fetchall()
+    return [Unserved(*row) for row in rows]
 
 
 # No post is given for longer.
 LONGEST_POST_S = 6.0
 
 
-def lead(c: Connection, role: str, worker_id: str, seconds: float) -> tuple[bool, float]:
-    """Take or renew a post; False while another holds it.
+def lead(c: Connection, roles: Sequence[str], worker_id: str, seconds: float) -> dict[str, float]:
+    """Take or renew these posts; gives those that are held, which are not those that others hold.
 
-    Gives, too, by how much the database's clock was set back since the post was last renewed: it cannot end later than it was given
+    With each, by how much the database's clock was set back since the post was last renewed: it cannot end later than it was given
     for. Whoever held it then, it is taken over, and the first to do so is the one who is told.
     """
-    row = c.execute(
+    rows = c.execute(
         """
-        with before as (select until from leadership where role = %(role)s)
-        insert into leadership (role, owner, until) values (%(role)s, %(me)s, now() + make_interval(secs => %(s)s))
+        with before as (select role, until from leadership where role = any (%(roles)s))
+        insert into leadership (role, owner, until)
+        select role, %(me)s, now() + make_interval(secs => %(s)s) from unnest(%(roles)s) as role order by role
         on conflict (role) do update set owner = excluded.owner, until = excluded.until
         where leadership.owner = %(me)s or leadership.until < now() or leadership.until > now() + make_interval(secs => %(most)s)
-        returning (select extract(epoch from until - now())::float8 from before)
+        returning role, (select extract(epoch from b.until - now())::float8 from before b where b.role = leadership.role)
         """,
-        {"role": role, "me": worker_id, "s": seconds, "most": LONGEST_POST_S + 2},
-    ).fetchone()
-    if row is None:
-        return False, 0.0
-    left = row[0] or 0.0
-    return True, left - seconds if left > LONGEST_POST_S + 2 else 0.0
+        {"roles": list(roles), "me": worker_id, "s": seconds, "most": LONGEST_POST_S + 2},
+    ).fetchall()
+    return {role: left - seconds if left is not None and left > LONGEST_POST_S + 2 else 0.0 for role, left in rows}
 
 
 def posts(c: Connection) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import psycopg
@@ -215,13 +216,25 @@ def test_the_posts_are_held_by_one_and_taken_over(stack: Stack) -> None:
     second.join(10)
 
 
-def test_a_worker_that_may_not_keep_time_keeps_everything_else(stack: Stack) -> None:
-    """TIMER_SERVICE_ENABLED=false: no timers, no schedules; the outbox and recovery all the same."""
-    stack.worker(concurrency=1, TIMER_SERVICE_ENABLED="false")
-    instance = stack.runner.start_workflow("sequence", input={})
-    stack.ended(instance)
-    until(lambda: stack.sql("select count(*) from outbox")[0][0] == 0, 20, "the outbox is relayed")
-    assert [row[0] for row in stack.sql("select role from leadership where until > now()")] == ["keeper"]
+def test_a_worker_that_has_nothing_to_do_asks_little(stack: Stack) -> None:
+    """Each chore that asks the database whether there is something for it costs every idle worker that much, for ever."""
+    stack.worker()
+    until(lambda: len(stack.sql("select 1 from leadership where until > now()")) == 2)
+    asked = "select xact_commit + xact_rollback from pg_stat_database where datname = %s"
+    with psycopg.connect(stack.database_url.rsplit("/", 1)[0] + "/postgres", autocommit=True) as c:
+        name = stack.database_url.rsplit("/", 1)[1].partition("?")[0]
+
+        def statements() -> int:
+            c.execute("select pg_stat_clear_snapshot()")
+            row = c.execute(asked, (name,)).fetchone()
+            assert row is not None
+            return int(row[0])
+
+        time.sleep(12)  # until what it did at its start is counted, which is after ten seconds at the latest
+        before = statements()
+        time.sleep(10)  # the measured span
+        a_second = (statements() - before) / 10
+    assert 1 <= a_second <= 5
 
 
 @pytest.mark.parametrize(

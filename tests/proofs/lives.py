@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from orchestrator import Result, StepContext, Workflow, step
+from orchestrator import Limits, Result, StepContext, Workflow, step
 from orchestrator.definition.tree import Around, Catch, Do, Fork, Step, Try
 from orchestrator.steps.registry import After, executor
 from tests.workflows.basic import charge, ledger
@@ -159,6 +159,9 @@ caught_deadline = Workflow("caught-deadline").then(
 )
 late_saga = Workflow("late-saga", saga=True, timeout=1.5).then(charge, "hotel").parallel().do(lambda b: b.then(blocks)).join()
 late_parent = Workflow("late-parent", timeout=1.5).run("waits-a-minute")
+in_time = Workflow("in-time", timeout=1.5).then("noop")
+late_after_another = Workflow("late-after-another", timeout=1.5).wait(60 * PACE)
+late_alone = Workflow("late-alone", timeout=1.5, limits=Limits(workflow=1)).wait(60 * PACE)
 waits_a_minute = Workflow("waits-a-minute").wait(60 * PACE)
 again = {
     "again-sequence": Workflow("again-sequence", timeout=1).then("noop", "a").then(blocks_at_first, "b").then("noop", "c"),
@@ -169,6 +172,8 @@ again = {
     .step("c", "noop", after="b")
     .done(),
 }
+quick_enough = Workflow("quick-enough", timeout=2.5).then("noop", "a").then("noop", "b")
+waits_at_the_end = Workflow("waits-at-the-end", timeout=2.5).then("noop", "a").wait(1).then("noop", "b").wait(60 * PACE, name="c")
 waits_and_waits = Workflow("waits-and-waits", timeout=1).wait(60 * PACE)
 
 
@@ -305,6 +310,7 @@ RAISED: dict[str, Any] = {
     "attributes of other types": _raise(Odd("odd")),
     "a cause without words": _chained,
     "the end of the process": _raise(SystemExit(3)),
+    "an interrupt that nobody sent": _raise(KeyboardInterrupt("no")),
     "a cancelled task": _raise(asyncio.CancelledError()),
     "a generator's end": _raise(GeneratorExit()),
     "no exception at all": _raise(BaseException("bare")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -104,6 +105,109 @@ def test_a_timeout_holds_while_every_process_is_busy(lively: Stack) -> None:
         lively.runner.cancel_workflow(instance_id)
 
 
+@contextlib.contextmanager
+def all_busy(stack: Stack) -> Iterator[None]:
+    """No process of the pool is free meanwhile."""
+    busy = [stack.runner.start_workflow("long-catches", input={"seconds": 60 * PACE}) for _ in range(8)]
+    until(lambda: stack.sql("select count(*) from branches where state = 'running'") == [(8,)])
+    try:
+        yield
+    finally:
+        for instance_id in busy:
+            stack.runner.cancel_workflow(instance_id)
+
+
+def lived_s(stack: Stack, instance_id: str) -> float:
+    return float(stack.sql("select extract(epoch from ended_at - created_at)::float8 from instances where id = %s", instance_id)[0][0])
+
+
+def fails_for_its_time(stack: Stack, instance_id: str, within_s: float = 4.0) -> None:
+    until(lambda: stack.state(instance_id) == "FAILED", within_s, stack.logs)
+    assert stack.runner.get_workflow_status(instance_id)["error"]["code"] == "timeout"
+    assert not stack.sql("select 1 from timers t join branches b on b.id = t.branch_id where b.instance_id = %s", instance_id)
+
+
+@pytest.mark.proves(17)
+def test_an_instance_for_which_no_process_is_free_ends_at_its_timeout(lively: Stack) -> None:
+    lively.runner.put_trigger({"name": "late", "on": "late.kind", "start": "late-sequence"})
+    with all_busy(lively):
+        started = {name: start(lively, name) for name in (*LATE, "late-saga")}
+        lively.runner.send_event({"id": "late", "source": "test", "type": "late.kind", "data": {}})
+        [[triggered]] = until(lambda: lively.sql("select id::text from instances where source = 'trigger'"))
+        for instance_id in (*started.values(), triggered):
+            fails_for_its_time(lively, instance_id)
+            assert 1.5 <= lived_s(lively, instance_id) < 4 * PACE
+    assert not any(effects(lively, instance_id) for instance_id in started.values())
+    assert lively.runner.get_workflow_status(started["late-saga"])["compensation"] is None
+    lively.runner.delete_trigger("late")
+
+
+@pytest.mark.proves(17)
+def test_what_waits_for_a_process_has_only_the_rest_of_its_time(lively: Stack) -> None:
+    with all_busy(lively):
+        instance_id = start(lively, "late-wait")
+        until(lambda: lively.sql("select 1 from instances where id = %s and created_at < now() - interval '0.7 s'", instance_id))
+
+    fails_for_its_time(lively, instance_id)
+
+    due = lively.sql(
+        "select (k.data ->> 'due')::float8 - extract(epoch from i.created_at)::float8 from checkpoints k join branches b on b.id = k.branch_id"
+        " join instances i on i.id = b.instance_id where i.id = %s and k.kind = 'deadline.set'",
+        instance_id,
+    )
+    # Where it took longer until it was free, it was ended without having begun.
+    assert all(abs(one - 1.5) < 0.2 for (one,) in due)
+
+
+@pytest.mark.proves(17)
+@pytest.mark.parametrize("waits_for", ["a workflow", "a slot"])
+def test_the_time_of_what_may_not_begin_yet_has_not_begun(lively: Stack, waits_for: str) -> None:
+    if waits_for == "a workflow":
+        before = start(lively, "waits-a-minute")
+        instance_id = lively.runner.start_workflow("late-after-another", input={}, dependencies=[{"instance": before, "condition": "any"}])
+    else:
+        before, instance_id = start(lively, "late-alone"), start(lively, "late-alone")
+        lively.runner.pause_workflow(before)
+    until(lambda: lively.sql("select 1 from instances where id = %s and created_at < now() - interval '2 s'", instance_id))
+    assert lively.state(instance_id) == "PENDING"
+
+    with all_busy(lively):
+        lively.runner.cancel_workflow(before)
+
+        fails_for_its_time(lively, instance_id)
+
+    assert lived_s(lively, instance_id) > 3.5
+
+
+@pytest.mark.proves(17)
+def test_a_timeout_that_came_during_a_pause_comes_at_the_resume_of_what_has_not_begun(lively: Stack) -> None:
+    with all_busy(lively):
+        instance_id = start(lively, "in-time")
+        lively.runner.pause_workflow(instance_id)
+        until(lambda: lively.sql("select 1 from instances where id = %s and created_at < now() - interval '2.5 s'", instance_id))
+        assert lively.state(instance_id) == "PAUSED"
+
+        lively.runner.resume_workflow(instance_id)
+
+        fails_for_its_time(lively, instance_id)
+
+
+@pytest.mark.proves(17)
+def test_a_retry_of_what_has_not_begun_has_its_time_again(lively: Stack) -> None:
+    with all_busy(lively):
+        instance_id = start(lively, "in-time")
+        fails_for_its_time(lively, instance_id)
+        lively.runner.retry_workflow(instance_id)
+        assert lively.state(instance_id) == "PENDING"
+        fails_for_its_time(lively, instance_id)
+
+    lively.runner.retry_workflow(instance_id)
+
+    assert lively.ended(instance_id)["status"] == "COMPLETED"
+    assert took_s(lively, instance_id) < 1.5
+    assert not lively.sql("select 1 from timers t join branches b on b.id = t.branch_id where b.instance_id = %s", instance_id)
+
+
 @pytest.mark.proves(17)
 def test_a_retry_after_a_timeout_has_its_time_again_and_runs_a_step_once(lively: Stack) -> None:
     started = [start(lively, name) for name in ("again-sequence", "again-graph")]
@@ -115,6 +219,20 @@ def test_a_retry_after_a_timeout_has_its_time_again_and_runs_a_step_once(lively:
         status = lively.ended(instance_id)
         assert status["status"] == "COMPLETED", status["error"]
         assert effects(lively, instance_id) == ["begin", "interrupted", "begin", "end"]
+
+
+def test_a_rerun_has_the_time_that_was_left_at_its_step(lively: Stack) -> None:
+    done = lively.run("quick-enough", input={})
+    late = lively.run("waits-at-the-end", input={})
+    assert late["error"]["code"] == "timeout"
+    until(lambda: lively.sql("select 1 from instances where id = %s and created_at < now() - interval '3 s'", done["id"]))
+
+    again = [lively.runner.rerun_workflow(one["id"], "b") for one in (done, late)]
+
+    assert lively.ended(again[0])["status"] == "COMPLETED"
+    assert lively.ended(again[1])["error"]["code"] == "timeout"
+    assert 1.0 < took_s(lively, again[1]) < 4 * PACE
+    assert not lively.sql("select 1 from timers t join branches b on b.id = t.branch_id where b.instance_id = any (%s::uuid[])", again)
 
 
 @pytest.mark.proves(17)

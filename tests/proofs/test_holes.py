@@ -74,6 +74,28 @@ def test_an_instance_can_be_looked_at_whichever_fact_lacks(looked_at: Stack, wor
     assert client.get(f"/workflow/instance/{instance_id}").json == whole
 
 
+CHANGED = ("null", "5", "{}", "[]", '"x"', '{"again": []}')
+
+
+@pytest.mark.proves(15)
+@pytest.mark.parametrize("workflow", ["diamond", "naps", "shaky", "saga", "rounds", "asked"])
+def test_an_instance_can_be_looked_at_whatever_somebody_made_of_a_fact(looked_at: Stack, workflow: str) -> None:
+    client = create_app(looked_at.runner).test_client()
+    instance_id = looked_at.run(workflow, {"fail": True} if workflow == "asked" else {})["id"]
+    c = looked_at.runner.database.connection()
+    change = "update checkpoints set kind = %s, data = %s::jsonb where branch_id = %s and seq = %s"
+    routes = [f"/workflow/instance/{instance_id}", f"/workflow/history/{instance_id}", f"/api/v1/default/executions/ex_{instance_id}"]
+    routes += [f"/workflow/instance/{instance_id}/history", f"{routes[2]}/events"]
+    known = [client.get(route).status_code for route in routes]
+    for branch_id, seq, _ in looked_at.sql(FACTS, instance_id):
+        [(kind, data)] = looked_at.sql("select kind, data::text from checkpoints where branch_id = %s and seq = %s", branch_id, seq)
+        for other_kind, other in [*((kind, one) for one in CHANGED), ("bogus", data), (kind, None)]:
+            c.execute(change, (other_kind, other, branch_id, seq))
+            answers = [client.get(route) for route in routes]
+            assert [one.status_code for one in answers] == known, (kind, other_kind, other, [one.text[:200] for one in answers])
+        c.execute(change, (kind, data, branch_id, seq))
+
+
 @pytest.mark.proves(15)
 def test_what_would_follow_from_a_missing_fact_is_refused_and_changes_nothing(looked_at: Stack) -> None:
     client = create_app(looked_at.runner).test_client()

@@ -9,17 +9,19 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator import Limits, StepContext, Terminal, Workflow
+from orchestrator.definition.documents import definition_from
 from orchestrator.definition.expressions import Jq, Template
 from orchestrator.definition.retry import RetryPolicy
 from orchestrator.definition.tree import Definition, Do, Fork, Step
 from orchestrator.embedded import Embedded
-from orchestrator.errors import Retryable
+from orchestrator.errors import Invalid, Retryable
 from orchestrator.local import WorkflowEngine
 from orchestrator.testing import Lab
 
@@ -299,3 +301,46 @@ def test_an_instance_in_process_stops_the_children_that_it_awaits() -> None:
 
     assert instance.state == "FAILED"
     assert [str(one.state) for one in made.instances.values() if one is not instance] == ["CANCELLED"]
+
+
+# ── what begins after another ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def naps(type: str, seconds: float = 0.0, **more: Any) -> dict[str, Any]:
+    return {"type": type, "steps": [{"id": "d", "type": "delay", "parameters": {"delay": seconds}}], **more}
+
+
+@pytest.mark.proves(20)
+def test_a_workflow_begins_after_the_one_that_it_depends_on() -> None:
+    events: list[dict[str, Any]] = []
+    with WorkflowEngine(events.append) as made:
+        before = made.start_workflow(naps("before", 0.4))
+        after = made.start_workflow(naps("after", dependencies=["before", {"instance": before, "condition": "any"}]))
+        assert made.get_workflow_status(after)["status"] == "pending"
+        assert made.wait(after)["status"] == "completed"
+    told = [(event["data"]["workflow"], event["event"]) for event in events]
+    assert told.index(("before", "workflow.completed")) < told.index(("after", "workflow.started"))
+
+
+@pytest.mark.proves(20)
+def test_what_a_workflow_depends_on_in_vain_fails_it() -> None:
+    with WorkflowEngine() as made:
+        done = made.start_workflow(naps("done"))
+        made.wait(done)
+        for waits_for in ("never", {"workflow": "done", "condition": "failed"}):
+            impatient = replace(definition_from(naps("after", dependencies=[waits_for])), dependency_timeout_s=0.2)
+            status = made.wait(made.start_workflow(impatient))
+            assert status["status"] == "failed"
+            assert "dependency timeout: waited for" in status["error"]
+        waiting = made.start_workflow(naps("after", dependencies=["never"]))
+        made.cancel_workflow(waiting)
+        assert made.wait(waiting)["status"] == "cancelled"
+
+
+@pytest.mark.proves(20)
+def test_a_dependency_that_can_never_be_met_is_refused() -> None:
+    with WorkflowEngine() as made:
+        with pytest.raises(Invalid, match="would wait for itself"):
+            made.start_workflow(naps("narcissus", dependencies=["narcissus"]))
+        with pytest.raises(Invalid, match="There is no execution"):
+            made.start_workflow(naps("x", dependencies=[{"instance": "0197a3b0-0000-7000-8000-000000000000"}]))

@@ -35,6 +35,12 @@ def audit(stack: Stack, instance_id: str) -> list[tuple[str, str | None, str | N
 
 
 @pytest.mark.proves(22)
+def test_an_audit_of_what_instances_do_by_themselves_says_where_it_stands(lively: Stack) -> None:
+    for asked in (("--action", "complete"), ("--actor", "engine")):
+        assert "`--instance ID` shows it" in lively.cli("audit", "--workflow", "nosuch", *asked).stdout
+
+
+@pytest.mark.proves(22)
 def test_the_audit_tells_of_every_move_and_keeps_what_a_retry_and_a_roll_back_overwrite(lively: Stack) -> None:
     completed = lively.run("refundable", {})["id"]
     failed = lively.run("second-time", {})["id"]

@@ -23,6 +23,14 @@ def test_a_workflow_without_steps_is_refused() -> None:
         Lab().run(Workflow("empty"))
 
 
+@pytest.mark.proves(45, 47)
+def test_a_workflow_that_was_not_written_to_its_end_is_refused_with_what_is_left_open() -> None:
+    with pytest.raises(OrchestratorError, match=r"End them with \.join"):
+        Lab().run(Workflow("open").parallel().do("noop"))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="Expected a Workflow or a Definition"):
+        Lab().run("open")  # type: ignore[arg-type]
+
+
 @pytest.mark.proves(47)
 def test_a_workflow_with_a_step_that_nobody_has_is_refused_before_it_starts() -> None:
     with pytest.raises(OrchestratorError, match=r"authors\.shp"):
@@ -48,3 +56,14 @@ def test_a_stub_may_be_for_a_type_that_the_workflow_alone_names_even_in_a_child(
     lab = Lab(stubs={"made-up": {"n": 1}}, workflows=(child,))
 
     lab.run(Workflow("authors-parent").run("authors-child")).assert_completed()
+
+
+@pytest.mark.proves(45)
+def test_what_was_left_open_is_not_closed_by_what_was_written_after_it() -> None:
+    """Of many that nobody keeps, one is bound to get the place in memory of another."""
+    for number in range(50):
+        flow = Workflow(f"forgotten-{number}").then("noop")
+        flow.parallel().do("noop")
+        flow.parallel().do("noop").join()
+        with pytest.raises(OrchestratorError, match="not joined"):
+            Lab().run(flow)

@@ -102,3 +102,15 @@ def test_what_was_paused_before_it_began_begins_when_it_is_resumed(patient: Stac
     until(lambda: patient.state(second) == "RUNNING", 20)
     patient.ended(third)
     patient.runner.cancel_workflow(second)
+
+
+@pytest.mark.proves(16)
+def test_a_dependency_on_a_name_with_a_dot_is_met_by_what_was_registered_later(patient: Stack) -> None:
+    register(patient, "afterdot", dependencies=("bill.day",))
+    waiting = start(patient, "afterdot")
+    assert "bill.day to be completed" in str(patient.runner.get_workflow_status(waiting)["waits_for"])
+
+    register(patient, "bill.day")
+    patient.run("bill.day", input={})
+
+    assert patient.ended(waiting, 20)["status"] == "COMPLETED"

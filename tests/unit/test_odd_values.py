@@ -186,6 +186,8 @@ BUILDERS: dict[str, Callable[[Any], Workflow]] = {
     "if": lambda v: Workflow("w").if_(v).do("noop"),
     "foreach": lambda v: Workflow("w").foreach(v).do("noop"),
     "foreach.gather": lambda v: Workflow("w").foreach(".x", parallel=True, gather=v).do("noop"),
+    "foreach.concurrency": lambda v: Workflow("w").foreach(".x", parallel=True, concurrency=v).do("noop"),
+    "parallel.concurrency": lambda v: Workflow("w").parallel(concurrency=v).do("noop").join(),
     "while": lambda v: Workflow("w").while_(v).do("noop"),
     "foreach.each": lambda v: Workflow("w").foreach(".x", each=v).do("noop"),
     "do": lambda v: Workflow("w").if_(".x").do(v),

@@ -427,9 +427,23 @@ class Reader:
             items=Jq(f'.state | ({source}) | if type == "array" then . else error("inputCollection is no array") end'),
             do=body,
             parallel=parallel,
+            concurrency=self._batch_size(state.get("batchSize")) if parallel else None,
             around=Around(input_from=Jq("{state: ., results: []}"), output_as=Jq(kept)),
         )
         return (loop,), self._tail(state)
+
+    def _batch_size(self, given: Any) -> int | None:
+        """How many iterations run at the same time; 0 and nothing are no limit."""
+        if given is None or given == 0:
+            return None
+        try:
+            number = int(given) if isinstance(given, str) else given
+        except ValueError:
+            number = 0
+        if number != int(number) or number < 1:
+            self.fault(f"Expected a whole number of iterations that run at the same time, got {shown(given)}.", f"{self.place}/batchSize")
+            return None
+        return int(number)
 
     # ── leaving a state ─────────────────────────────────────────────────────────────────────────────────────────────
 

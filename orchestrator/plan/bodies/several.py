@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def fork(forward: Forward, frame: Frame) -> Need | None:
     task: Fork = frame.task  # type: ignore[assignment]
-    mode: Mode = "compete" if task.compete else "fork" if task.at_least is None else "some"
+    mode: Mode = "compete" if task.compete else "some" if task.at_least is not None else _mode(task)
     if "opened" in frame.note:
         return Join(Position(frame.position), mode, task.at_least or 0)
     if not task.branches:
@@ -32,7 +32,11 @@ def fork(forward: Forward, frame: Frame) -> Need | None:
     openings = tuple(
         Opening(Position(f"{frame.position}/fork/{i}/{branch.name}"), frame.vars or None) for i, branch in enumerate(task.branches)
     )
-    return FanOut(Position(frame.position), mode, frame.input, openings)
+    return FanOut(Position(frame.position), mode, frame.input, openings, task.concurrency if mode == "limited" else None)
+
+
+def _mode(task: Fork | For) -> Mode:
+    return "fork" if task.concurrency is None else "limited"
 
 
 def graph(forward: Forward, frame: Frame) -> Need | None:
@@ -89,14 +93,14 @@ def items_of(forward: Forward, frame: Frame, task: For) -> list[Any] | None:
 
 def for_parallel(forward: Forward, frame: Frame, task: For, items: list[Any]) -> Need | None:
     if "opened" in frame.note:
-        return Join(Position(frame.position), "fork")
+        return Join(Position(frame.position), _mode(task))
     if not items:
         forward.done(frame, [] if task.gather == "list" else frame.input)
         return None
     openings = tuple(
         Opening(Position(f"{frame.position}/for/{i}"), {**frame.vars, task.each: item, task.at: i}) for i, item in enumerate(items)
     )
-    return FanOut(Position(frame.position), "fork", frame.input, openings)
+    return FanOut(Position(frame.position), _mode(task), frame.input, openings, task.concurrency)
 
 
 def for_receives(forward: Forward, frame: Frame, output: Any, then: str | None) -> None:

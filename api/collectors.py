@@ -22,7 +22,7 @@ from orchestrator.breakers import NUMBERS
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.engine.runtime import PRIORITIES
 from orchestrator.schedule import beats
-from orchestrator.store import alerts, configs, events, figures, security
+from orchestrator.store import alerts, configs, events, figures, security, workers
 from orchestrator.store.connection import Connection
 from orchestrator.stream.bridge import standing
 from orchestrator.stream.state import StateKeys
@@ -107,9 +107,9 @@ def _runner(current: WorkflowRunner, c: Connection) -> Families:
     connections, longest_s = figures.at_work_in_postgres(c)
     yield GaugeMetricFamily("orchestrator_database_connections", "Connections to the database, but for this one", value=connections)
     yield GaugeMetricFamily("orchestrator_longest_statement_seconds", "How long the oldest statement at work has run", value=longest_s)
-    workers = figures.living_workers(c)
-    yield GaugeMetricFamily("orchestrator_workers", "Workers that live", value=workers[0])
-    yield GaugeMetricFamily("orchestrator_worker_processes", "Their processes", value=workers[1])
+    living = figures.living_workers(c)
+    yield GaugeMetricFamily("orchestrator_workers", "Workers that live", value=living[0])
+    yield GaugeMetricFamily("orchestrator_worker_processes", "Their processes", value=living[1])
     hub: Hub | None = current_app.extensions.get("hub")
     yield GaugeMetricFamily("orchestrator_onlookers", "Open server-sent streams of this process", value=0 if hub is None else len(hub))
 
@@ -156,10 +156,14 @@ def _people(current: WorkflowRunner, c: Connection) -> Families:
 
 def _queues(current: WorkflowRunner, c: Connection) -> Families:
     """Where the broker is Redis, a queue is a list."""
+    unserved = GaugeMetricFamily("orchestrator_unserved_branches", "Branches in queues from which no worker takes", labels=["queue"])
+    for one in workers.unserved(c):
+        unserved.add_metric([one.queue], one.branches)
+    yield unserved
     settings = current.runtime.settings
     if not settings.broker.startswith(("redis", "sentinel", "unix")):
         return
-    client: Any = redis.Redis.from_url(settings.broker, socket_timeout=1, socket_connect_timeout=1)
+    client: Any = redis.Redis.from_url(settings.broker, socket_timeout=1, socket_connect_timeout=1, retry=None)
     try:
         found = GaugeMetricFamily("orchestrator_queue_depth", "Messages that wait", labels=["queue"])
         for queue in (*PRIORITIES, *settings.worker_queues):

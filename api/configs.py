@@ -67,9 +67,11 @@ def listing() -> Response:
 def save() -> tuple[Response, int]:
     """Create or change a configuration.
 
-    In YAML or JSON. It holds from the next start on.
+    In YAML or JSON. It holds from the next start on. `warnings`: what is probably not meant.
     """
-    return jsonify(_shown(runner().configs.save(_body(), tenant=asked.tenant(), environment=_environment(), **asked.by_whom()))), 201
+    body = _body()
+    saved = runner().configs.save(body, tenant=asked.tenant(), environment=_environment(), **asked.by_whom())
+    return jsonify({**_shown(saved), "warnings": runner().configs.warnings(body, asked.tenant())}), 201
 
 
 @blueprint.post("/validate")
@@ -78,7 +80,7 @@ def validate() -> Response:
 
     Every fault and every warning; nothing is kept.
     """
-    return jsonify(runner().configs.validate(_body()))
+    return jsonify(runner().configs.validate(_body(), asked.tenant()))
 
 
 @blueprint.post("/reload")

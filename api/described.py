@@ -6,14 +6,18 @@ A route that takes a body and is not described here does not start.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from orchestrator.state import State
+from orchestrator.state import EventState, State
 
 Json = dict[str, Any]
 STATES = [state.value for state in State]
+if TYPE_CHECKING:
+    AnyState = str
+else:
+    AnyState = Literal[tuple(STATES)]
 
 
 class Open(BaseModel):
@@ -28,7 +32,7 @@ class Closed(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Start(Open):
+class Start(Closed):
     """With what the input is, beside options."""
 
     data: Any
@@ -75,7 +79,7 @@ class Dependency(Open):
 
 
 class Bulk(Closed):
-    state: str | list[str] | None = None
+    state: AnyState | list[AnyState] | None = None
     workflow: str | None = None
     labels: dict[str, str | bool | int | float] | None = Field(None, description="All of them must hold.")
     search: str | None = None
@@ -259,6 +263,8 @@ class Described:
     media: str = "application/json"
     checks_itself: bool = False
     """The route knows more of what is wrong than the model does, and says all of it at once."""
+    is_asked_by_others: bool = False
+    """By probes and scrapers, which send what they like."""
 
 
 def _text(**more: Any) -> Json:
@@ -272,8 +278,8 @@ def _number(most: int) -> Json:
 _MOMENT = _text(format="date-time")
 _ENVIRONMENT = ("environment", _text(enum=["development", "staging", "production", "test"]))
 _EVENTS = (
-    *((name, _text()) for name in ("state", "type", "source", "key", "stream", "text")), ("since", _MOMENT), ("until", _MOMENT),
-    ("before", _number(2**62)), ("cursor", _number(2**62)), ("limit", _number(1000)),
+    ("state", _text(enum=[state.value for state in EventState])), *((name, _text()) for name in ("type", "source", "key", "stream", "text")), ("since", _MOMENT),
+    ("until", _MOMENT), ("before", _number(2**62)), ("cursor", _number(2**62)), ("limit", _number(1000)),
 )  # fmt: skip
 _AUDIT = (
     *((name, _text()) for name in ("actor", "user", "action", "source", "workflow", "address")), ("instanceId", _text(format="uuid")),
@@ -285,14 +291,14 @@ _HISTORY = (
 )  # fmt: skip
 
 DESCRIBED: dict[str, Described] = {
-    "health.health": Described(gives=(200, 503)),
-    "health.ready": Described(gives=(200, 503)),
-    "metrics.metrics": Described(media="text/plain"),
+    "health.health": Described(gives=(200, 503), is_asked_by_others=True),
+    "health.ready": Described(gives=(200, 503), is_asked_by_others=True),
+    "metrics.metrics": Described(media="text/plain", is_asked_by_others=True),
     # A body without `data` is the input as it stands.
     "instances.start": Described(Start | Json, (201,), (("version", _text()),)),
     "instances.listing": Described(
         query=(
-            ("state", _text()),
+            ("state", _text(enum=STATES)),
             ("workflow", _text()),
             ("search", _text()),
             ("label", _text(pattern="^[^=]+=")),

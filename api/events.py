@@ -167,7 +167,7 @@ def recent() -> Response:
 def _told(limit: int) -> list[dict[str, Any]]:
     """Redis away: what Postgres has is shown."""
     settings = runner().runtime.settings
-    client: Any = redis.Redis.from_url(settings.redis_url, decode_responses=True, socket_timeout=1, socket_connect_timeout=1)
+    client: Any = redis.Redis.from_url(settings.redis_url, decode_responses=True, socket_timeout=1, socket_connect_timeout=1, retry=None)
     try:
         return [json.loads(text) for text in client.lrange(settings.redis_prefix + RECENT, 0, limit - 1)]
     except redis.RedisError:

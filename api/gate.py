@@ -18,6 +18,7 @@ from flask import Flask, Response, current_app, g, request
 from orchestrator.api.runner import runner
 from orchestrator.engine import lifecycle
 from orchestrator.errors import NotFound, OrchestratorError
+from orchestrator.ids import WORKFLOW
 from orchestrator.security.gate import Forbidden, Gate, TooMany, Unauthenticated
 from orchestrator.security.principals import EVERY_TENANT, ROLES, Principal, nobody_in_particular
 from orchestrator.store import events, instances, security
@@ -302,7 +303,7 @@ def _check(needed: str, address: str) -> None:
 
 def _started() -> str:
     """The workflow that a start names."""
-    return str((request.view_args or {}).get("workflow")).removeprefix("wf_")
+    return str((request.view_args or {}).get("workflow")).removeprefix(WORKFLOW)
 
 
 def _look_for_attempts(address: str) -> None:

@@ -63,15 +63,17 @@ def overall() -> tuple[dict[str, Any], int]:
             if worker["silent_s"] < 3 * current.runtime.settings.heartbeat_s
         ]
         components["database"] = {"status": "healthy"}
-        components["workers"] = {"status": "healthy" if alive else "unhealthy", "count": len(alive), **_left_out(alive)}
+        components["workers"] = {"status": "healthy" if alive else "unhealthy", "count": len(alive), **_left_out(alive, current)}
         components["keeper"] = _keeper(current)
     except psycopg.Error:
         current.database.drop()
         components["database"] = {"status": "unhealthy"}
-    _beat(current, components)
+    # Asked once: where it hangs, nothing else waits for it again.
+    has_redis = redis_answers(current)
+    _beat(current, components, has_redis=has_redis)
     # Starts are accepted without Redis; recovery publishes them when it is back.
-    components["redis"] = {"status": "healthy" if redis_answers(current) else "unhealthy"}
-    bridge = _bridge(current, components)
+    components["redis"] = {"status": "healthy" if has_redis else "unhealthy"}
+    bridge = _bridge(current, components, has_redis=has_redis)
     is_healthy = all(component["status"] == "healthy" for component in components.values())
     about = {
         "status": "healthy" if is_healthy else "degraded",
@@ -85,9 +87,11 @@ def overall() -> tuple[dict[str, Any], int]:
     return about, 200 if components["database"]["status"] == "healthy" else 503
 
 
-def _left_out(alive: list[dict[str, Any]]) -> dict[str, Any]:
-    """What workers could not load: names and places; the reasons are in their logs and in `orchestrator doctor`."""
+def _left_out(alive: list[dict[str, Any]], current: WorkflowRunner) -> dict[str, Any]:
+    """What workers could not load, and this process could not register: names and places; the reasons are in their logs and in
+    `orchestrator doctor`."""
     found = {(one["kind"], one["name"]): one for worker in alive for one in worker["left_out"] or ()}
+    found |= {(one.kind, one.name): one.to_json() for one in current.left_out if one.kind == "workflow"}
     shown = [{key: one[key] for key in ("kind", "name", "file", "line") if key in one} for one in found.values()]
     return {"status": "degraded", "left_out": shown} if shown else {}
 
@@ -103,12 +107,12 @@ def _keeper(current: WorkflowRunner) -> dict[str, Any]:
     return {"status": status, "posts": posts, "failing": failing}
 
 
-def _beat(current: WorkflowRunner, components: dict[str, Any]) -> None:
+def _beat(current: WorkflowRunner, components: dict[str, Any], *, has_redis: bool) -> None:
     """One that was there within a day and stands still: the keeper fires schedules in its place, and somebody should look."""
     if components["database"]["status"] != "healthy":
         return
     try:
-        beat = beats.standing(current.runtime.publisher.app, current.database.connection())
+        beat = beats.standing(current.runtime.publisher.app if has_redis else None, current.database.connection())
     except psycopg.Error:
         current.database.drop()
         return
@@ -131,7 +135,7 @@ def database_answers(current: WorkflowRunner) -> bool:
 
 def redis_answers(current: WorkflowRunner) -> bool:
     """Asked shortly: who asks waits for it."""
-    with redis.Redis.from_url(current.runtime.settings.redis_url, socket_timeout=1, socket_connect_timeout=1) as client:
+    with redis.Redis.from_url(current.runtime.settings.redis_url, socket_timeout=1, socket_connect_timeout=1, retry=None) as client:
         try:
             return bool(client.ping())
         except redis.RedisError:
@@ -146,17 +150,21 @@ def _registered(current: WorkflowRunner) -> int | None:
         return None
 
 
-def _bridge(current: WorkflowRunner, components: dict[str, Any]) -> dict[str, Any]:
+def _bridge(current: WorkflowRunner, components: dict[str, Any], *, has_redis: bool) -> dict[str, Any]:
     """The event bus and who consumes it. Events wait where no bridge runs: that degrades, and loses nothing."""
     settings = current.runtime.settings
     try:
+        if not has_redis and settings.eventstore_type == "redis":
+            raise StoreAway("Redis does not answer")
         found = standing(settings, current.database.connection())
     except (StoreAway, psycopg.Error):
         components["event_bus"] = {"status": "unhealthy", "type": settings.eventstore_type}
         return {"consumer_active": False, "pending_events": None, "last_event_time": None, "error_count": None}
-    keys = StateKeys(settings)
-    info = keys.info()
-    keys.close()
+    info: dict[str, Any] = {}
+    if has_redis:
+        keys = StateKeys(settings)
+        info = keys.info()
+        keys.close()
     active = all(one["active"] for one in found)
     components["event_bus"] = {"status": "healthy", "type": settings.eventstore_type}
     components["bridge"] = {"status": "healthy" if active else "unhealthy", "streams": found}

@@ -9,11 +9,12 @@ from flask import Blueprint, Response, jsonify, request
 
 from orchestrator.api import asked, gate, health
 from orchestrator.api import metrics as prometheus
-from orchestrator.api.described import Acknowledge, Approve, Bulk, Cancel, Cleanup, Rerun, SkipWait
+from orchestrator.api.described import Acknowledge, Approve, Bulk, Cancel, Cleanup, Rerun, SkipWait, Start
 from orchestrator.api.runner import runner
 from orchestrator.api.service import newest
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.labels import read_labels
+from orchestrator.definition.parsing import escaped, printable, suggestion_for
 from orchestrator.errors import Fault, Invalid, NotFound
 from orchestrator.store.connection import spelled
 from orchestrator.store.definitions import Stored
@@ -31,7 +32,7 @@ def start(workflow: str) -> tuple[Response, int]:
     """
     body = asked.body()
     wrapped = "data" in body
-    options = {key: body[key] for key in ("priority", "metadata", "labels", "dependencies") if wrapped and body.get(key) is not None}
+    options = _options(body) if wrapped else {}
     instance_id = runner().start_workflow(
         workflow,
         request.args.get("version"),
@@ -52,6 +53,31 @@ def start(workflow: str) -> tuple[Response, int]:
         "timestamp": status["created_at"],
     }
     return jsonify(shown), 201
+
+
+OPTIONS = tuple(name for name in Start.model_fields if name != "data")
+ELSEWHERE = {
+    "version": "The version goes into the address: ?version=1.",
+    "idempotencykey": "The key goes into the header Idempotency-Key.",
+    "tenant": "The tenant goes into the header X-Tenant.",
+}
+
+
+def _options(body: dict[str, Any]) -> dict[str, Any]:
+    """What stands beside `data`. A name that is none would be lost, whether it was to be an option or a part of the input."""
+    known = ("data", *OPTIONS)
+    faults = [
+        Fault(
+            f"/{escaped(name)}",
+            f'Unknown field "{printable(name)}" beside "data": the input stands in "data", or is the whole body where that has none.',
+            ELSEWHERE.get(name.lower().replace("_", "").replace("-", "")) or suggestion_for(name, known),
+        )
+        for name in body
+        if name not in known
+    ]
+    if faults:
+        raise Invalid(faults, "request")
+    return {name: body[name] for name in OPTIONS if body.get(name) is not None}
 
 
 def _trace_id() -> str:

@@ -15,6 +15,7 @@ from werkzeug.routing import Rule
 from werkzeug.routing.converters import AnyConverter, IntegerConverter
 
 from orchestrator.api.described import DESCRIBED, LINKED, Described, Problem
+from orchestrator.definition.parsing import suggestion_for
 from orchestrator.errors import Fault, Invalid
 
 blueprint = Blueprint("openapi", __name__)
@@ -108,6 +109,9 @@ def check_request() -> None:
     if described is None:
         return
     faults: list[Fault] = []
+    known = [name for name, _ in described.query]
+    if not described.is_asked_by_others:
+        faults += [Fault(f"?{name[:80]}", "is not read here", suggestion_for(name, known)) for name in request.args if name not in known]
     for name, schema in described.query:
         faults += [Fault(name, said) for text in request.args.getlist(name) if (said := _fault_of(text, schema))]
     if (

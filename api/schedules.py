@@ -32,10 +32,10 @@ def _spec() -> Any:
 def listing() -> Response:
     """List schedules.
 
-    `?workflow=…&nameSpace=…`; with the sums of all.
+    `?workflow=…&nameSpace=…`; with the sums of all, and the files that are faulty now.
     """
     found = _timetable().all(asked.tenant(), request.args.get("workflow"), request.args.get("nameSpace"))
-    return jsonify({"schedules": found, "stats": _timetable().stats(asked.tenant())})
+    return jsonify({"schedules": found, "stats": _timetable().stats(asked.tenant()), "faulty": _faulty()})
 
 
 @blueprint.post("")
@@ -64,9 +64,13 @@ def validate() -> Response:
 def reload() -> Response:
     """Read the files of schedules again.
 
-    Read the files in `schedules/` folders again.
+    Read the files in `schedules/` folders again. `faulty`: those that cannot be read; what they held before stays.
     """
-    return jsonify({"reloaded": runner().load_schedules()})
+    return jsonify({"reloaded": runner().load_schedules(), "faulty": _faulty()})
+
+
+def _faulty() -> list[dict[str, str]]:
+    return _timetable().faulty_files(asked.tenant())
 
 
 @blueprint.get("/<schedule>")

@@ -16,8 +16,10 @@ from orchestrator.api.described import TenantAct, TenantExecute, TenantWorkflow
 from orchestrator.api.runner import runner
 from orchestrator.api.service import flat, in_ms
 from orchestrator.definition.documents import parse, read_document
+from orchestrator.definition.triggers import instance_id_of
 from orchestrator.definition.validate import check
 from orchestrator.errors import Fault, Invalid, NotFound, VersionClash
+from orchestrator.ids import EXECUTION, WORKFLOW
 from orchestrator.state import State
 from orchestrator.steps.registry import REGISTRY
 from orchestrator.store import definitions, live, queries
@@ -27,7 +29,6 @@ from orchestrator.stream.outlets import FLUNQ
 
 blueprint = Blueprint("tenants", __name__)
 
-WORKFLOW, EXECUTION = "wf_", "ex_"
 MOST_EVENTS = 1_000
 
 
@@ -260,7 +261,14 @@ def _shown(stored: Stored, tenant: str, *, whole: bool = False) -> dict[str, Any
 
 
 def _instance(tenant: str, execution: str, *, whole: bool = False) -> dict[str, Any]:
-    found = runner().get_workflow_status(runner().resolve_id(execution), whole=whole)
+    try:
+        try:
+            instance_id = runner().resolve_id(execution)
+        except NotFound:
+            instance_id = instance_id_of(execution, tenant)  # it began under an id of somebody else's
+        found = runner().get_workflow_status(instance_id, whole=whole)
+    except NotFound:
+        raise NotFound("execution", execution) from None
     if found["tenant"] != tenant:
         raise NotFound("execution", execution)
     return found

@@ -44,6 +44,9 @@ from orchestrator.stream.relay import Relay
 from orchestrator.stream.stores import withdraw
 from orchestrator.telemetry import metrics, tracing
 
+# Longer than any command takes, and than the second for which a consumer waits for a message.
+BROKER_ANSWERS_S = 3.0
+
 
 class Logs(Logging):  # type: ignore[misc]
     """The log of this app's processes. Celery's signal for it would be heard in those of other apps, too."""
@@ -140,7 +143,9 @@ def celery_settings() -> dict[str, Any]:
             "queue_order_strategy": "priority",
             "socket_keepalive": True,
             "health_check_interval": 25,
-            "socket_connect_timeout": 5,
+            "socket_connect_timeout": 2,
+            # One that hangs is away like one that refuses: nobody who starts something waits for it without end.
+            "socket_timeout": BROKER_ANSWERS_S,
         },
         "result_backend_transport_options": {"global_keyprefix": held.redis_prefix, "visibility_timeout": 6 * 3600},
         "visibility_timeout": 6 * 3600,

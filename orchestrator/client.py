@@ -26,6 +26,7 @@ import httpx
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "CLEANING_UP")
 AGAIN = (429, 502, 503, 504)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+NOBODY_S = 2.0
 
 
 class ApiError(Exception):
@@ -49,6 +50,15 @@ class Conflict(ApiError):
 
 class Denied(ApiError):
     """Nobody known, or somebody who may not (401, 403)."""
+
+
+class Away(ApiError):
+    """Nobody answers there, or no longer; whether what was sent was done is not known where `is_sent`."""
+
+    def __init__(self, url: str, error: httpx.TransportError) -> None:
+        self.is_sent = not isinstance(error, httpx.ConnectError)
+        said = f"{url} does not answer: {str(error) or type(error).__name__}"
+        super().__init__(0, {"code": "server_away", "message": said})
 
 
 class WorkflowFailed(Exception):
@@ -92,6 +102,7 @@ class Client:
             headers["X-Tenant"] = _sendable("tenant", tenant)
         self._http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout_s, transport=transport)
         self.patience_s = patience_s
+        self._has_answered = False
 
     def __enter__(self) -> Client:
         return self
@@ -196,7 +207,10 @@ class Client:
 
     def health(self) -> dict[str, Any]:
         """Also where something is not well: look at `status` and `components`."""
-        return dict(self._http.get("/health").json())
+        try:
+            return dict(self._http.get("/health").json())
+        except httpx.TransportError as error:
+            raise self._away(error) from error
 
     # ── sending ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -211,7 +225,8 @@ class Client:
         self, method: str, path: str, query: Mapping[str, Any] | None, body: Any, headers: Mapping[str, str] | None, again: bool | None
     ) -> httpx.Response:
         may_repeat = method in ("GET", "HEAD") if again is None else again
-        deadline = time.monotonic() + self.patience_s
+        began = time.monotonic()
+        deadline = began + self.patience_s
         pause = FIRST_PAUSE_S
         given: dict[str, Any] = {} if body is None else {"content": body} if isinstance(body, str) else {"json": body}
         if isinstance(body, str):
@@ -219,13 +234,15 @@ class Client:
         while True:
             try:
                 answer = self._http.request(method, path, params=_given(query), headers=headers, **given)
-            except httpx.ConnectError:
-                if time.monotonic() > deadline:  # nothing was sent: anything may be sent again
-                    raise
-            except httpx.TransportError:
+            except httpx.ConnectError as error:
+                # Nothing was sent: anything may be sent again. Where nobody has ever answered, no restart is waited for.
+                if time.monotonic() > (deadline if self._has_answered else min(deadline, began + NOBODY_S)):
+                    raise self._away(error) from error
+            except httpx.TransportError as error:
                 if not may_repeat or time.monotonic() > deadline:
-                    raise
+                    raise self._away(error) from error
             else:
+                self._has_answered = True
                 if answer.is_success:
                     return answer
                 # A limit is told before anything is done.
@@ -235,6 +252,9 @@ class Client:
                 pause = max(pause, _seconds(answer.headers.get("Retry-After")))
             time.sleep(min(pause, max(0.0, deadline - time.monotonic())) * random.uniform(0.8, 1.2))  # noqa: S311  # nosec B311 # a pause
             pause = min(pause * 2, LONGEST_PAUSE_S)
+
+    def _away(self, error: httpx.TransportError) -> Away:
+        return Away(str(self._http.base_url).rstrip("/"), error)
 
     def _put(self, method: str, path: str, document: str | Mapping[str, Any], etag: str | None = None) -> dict[str, Any]:
         body = document if isinstance(document, str) else dict(document)
@@ -266,9 +286,9 @@ class Client:
                         yield event
                         if event.kind == "end":
                             return
-            except httpx.TransportError:
+            except httpx.TransportError as error:
                 if time.monotonic() > deadline:
-                    raise
+                    raise self._away(error) from error
             time.sleep(FIRST_PAUSE_S)  # a server that lets everybody go at once is not asked by all at once
 
 

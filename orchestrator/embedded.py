@@ -14,6 +14,7 @@ import itertools
 import logging
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -96,6 +97,8 @@ class Branch:
     joins: dict[str, list[Branch]] = field(default_factory=dict)
     open: dict[str, int] = field(default_factory=dict)
     """Of each join, its branches, and how many of them are not closed."""
+    held_back: deque[Branch] = field(default_factory=deque)
+    """Of a limited fan-out, those that begin when others are closed."""
     state: str = "ready"
     outcome: str | None = None
     output: Any = None
@@ -665,11 +668,14 @@ class Embedded:
         branch.opened += fresh
         branch.joins[need.position], branch.open[need.position] = fresh, len(fresh)
         self._park(instance, branch, forward, None, "joining")
-        for child in fresh:
-            if child.after:
-                child.state = "blocked"
-            else:
+        branch.held_back.clear()
+        for number, child in enumerate(fresh):
+            if need.is_ready(number):
                 self._queue(instance, child)
+                continue
+            child.state = "blocked"
+            if need.mode == "limited":
+                branch.held_back.append(child)
 
     def _close(self, instance: Instance, branch: Branch, outcome: str, output: Any = None, error: Any = None, context: Any = None) -> None:
         parent = branch.parent
@@ -680,12 +686,17 @@ class Embedded:
         if outcome == "ended" or (outcome == "completed" and self._decides(instance, branch, siblings)):
             for sibling in siblings:
                 self._cut(sibling)
-        elif outcome == "failed" and branch.mode in ("fork", "some"):
+        elif outcome == "failed" and branch.mode in ("fork", "limited", "some"):
             for sibling in siblings:
                 self._cut_gently(sibling)
         for follower in branch.followers:
             if follower.state == "blocked" and all(before.is_closed for before in follower.after):
                 self._queue(instance, follower)
+        while branch.mode == "limited" and parent.held_back:
+            following = parent.held_back.popleft()
+            if following.state == "blocked":
+                self._queue(instance, following)
+                break
         if not parent.open[branch.join_position]:
             self._queue(instance, parent)
 

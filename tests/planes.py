@@ -29,7 +29,7 @@ from cryptography import x509
 from orchestrator.dev.ports import any_free
 from orchestrator.proxies.caddy import CaddyPlane
 from orchestrator.proxies.embedded import GatewayPlane
-from orchestrator.proxies.plane import DataPlane
+from orchestrator.proxies.plane import DataPlane, Proxy
 from tests.pace import patient
 from tests.stack import until
 
@@ -202,6 +202,22 @@ class Plane:
 
 class Settled(CaddyPlane):
     """Caddy answers before its old listeners are let go, and a busy machine takes its time over that."""
+
+    def apply(self, proxy: Proxy) -> None:
+        super().apply(proxy)
+        if proxy.http:
+            name = proxy.hostname.replace("*", "any")
+            until(lambda: all(self._knows(name) for _ in range(20)), 15, f"{name} is served by whoever accepts a connection")
+
+    def _knows(self, hostname: str) -> bool:
+        """What Caddy knows nothing of, it answers with nothing."""
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{self.http_port}/", headers={"host": hostname}, timeout=2, trust_env=False)
+        except httpx.TimeoutException:
+            return True
+        except httpx.HTTPError:
+            return False
+        return answer.status_code != 200 or answer.content != b""
 
     def _change(self, change: Any, *own_ports: int | None) -> None:
         super()._change(change, *own_ports)

@@ -238,7 +238,7 @@ def approve(instance_id: str, step: str | None, refuse: bool, data: str | None) 
 def label(instance_id: str, labels: tuple[str, ...]) -> None:
     """Add or change labels; `KEY=` removes one."""
     current = runner()
-    pairs = {key: value or None for key, value in read_labels(labels, "label").items()}
+    pairs = {key: value or None for key, value in read_labels(labels, "label ").items()}
     current.label_workflow(current.resolve_id(instance_id), pairs, **by_me())
     click.echo("labelled")
 

@@ -12,7 +12,7 @@ from orchestrator.definition.documents import read_document
 from orchestrator.definition.drawing import mermaid
 from orchestrator.definition.tree import Definition
 from orchestrator.definition.validate import check
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import Fault, Invalid, OrchestratorError
 from orchestrator.starting import EXIT_REFUSED
 from orchestrator.steps.registry import REGISTRY
 
@@ -20,6 +20,9 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def _read(path: Path) -> tuple[Definition, str]:
+    if path.suffix == ".py":
+        said = "This is Python, whose workflows are checked when their module is loaded."
+        raise Invalid([Fault("", said, "See `orchestrator workflows`, and what `orchestrator doctor` says is left out.")], path.name)
     text = path.read_text(encoding="utf-8")
     definition = read_document(text, str(path))
     check(definition, REGISTRY)

@@ -14,9 +14,10 @@ from rich.markup import escape
 
 from orchestrator.cli.console import as_json, by_me, given_json, out, plain, print_json, print_table, runner
 from orchestrator.definition.documents import parse
+from orchestrator.state import EventState
 from orchestrator.store.events import EventFilter
 
-STATES = ("taken", "working", "held", "dead", "discarded")
+STATES = tuple(state.value for state in EventState)
 COLOURS = {"taken": "green", "working": "cyan", "held": "yellow", "dead": "red", "discarded": "dim"}
 tenant = click.option("--tenant", default="default", show_default=True)
 

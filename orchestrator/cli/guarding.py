@@ -75,6 +75,9 @@ def revoke_key(key_id: str) -> None:
     click.echo(f"revoked {key_id}")
 
 
+BY_ITSELF = ("begin", "complete", "fail")
+
+
 @click.group(invoke_without_command=True)
 @click.option("--instance", "instance_id")
 @click.option("--actor")
@@ -108,7 +111,11 @@ def audit(
         "at": "AT", "actor": "ACTOR", "source": "SOURCE", "address": "ADDRESS", "action": "ACTION", "moved": "MOVE",
         "instance_id": "INSTANCE", "detail": "DETAIL",
     }  # fmt: skip
-    print_table(rows, columns, empty="nothing yet", cells={"at": lambda at: str(at)[:19].replace("T", " ")})
+    by_itself = instance_id is None and (action in BY_ITSELF or actor == "engine")
+    empty = (
+        "nothing here: what instances do by themselves stands with each of them; `--instance ID` shows it" if by_itself else "nothing yet"
+    )
+    print_table(rows, columns, empty=empty, cells={"at": lambda at: str(at)[:19].replace("T", " ")})
 
 
 @audit.command()

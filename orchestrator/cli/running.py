@@ -23,7 +23,7 @@ from orchestrator.config import process
 from orchestrator.config.settings import Settings
 from orchestrator.definition.durations import shown
 from orchestrator.definition.parsing import printable
-from orchestrator.store import figures, findings, lacking, queries, wall
+from orchestrator.store import figures, findings, lacking, queries, wall, workers
 from orchestrator.store import migrate as migrations
 from orchestrator.store.connection import Unfit, connect, refuse_shared_sessions
 
@@ -236,9 +236,9 @@ def _checks(stuck_after: float) -> Any:
                 "kept apart by the API and by Postgres" if stands else "kept apart by the API alone",
                 f"let an administrator run `{wall.remedy(c, settings.database_schema)}`, then run `orchestrator migrate`",
             )
-            workers = queries.workers(c)
-            alive = [w for w in workers if w["silent_s"] < 3 * settings.heartbeat_s]
-            keeper = any(w["leads"] for w in workers)
+            signed = queries.workers(c)
+            alive = [w for w in signed if w["silent_s"] < 3 * settings.heartbeat_s]
+            keeper = any(w["leads"] for w in signed)
             detail = ", ".join(f"{w['hostname']} ({w['concurrency']} processes, holds {w['holds']})" for w in alive) or "none"
             yield "workers", bool(alive), detail, "start one: `celery -A orchestrator.app worker`, or `make up`"
             if alive:
@@ -298,13 +298,28 @@ def _checks(stuck_after: float) -> Any:
 
 def _at_fault(c: Any, alive: list[dict[str, Any]]) -> Any:
     """What did not load, what code is missing, and what fails since when."""
+    from orchestrator.engine.runner import WorkflowRunner
+
     left_out = {(one["kind"], one["name"]): one for worker in alive for one in worker["left_out"] or ()}
+    # Workers load code, and do not register it: what differs from what is registered is seen here.
+    left_out |= {(one.kind, one.name): one.to_json() for one in WorkflowRunner.instance().left_out if one.kind == "workflow"}
     yield (
         "workflows",
         not left_out,
         "all of them loaded" if not left_out else _lines(f"{_place(one)}: {one['reason']}" for one in left_out.values()),
         "mend the file; workers load it when they start",
     )
+    unserved = workers.unserved(c)
+    yield (
+        "queues",
+        not unserved,
+        "workers take from all in which something waits" if not unserved else _lines(
+            f"{one.branches} branches wait in {one.queue} since {shown(one.for_s)}, and no worker takes from it"
+            f" ({one.workflow} {one.instance})"
+            for one in unserved
+        ),
+        "start a worker with `-Q <queue>`, set WORKER_QUEUES, or correct the queue of the step",
+    )  # fmt: skip
     missing = lacking.listing(c)
     yield (
         "code",
@@ -360,7 +375,7 @@ def _events(settings: Settings, c: Any) -> Any:
         yield "events", False, f"the event store does not answer: {error}", "is Redis there? events wait in their streams"
         return
     missing = [f"{one['group']} on {one['stream']}" for one in found if not one["exists"]]
-    idle = sorted({one["group"] for one in found if not one["active"]})
+    idle = sorted({one["group"] for one in found if not one["consumers"]})
     yield (
         "consumers",
         not missing and not idle,

@@ -58,6 +58,8 @@ def list_schedules(workflow: str | None, tenant: str, as_json: bool) -> None:
         "source": "FROM",
     }
     print_table(rows, columns, empty="no schedules; `orchestrator schedules put FILE` makes some")
+    for one in runner().schedules.faulty_files(tenant):
+        out.print(f"[red]✖[/] {escape(one['file'])} is not read, what it held before stays: {escape(one['message'])}")
 
 
 def _when(schedule: dict[str, object]) -> str:

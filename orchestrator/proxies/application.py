@@ -17,10 +17,10 @@ import redis
 
 from orchestrator import trimming
 from orchestrator.errors import Fault, Invalid, NotFound
+from orchestrator.proxies.addresses import is_target
 
 STREAM = "events:workflow"
 HOSTNAME = re.compile(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-TARGET = re.compile(r"https?://[^/\s]+(/\S*)?")
 DEFAULTS: dict[str, Any] = {"enable_http": True, "enable_https": False, "cert_name": None}
 
 
@@ -162,7 +162,7 @@ def checked(config: dict[str, Any]) -> dict[str, Any]:
     flags = [key for key in ("enable_http", "enable_https") if key in config and not isinstance(config[key], bool)]
     faults += [Fault(key, "must be true or false") for key in flags]
     target = config.get("target")
-    if target is not None and not (isinstance(target, str) and TARGET.fullmatch(target)):
+    if target is not None and not is_target(target):
         faults.append(Fault("target", f"is {str(target)[:80]!r}; an http or https address is needed"))
     if config.get("cert_name") is not None and not isinstance(config["cert_name"], str):
         faults.append(Fault("cert_name", "must be a name, or null"))
@@ -197,7 +197,7 @@ def _routes(given: Any) -> list[dict[str, Any]]:
         path, target = route.get("path"), route.get("target")
         if not isinstance(path, str) or not path.startswith("/") or re.search(r"[\s*]", path):
             faults.append(Fault(f"{place}/path", "must be the beginning of a path, like /api"))
-        if not isinstance(target, str) or not TARGET.fullmatch(target):
+        if not is_target(target):
             faults.append(Fault(f"{place}/target", "must be an http or https address"))
         found.append({"id": str(route.get("id") or route.get("route_id") or path), "path": path, "target": target})
     if faults:

@@ -15,6 +15,7 @@ from typing import Any
 
 from orchestrator.config.settings import Settings
 from orchestrator.errors import NotFound, Retryable, Terminal
+from orchestrator.proxies.addresses import is_parsable
 from orchestrator.proxies.certificates import Certificate, CertificateStore
 from orchestrator.proxies.plane import DataPlane, PlaneAway, PortTaken, Proxy, Route
 from orchestrator.store import events, instances, outbox, resources
@@ -54,6 +55,11 @@ def wish_of(given: dict[str, Any], over: dict[str, Any] | None = None) -> dict[s
             raise Terminal("routes must be a list of objects {path, target}")
     if not isinstance(found.get("headers") or {}, dict) or not isinstance(found.get("target") or "", str):
         raise Terminal("target must be an address, and headers an object")
+    if not isinstance(found.get("cert_name") or "", str):
+        raise Terminal("cert_name must be a name, or null")
+    for target in (found.get("target"), *(route["target"] for route in found.get("routes") or [])):
+        if target and not is_parsable(target):
+            raise Terminal(f"target must be an address, and is {target[:80]!r}")
     if given.get("upgrade"):
         found["upgrade"] = True
     return found

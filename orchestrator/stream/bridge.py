@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 from orchestrator.config.settings import Settings
 from orchestrator.engine.runtime import Runtime
-from orchestrator.store import streams
+from orchestrator.store import findings, streams
 from orchestrator.store.connection import Connection
-from orchestrator.stream.consumer import Consumer, Reads, iso
+from orchestrator.stream.consumer import FINDING, Consumer, Reads, iso
 from orchestrator.stream.courier import Courier
 from orchestrator.stream.inlets import also_read
 from orchestrator.stream.stores import NoGroup, NoStream, open_store
@@ -74,10 +74,12 @@ class Bridge:
         """The fields that the documents of S0 name, and each consumer's."""
         now = time.monotonic()
         alive = all(now - c.counts.moved_at < max(5.0, 3 * self.settings.stream_block_s) for c in self.consumers)
+        alone = sorted({stream for consumer in self.consumers for stream in consumer.left_alone})
         last = max((c.counts.last_at for c in self.consumers), default=0.0)
         return {
-            "status": "healthy" if alive else "unhealthy",
-            "consumer_active": alive,
+            "status": "unhealthy" if not alive else "degraded" if alone else "healthy",
+            "consumer_active": alive and not alone,
+            "left_alone": alone,
             "pending_events": sum(c.counts.pending for c in self.consumers),
             "waiting_events": sum(c.counts.waiting for c in self.consumers),
             "last_event_time": iso(last) if last else None,
@@ -91,6 +93,7 @@ class Bridge:
 def standing(settings: Settings, c: Connection, *, patterns: bool = False) -> list[dict[str, Any]]:
     """How each group does on each stream, as anybody can see it: for health, and (with all tenants') for the doctor."""
     found: list[dict[str, Any]] = []
+    alone = {one["subject"]: one["since"] for one in findings.listing(c) if one["kind"] == FINDING}
     store = open_store(settings)
     try:
         for reads in what_is_read(settings):
@@ -98,7 +101,14 @@ def standing(settings: Settings, c: Connection, *, patterns: bool = False) -> li
             for stream in [*reads.streams, *(store.find(reads.pattern) if reads.pattern and patterns else ())]:
                 if stream.endswith(":dlq"):
                     continue
-                about: dict[str, Any] = {"stream": stream, "group": reads.group, "consumers": living, "active": bool(living)}
+                about: dict[str, Any] = {
+                    "stream": stream,
+                    "group": reads.group,
+                    "consumers": living,
+                    "active": bool(living) and stream not in alone,
+                }
+                if stream in alone:
+                    about["left_alone_since"] = alone[stream]
                 try:
                     backlog = store.backlog(stream, reads.group)
                     found.append({**about, "exists": True, "waiting": backlog.waiting, "pending": backlog.pending})

@@ -293,6 +293,10 @@ class Consumer:
             self._leave_alone(stream, error)
             return None
 
+    @property
+    def left_alone(self) -> list[str]:
+        return list(self._troubles)
+
     def _leave_alone(self, stream: str, error: Exception) -> None:
         """For a while, in which what was read of it stays pending."""
         trouble = self._troubles.setdefault(stream, Trouble())

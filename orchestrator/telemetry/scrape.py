@@ -35,7 +35,8 @@ def both(port: int, ask: Callable[[], dict[str, Any]], host: str = "127.0.0.1") 
 
 
 def health(port: int, ask: Callable[[], dict[str, Any]], host: str = "127.0.0.1", measures: Callable[[], bytes] | None = None) -> None:
-    """`ask` says how the worker is; `status` decides the answer's code."""
+    """`ask` says how the process is. `status` decides the answer's code: one that works, although something that it works on does not,
+    is not to be started again."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -43,7 +44,7 @@ def health(port: int, ask: Callable[[], dict[str, Any]], host: str = "127.0.0.1"
                 self._answer(200, "text/plain; version=0.0.4; charset=utf-8", measures())
                 return
             said = ask() if self.path.split("?")[0] in ("/health", "/") else {"status": "unknown path"}
-            status = {"healthy": 200, "unknown path": 404}.get(str(said["status"]), 503)
+            status = {"healthy": 200, "degraded": 200, "unknown path": 404}.get(str(said["status"]), 503)
             self._answer(status, "application/json", json.dumps(said).encode())
 
         def _answer(self, status: int, kind: str, body: bytes) -> None:

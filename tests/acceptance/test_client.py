@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,8 @@ import httpx
 import pytest
 
 from orchestrator.api import create_app
-from orchestrator.client import ApiError, Client, Conflict, Denied, NotFound, WorkflowFailed
+from orchestrator.client import ApiError, Away, Client, Conflict, Denied, NotFound, WorkflowFailed
+from orchestrator.dev.ports import any_free
 from orchestrator.engine import keyring
 from tests.stack import Stack, until
 from tests.web import web
@@ -193,3 +195,14 @@ def test_every_path_of_the_client_is_one_of_the_api(stack: Stack) -> None:
     ]
     for method, path in asked:
         assert any(method == m and pattern.match(path) for m, pattern in known), f"{method} {path}"
+
+
+def test_nobody_there_is_final_soon_and_an_error_of_the_client() -> None:
+    began = time.monotonic()
+    with Client(f"http://127.0.0.1:{any_free()}") as client:
+        for ask in (lambda: client.start("order", {"id": 7}), client.health, lambda: list(client.instances())):
+            with pytest.raises(Away, match=r"does not answer: .*refused") as caught:
+                ask()
+            assert isinstance(caught.value, ApiError)
+            assert (caught.value.code, caught.value.is_sent) == ("server_away", False)
+    assert time.monotonic() - began < 20

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.api import create_app
 from orchestrator.definition.documents import read_document
 from orchestrator.definition.triggers import read_triggers
 from orchestrator.errors import Invalid
@@ -68,6 +69,29 @@ def test_an_event_without_an_execution_is_for_the_only_one_of_its_workflow(site:
     # An execution is begun without an id, too.
     send(site, "waits", "io.flunq.execution.started", {"input": {}}, source="api-service")
     until(lambda: site.sql("select count(*) from instances where workflow = 'waits'") == [(2,)], 20)
+
+
+def test_names_that_we_gave_out_are_understood(site: Stack) -> None:
+    """`wf_…` is what the API of tenants calls a workflow, `ex_…` and `run_…` an instance."""
+    site.runner.register_workflow(read_document(WAITS), tenant="acme")
+    began = "select id::text from instances where workflow = 'waits' order by created_at desc"
+    for number, form in enumerate(("ex_", "run_", "")):
+        send(site, "waits", "io.flunq.execution.started", {"input": {}}, source="api-service", workflowid="wf_waits")
+        until(lambda n=number + 1: len(site.sql(began)) == n, 20)  # type: ignore[misc]
+        instance_id = site.sql(began)[0][0]
+        until(lambda i=instance_id: site.runner.get_workflow_status(i)["waits_for"], 20)  # type: ignore[misc]
+        send(site, "waits", "io.flunq.timer.fired", {"task_name": "nap"}, source="timer-service", executionid=f"{form}{instance_id}")
+        assert site.ended(instance_id, 20)["output"] == {"done": True}
+
+
+def test_an_execution_that_began_under_another_id_is_found_by_it(site: Stack) -> None:
+    site.runner.register_workflow(read_document(WAITS), tenant="acme")
+    send(site, "waits", "io.flunq.execution.started", {"input": {}}, source="api-service", executionid="ex_t1")
+    [(instance_id,)] = until(lambda: site.sql("select id::text from instances where workflow = 'waits'"), 20)
+    client = create_app(site.runner).test_client()
+    assert client.get("/api/v1/acme/executions/ex_t1").get_json()["id"] == f"ex_{instance_id}"
+    assert client.get("/api/v1/other/executions/ex_t1").status_code == 404
+    assert client.get("/api/v1/acme/executions/ex_t2").status_code == 404
 
 
 def test_where_several_run_an_event_must_say_which(site: Stack) -> None:

@@ -371,7 +371,7 @@ def test_files_in_schedules_folders_are_read(stack: Stack, tmp_path: Path, monke
     assert client.post("/workflow/schedules/reload").status_code == 200
     assert client.get("/workflow/schedules/from-file").status_code == 200
     file.write_text("id: renamed\nworkflow: numbered\nevery: 5m\n")
-    assert client.post("/workflow/schedules/reload").get_json() == {"reloaded": ["renamed", "from-file"]}
+    assert client.post("/workflow/schedules/reload").get_json() == {"reloaded": ["renamed", "from-file"], "faulty": []}
     assert client.get("/workflow/schedules/from-file").status_code == 404
 
 

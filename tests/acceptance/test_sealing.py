@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -217,8 +216,7 @@ def test_secrets_are_kept_sealed_and_given_to_who_declares_them(stack: Stack) ->
     stack.environment["ENCRYPTION_KEYS"] = key
 
     def cli(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "orchestrator.cli", *arguments]
-        return subprocess.run(command, input=given, env=stack.variables(), capture_output=True, text=True, check=False)
+        return stack.cli(*arguments, input=given)
 
     assert cli("secrets", "put", "token", given=PRIVATE + "\n").returncode == 0
     listed = cli("secrets", "ls")

@@ -44,6 +44,31 @@ def states(stack: Stack, ids: list[str]) -> set[str]:
 
 
 @pytest.mark.proves(36)
+def test_what_a_request_asks_beside_the_point_is_refused(shop: Stack) -> None:
+    """A filter that is not read is a filter that finds everything."""
+    ids = labelled(shop, 2, shop="south")
+    with web(shop) as (url, _):
+        for path, said in [
+            ("/workflow/instances?stat=RUNNING", 'Did you mean "state"'),
+            ("/workflow/instances?state=NOPE", "COMPLETED"),
+            ("/workflow/events?state=NOPE", "discarded"),
+            ("/workflow/history?workflw=x", 'Did you mean "workflow"'),
+        ]:
+            answer = httpx.get(url + path, trust_env=False)
+            assert answer.status_code == 400, (path, answer.text)
+            assert said.replace('"', '\\"') in answer.text, answer.text
+        for path, body in [
+            ("?label=shop=north", {"workflow": "waits-long"}),
+            ("", {"state": "NOPE"}),
+            ("", {"state": ["RUNNING", "NOPE"]}),
+        ]:
+            answer = httpx.post(f"{url}/workflow/instances/pause{path}", json=body, trust_env=False)
+            assert answer.status_code == 400, (path, body, answer.text)
+        assert httpx.get(f"{url}/health?verbose", trust_env=False).status_code in (200, 503)
+    assert states(shop, ids) == {"RUNNING"}
+
+
+@pytest.mark.proves(36)
 def test_a_label_without_a_value_is_refused_wherever_it_stands(shop: Stack) -> None:
     ids = labelled(shop, 2, shop="north")
 
@@ -277,6 +302,29 @@ def test_a_workflow_that_is_invalid_is_told_as_that(stack: Stack, tmp_path: Path
     assert "no executor found for step type: warp" in told.stderr
     assert "flows.py" in told.stderr
     assert "no workflow 'order'" not in told.stderr
+
+
+@pytest.mark.proves(49)
+def test_what_is_at_fault_in_python_is_told_with_its_place_in_one_line_each(stack: Stack, tmp_path: Path) -> None:
+    project = Project(stack, tmp_path / "project")
+    step = "from orchestrator import Workflow, step\n\n\n@step\ndef ship() -> None: ...\n\n\n"
+    first = project.write("first.py", step + "open = Workflow('open').then(ship)\nopen.parallel().do('noop')\nopen.if_('.x')\n")
+    second = project.write("second.py", step)
+
+    told = stack.cli("start", "open")
+    assert told.returncode == 2, told.stderr
+    said = told.stderr.splitlines()
+    refused = said[said.index("workflow 'open' is not registered: it has 2 faults:") + 1 :]
+    assert [line.partition(": ")[0] for line in refused] == [f"  - {first}:9", f"  - {first}:10"]
+    assert f"({second}:4)" in told.stderr, "where the module asked for what is refused"
+    stack.worker(concurrency=1)
+    until(lambda: "first.py:9" in stack.cli("doctor").stdout, 20)
+    doctor = stack.cli("doctor").stdout
+    assert "?" not in next(line for line in doctor.splitlines() if "first.py:9" in line)
+
+    python = stack.cli("validate", str(first))
+    assert python.returncode == 2
+    assert "This is Python" in python.stderr
 
 
 @pytest.mark.proves(49)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import psutil
@@ -19,9 +16,9 @@ import pytest
 from orchestrator.dev.ports import any_free
 from orchestrator.dev.servers import Postgres, Redis
 from tests.conftest import fresh_database
+from tests.proofs.served import answers, served
 from tests.stack import Stack, until
 
-PROGRAMS = Path(sys.executable).parent
 PACE = max(1.0, float(os.environ.get("TEST_PACE", "1")))
 
 
@@ -39,25 +36,9 @@ def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]
 @pytest.fixture
 def api(own_postgres: Postgres, redis_server: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     stack = Stack(fresh_database(own_postgres), redis_server, tmp_path_factory.mktemp("web"))
-    module = "orchestrator.api" if Path("orchestrator/starting.py").exists() else "api"
-    port = any_free()
-    with (stack.folder / "web.log").open("wb") as log:
-        process = subprocess.Popen(
-            [PROGRAMS / "gunicorn", f"{module}:create_app()", "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", "4"],
-            stdout=log, stderr=log, env=stack.variables(),
-        )  # fmt: skip
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
-        until(lambda: answers(client), 30)
+    with served(stack) as client:
         yield client
-    process.terminate()
-    process.wait(20)
     stack.stop()
-
-
-def answers(client: httpx.Client) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        return client.get("/workflow/instances").status_code == 200
-    return False
 
 
 def every(server: Postgres, sign: signal.Signals) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
 
+from orchestrator.definition.documents import definition_from
 from orchestrator.engine.runner import WorkflowRunner
 from tests.proofs.project import Project
 from tests.proofs.system import create_app
@@ -42,6 +44,53 @@ def test_options_of_a_start_that_are_none_are_refused(stack: Stack, options: str
     answer = client(stack).post("/workflow/start/numbered", data=body, content_type="application/json")
     assert answer.status_code == 400, answer.text
     assert stack.sql("select count(*) from instances")[0][0] == 0
+
+
+@pytest.mark.proves(23)
+@pytest.mark.parametrize(
+    ("field", "hint"),
+    [
+        ("timeout", "Known fields"),
+        ("version", "?version=1"),
+        ("idempotency_key", "Idempotency-Key"),
+        ("tenant", "X-Tenant"),
+        ("label", 'Did you mean "labels"?'),
+        ("bogus", "Known fields"),
+    ],
+)
+def test_what_stands_beside_the_data_of_a_start_and_is_no_option_is_refused(stack: Stack, field: str, hint: str) -> None:
+    """It would be lost without a word, whether it was to be an option or a part of the input."""
+    answer = client(stack).post("/workflow/start/numbered", json={"data": {"n": 1}, field: "x", "also": 1})
+    assert answer.status_code == 400, answer.text
+    said = {one["place"]: one for one in answer.get_json()["faults"]}
+    assert set(said) == {f"/{field}", "/also"}
+    assert hint in str(said[f"/{field}"])
+    assert stack.sql("select count(*) from instances")[0][0] == 0
+
+
+@pytest.mark.proves(23)
+def test_a_queue_from_which_no_worker_takes_is_told_wherever_one_looks(stack: Stack) -> None:
+    steps = [{"id": "a", "type": "noop"}, {"id": "b", "type": "noop", "dependencies": ["a"], "queue": "nosuch"}]
+    stack.runner.register_workflow(definition_from({"type": "elsewhere", "steps": steps}))
+    stack.worker()
+    until(lambda: stack.sql("select 1 from workers"))
+    instance_id = stack.runner.start_workflow("elsewhere", input={})
+    until(lambda: stack.sql("select 1 from branches where queue = 'nosuch' and state = 'queued'"))
+
+    waits = stack.runner.get_workflow_status(instance_id)["waits_for"]
+    assert [one["for"] for one in waits] == ["for a worker that takes from the queue nosuch"]
+    assert "the queue nosuch" in stack.cli("show", instance_id).stdout
+    until(lambda: stack.sql("select 1 from branches where queue = 'nosuch' and queued_at < now() - interval '5 s'"))
+    assert stack.sql("select generation from branches where queue = 'nosuch'") == [(2,)], "it was handed over once"
+    checks = {one["check"]: one for one in json.loads(stack.cli("doctor", "--json").stdout)}
+    assert not checks["queues"]["ok"]
+    assert "nosuch" in checks["queues"]["detail"]
+    metrics = client(stack).get("/metrics").text
+    assert 'orchestrator_unserved_branches{queue="nosuch"} 1.0' in metrics
+
+    stack.worker("-Q", "nosuch")
+    stack.ended(instance_id)
+    assert "workers take from all" in stack.cli("doctor").stdout
 
 
 @pytest.mark.proves(23)
@@ -195,9 +244,37 @@ def test_a_file_of_schedules_that_is_broken_is_told_where_one_looks(stack: Stack
     assert names(stack) == {"good"}
     shown = stack.cli("doctor")
     assert "broken.yml" in shown.stdout, shown.stdout
+    asks = client(stack)
+    for answer in (asks.get("/workflow/schedules"), asks.post("/workflow/schedules/reload")):
+        [told] = answer.get_json()["faulty"]
+        assert "broken.yml" in told["file"]
+        assert "corn" in told["message"]
+    listed = stack.cli("schedules")
+    assert "broken.yml" in listed.stdout, listed.stdout
 
 
 @pytest.mark.proves(25)
 def test_a_priority_that_is_none_is_refused(stack: Stack) -> None:
     answer = client(stack).post("/workflow/schedules", json={"id": "s", "workflow": "numbered", "cron": "0 6 * * *", "priority": "huge"})
     assert answer.status_code == 400
+
+
+@pytest.mark.proves(24)
+def test_a_variant_of_a_version_that_is_not_there_is_told_at_the_door_and_at_the_start(stack: Stack) -> None:
+    asks = client(stack)
+    tree = {"type": "ab", "version": "1", "steps": [{"id": "a", "type": "noop"}]}
+    stack.runner.register_workflow(definition_from(tree))
+    config = {"id": "ab", "variants": [{"version": "1", "weight": 0}, {"version": "9", "weight": 100}]}
+    told = [{"place": "/variants/1/version", "message": 'The workflow "ab" has no version "9".', "suggestion": "It has 1."}]
+
+    checked = asks.post("/workflow/configs/validate", json=config).get_json()
+    saved = asks.post("/workflow/configs", json=config)
+    begun = asks.post("/workflow/start/ab", json={})
+
+    assert checked["isValid"]
+    assert checked["warnings"] == told
+    assert (saved.status_code, saved.get_json()["warnings"]) == (201, told)
+    assert begun.status_code == 404, begun.get_json()
+    assert "one of the variants of the configuration of ab" in begun.text
+    misnamed = asks.post("/workflow/configs", json={"id": "ac"}).get_json()["warnings"]
+    assert [one["place"] for one in misnamed] == ["/id"]

@@ -85,6 +85,18 @@ def test_a_compensation_that_a_worker_lacks_waits_for_one_that_has_it(project: P
     assert "RELEASED" in fresh.log.read_text()
 
 
+@pytest.mark.proves(34)
+def test_a_module_that_raises_what_a_terminal_raises_takes_no_other_with_it(project: Project) -> None:
+    project.write("good.py", "from orchestrator import Workflow\ngood = Workflow('good').set({'a': 1})\n")
+    project.write("pressed.py", "raise KeyboardInterrupt\n")
+    worker = project.stack.worker(concurrency=1)
+    instance = project.start("good")
+    until(lambda: project.row(instance)[0] == "COMPLETED", 20, "the good one runs")
+    assert worker.process.poll() is None
+    assert "pressed.py:1" in worker.log.read_text()
+    assert "pressed.py:1" in project.stack.cli("doctor").stdout
+
+
 @pytest.mark.proves(3)
 def test_a_module_that_does_not_import_takes_no_other_with_it(project: Project) -> None:
     project.write("a.py", "from orchestrator import Workflow\na = Workflow('a').set({'from': 'a'})\n")
@@ -128,3 +140,6 @@ def test_a_used_workflow_that_was_edited_refuses_itself_alone(project: Project) 
     assert refused.returncode == 0, refused.stderr
     assert "edited@1" in refused.stderr
     assert "raise the version" in refused.stderr
+    doctor = project.stack.cli("doctor")
+    assert "edited@1" in doctor.stdout
+    assert "edited.py:2" in doctor.stdout

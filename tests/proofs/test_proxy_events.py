@@ -14,7 +14,13 @@ from tests.proofs.system import create_app
 from tests.site import Site
 from tests.stack import Stack, until
 
-BAD = ({"enable_http": "maybe"}, {"target": 5}, {"routes": "x"})
+BAD: tuple[dict[str, Any], ...] = (
+    {"enable_http": "maybe"},
+    {"target": 5},
+    {"routes": "x"},
+    {"cert_name": {"a": 1}, "enable_https": True},
+    {"target": "http://[::1"},
+)
 
 
 @pytest.mark.proves(9)
@@ -25,7 +31,7 @@ def test_a_bad_creation_fails_with_its_reason_and_a_good_event_is_taken(site: Si
     until(lambda: site.state(hostname) == "FAILED", 30)
     assert next(iter(BAD[number])) in json.dumps(site.proxies.find(hostname).error)
 
-    site.send("proxy_updated", hostname, {"target": site.origin.url, "enable_http": True, "routes": []})
+    site.send("proxy_updated", hostname, {"target": site.origin.url, "enable_http": True, "enable_https": False, "routes": []})
     until(lambda: site.state(hostname) == "ACTIVE", 30)
     assert site.plane.get(hostname).status_code == 200
 

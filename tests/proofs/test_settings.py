@@ -11,6 +11,7 @@ import pytest
 from orchestrator.dev.ports import any_free
 from tests.proofs.system import SERVING
 from tests.proofs.ups import CLI, Up
+from tests.stack import Stack, until
 
 PROCESSES = {
     "worker": [sys.executable, "-m", "celery", "-A", "orchestrator.app", "worker"],
@@ -76,3 +77,13 @@ def test_an_empty_value_turns_off_what_it_is_documented_to_turn_off(tmp_path: Pa
     for line in ("workflow.trigger", "6000/minute", "tenant:*"):
         assert line not in done.stdout
     assert '"5003"' in done.stdout
+
+
+@pytest.mark.proves(14)
+def test_a_worker_that_may_not_keep_time_keeps_everything_else(stack: Stack) -> None:
+    """TIMER_SERVICE_ENABLED=false: no timers, no schedules; the outbox and recovery all the same."""
+    stack.worker(concurrency=1, TIMER_SERVICE_ENABLED="false")
+    instance = stack.runner.start_workflow("sequence", input={})
+    stack.ended(instance)
+    until(lambda: stack.sql("select count(*) from outbox")[0][0] == 0, 20, "the outbox is relayed")
+    assert [row[0] for row in stack.sql("select role from leadership where until > now()")] == ["keeper"]

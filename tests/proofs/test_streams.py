@@ -121,6 +121,7 @@ def test_a_key_that_is_no_stream_stops_no_other_stream(streams: Stack) -> None:
         until(lambda: len(kept(streams)) == 3, 60, "it is read when it is a stream again")
 
 
+@pytest.mark.proves(14)
 def test_a_stream_that_is_left_alone_is_a_finding(streams: Stack) -> None:
     streams.redis.set(BUS, "x")
     found = "select message from findings where kind = 'stream' and subject = 'events:bus'"
@@ -130,6 +131,34 @@ def test_a_stream_that_is_left_alone_is_a_finding(streams: Stack) -> None:
         assert "events:bus" in streams.cli("doctor").stdout
         streams.redis.delete(BUS)
         until(lambda: not streams.sql(found), 60)
+
+
+@pytest.mark.proves(14)
+def test_a_stream_that_is_left_alone_is_told_by_health(streams: Stack) -> None:
+    port = any_free()
+    client = create_app(streams.runner).test_client()
+
+    def bridges() -> tuple[Any, Any]:
+        """What the API says of the bridge, and what it says itself."""
+        return client.get("/health").get_json(), httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).json()
+
+    with bridge(streams, BRIDGE_PORT=str(port)):
+        until(lambda: bridges()[0]["components"]["bridge"]["status"] == "healthy", 20)
+        assert bridges()[1]["status"] == "healthy"
+        streams.redis.delete(BUS)
+        streams.redis.set(BUS, "x")
+        until(lambda: bridges()[1]["status"] == "degraded", 20)
+        told, own = bridges()
+        assert own["left_alone"] == [BUS]
+        assert told["status"] == "degraded"
+        assert not told["consumer_active"]
+        by_name = {one["stream"]: one for one in told["components"]["bridge"]["streams"]}
+        assert (by_name[BUS]["active"], by_name[STREAM]["active"]) == (False, True)
+        assert by_name[BUS]["left_alone_since"]
+        # It works, although one stream does not: it is not to be started again.
+        assert httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200
+        streams.redis.delete(BUS)
+        until(lambda: bridges()[0]["components"]["bridge"]["status"] == "healthy", 60)
 
 
 @pytest.mark.proves(15)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import psutil
 import psycopg
 import pytest
 import redis
+import yaml
 
 from orchestrator.dev.ports import any_free
 from orchestrator.dev.servers import Postgres, Redis
@@ -24,7 +26,9 @@ from tests.conftest import fresh_database
 from tests.proofs.ups import CLI, Up, alive, project
 from tests.stack import Stack, until
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
+IMAGE = "celery-orchestrator:0.1.0"
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +98,12 @@ def test_a_refused_second_start_leaves_the_first_alone(up: Up) -> None:
 
 @pytest.mark.proves(43, 65)
 def test_a_server_that_dies_is_started_again(up: Up) -> None:
-    for program in ("valkey-server", "redis-server", "postgres"):
-        for one in [one for one in up.family() if one.name() == program and "postgres:" not in " ".join(one.cmdline())][:1]:
-            one.kill()
+    servers = up.servers("valkey-server", "redis-server", "postgres")
+    assert len(servers) == 2
     said = len(up.said())
-    until(lambda: up.process is None or up.process.poll() is not None or up.said()[said:].count("is started again") >= 1, 20, up.said)
+    for one in servers:
+        one.kill()
+    until(lambda: up.process is None or up.process.poll() is not None or up.said()[said:].count("is started again") >= 2, 20, up.said)
     assert up.process is not None
     until(lambda: up.cli("start", "hi", "--input", "{}", "--wait").returncode == 0 or up.process.poll() is not None, 60, up.said)
     assert up.process.poll() is None
@@ -237,9 +242,40 @@ def test_a_command_without_a_stack_says_so_at_once(tmp_path: Path, command: list
     said = done.stdout + done.stderr
     assert done.returncode != 0
     assert "Traceback" not in said
-    assert "Nothing runs here" in said.replace("\n", " ")
+    # Others may have servers of their own where ours would be by default.
+    assert "Nothing runs here" in said.replace("\n", " ") or "lets nobody in" in said.replace("\n", " ")
     assert "make up" in said
     assert "127.0.0.1:6379" in said or "127.0.0.1:5432" in said
+
+
+@pytest.mark.proves(46)
+def test_a_server_of_others_is_no_server_that_is_away(tmp_path: Path, postgres: Postgres, redis_server: Redis) -> None:
+    """As when another folder's stack has the default ports: something answers, and wants a password."""
+    up = Up(tmp_path)
+
+    def without_a_password(url: str) -> str:
+        return f"{url.partition('://')[0]}://{'postgres@' if 'postgres' in url else ''}{url.rpartition('@')[2]}"
+
+    urls = {"DATABASE_URL": without_a_password(postgres.url), "REDIS_URL": without_a_password(redis_server.url)}
+    for command in (
+        ["orchestrator.cli", "ls"],
+        ["orchestrator.cli", "doctor"],
+        ["celery", "-A", "orchestrator.app", "call", "orchestrator.start"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=tmp_path,
+            env={**up.variables, **urls},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        said = (done.stdout + done.stderr).replace("\n", " ")
+        assert done.returncode != 0
+        assert "lets nobody in who does not know its password" in said, said
+        assert "Nothing runs here" not in said
+        assert "Traceback" not in said
 
 
 # ── as root ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -318,6 +354,31 @@ def test_a_changed_workflow_is_used_at_once_and_becomes_the_next_version(tmp_pat
 
 
 # ── the targets of the Makefile ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.proves(6)
+def test_docker_run_makes_the_secrets_that_compose_reads(tmp_path: Path) -> None:
+    """With a `docker` that notes what it is asked: in a copy, since the secrets are made beside what compose reads."""
+    copy, programs = tmp_path / "copy", tmp_path / "bin"
+    programs.mkdir()
+    (copy / "deploy").mkdir(parents=True)
+    for name in ("Makefile", "docker-compose.yml", "deploy/make-secrets"):
+        shutil.copy(ROOT / name, copy / name)
+    docker = programs / "docker"
+    docker.write_text('#!/bin/sh\necho "$IMAGE $*"; ls deploy/secrets 2>/dev/null || true\n')
+    docker.chmod(0o755)
+    done = subprocess.run(
+        ["make", "docker-run"], cwd=copy, capture_output=True, text=True, check=False, env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    ups = done.stdout.partition("compose up")[2]
+    for about in compose["secrets"].values():
+        assert (copy / about["file"]).exists()
+        assert Path(about["file"]).name in ups, "it is there before compose is asked"
+    assert f"build -t {IMAGE} ." in done.stdout
+    assert f"{IMAGE} compose up" in done.stdout
+    assert f"${{IMAGE:-{IMAGE}}}" in (ROOT / "docker-compose.yml").read_text()
 
 
 @pytest.mark.proves(6)

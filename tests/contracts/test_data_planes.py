@@ -17,7 +17,7 @@ import pytest
 from orchestrator.dev.ports import any_free
 from orchestrator.proxies.certificates import CertificateStore
 from orchestrator.proxies.plane import PortTaken, Proxy, RefusedByPlane, Route
-from tests.planes import Origin, Plane, caddy, caddy_program, caddy_version, gateway, is_open, serial
+from tests.planes import PASSES_S, Origin, Plane, caddy, caddy_program, caddy_version, gateway, is_open, serial
 from tests.stack import until
 
 
@@ -52,8 +52,8 @@ def test_a_hostname_answers_by_host_and_at_its_own_port_and_no_other_does(plane:
     assert plane.get("whatever", port=own).json()["name"] == "origin"
     assert plane.get("b.example").text != answer.text
     assert "name" not in plane.get("b.example").text
-    posted = httpx.post(f"http://127.0.0.1:{plane.http_port}/", headers={"host": "A.Example:80"}, content=b"x" * 3_000_000, trust_env=False)
-    assert posted.json()["bytes"] == 3_000_000
+    with plane.connection("A.Example:80") as client:
+        assert client.post("/", content=b"x" * 3_000_000).json()["bytes"] == 3_000_000
     shown = plane.driver.show("a.example")
     assert shown is not None
     assert shown.target == origin.url
@@ -77,7 +77,7 @@ def test_routes_lead_elsewhere_and_changes_are_seen_at_once(plane: Plane, origin
             "origin", "other", "other", "origin", "origin", "other",
         ]  # fmt: skip
         plane.driver.apply(Proxy(hostname="r.example", target=other.url))
-        assert plane.get("r.example", "/api/v2/y").json()["name"] == "other"
+        until(lambda: plane.get("r.example", "/api/v2/y").json()["name"] == "other", _at_once(plane))
     assert plane.get("r.example").status_code == 502
     plane.driver.remove("r.example", 0)
 
@@ -113,7 +113,7 @@ def test_tls_is_told_apart_by_name_swapped_live_and_refused_without_a_certificat
 
 def test_answers_pass_unchanged_whatever_they_are(plane: Plane, origin: Origin) -> None:
     plane.driver.apply(Proxy(hostname="w.example", target=origin.url))
-    with httpx.Client(base_url=f"http://127.0.0.1:{plane.http_port}", headers={"host": "w.example"}, trust_env=False) as client:
+    with plane.connection("w.example") as client:
         assert client.head("/x").status_code == 200
         assert client.get("/status/204").status_code == 204
         assert client.get("/status/304").status_code == 304
@@ -133,15 +133,15 @@ def test_answers_pass_unchanged_whatever_they_are(plane: Plane, origin: Origin) 
         )
         assert client.delete("/thing").json()["method"] == "DELETE"
         assert client.get("/status/500").status_code == 500
-    with pytest.raises(httpx.HTTPError):
-        plane.ask("w.example", "/cut")
+        with pytest.raises(httpx.HTTPError):
+            client.get("/cut")
     plane.driver.remove("w.example", 0)
 
 
 def test_streams_pass_as_they_come_and_websockets_both_ways(plane: Plane, origin: Origin) -> None:
     plane.driver.apply(Proxy(hostname="s.example", target=origin.url))
     arrived: list[float] = []
-    with httpx.stream("GET", f"http://127.0.0.1:{plane.http_port}/drip", headers={"host": "s.example"}, trust_env=False) as answer:
+    with plane.connection("s.example") as client, client.stream("GET", "/drip") as answer:
         arrived += [time.monotonic() for _ in answer.iter_lines()]
     assert len(arrived) == 5
     assert arrived[-1] - arrived[0] > 0.4
@@ -158,7 +158,7 @@ def test_streams_pass_as_they_come_and_websockets_both_ways(plane: Plane, origin
                 said.append(await ws.receive_str())
             return said
 
-    assert asyncio.run(talk()) == ["origin: one", "origin: two"]
+    assert plane.calmly(lambda: asyncio.run(talk())) == ["origin: one", "origin: two"]
     plane.driver.remove("s.example", 0)
 
 
@@ -227,6 +227,11 @@ def test_others_are_not_disturbed_by_changes(plane: Plane, origin: Origin, store
     assert served[0] > 5
     assert failed == []
     plane.driver.remove("steady.example", 0)
+
+
+def _at_once(plane: Plane) -> float:
+    """Caddy's servers of before may answer once more."""
+    return 0 if plane.kind == "gateway" else PASSES_S
 
 
 # ── the gateway alone ───────────────────────────────────────────────────────────────────────────────────────────────

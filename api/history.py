@@ -13,7 +13,7 @@ from orchestrator.api.described import Forget
 from orchestrator.api.runner import runner
 from orchestrator.errors import Fault, Invalid, NotFound
 from orchestrator.state import TERMINAL
-from orchestrator.store import queries
+from orchestrator.store import lists
 from orchestrator.store.queries import Filter
 
 blueprint = Blueprint("history", __name__, url_prefix="/workflow/history")
@@ -44,7 +44,7 @@ def listing() -> Response:
     """
     page, limit = asked.number("page", 1, 100_000), asked.number("limit", 50, 1000)
     wanted = _wanted(request.args, limit=limit, offset=(page - 1) * limit)
-    rows, total = runner().database.patiently(lambda c: (queries.instances(c, wanted), queries.count(c, wanted)))
+    rows, total = runner().database.patiently(lambda c: (lists.instances(c, wanted), lists.count(c, wanted)))
     return jsonify({"history": rows, "pagination": {"page": page, "limit": limit, "total": total, "pages": math.ceil(total / limit)}})
 
 
@@ -55,7 +55,7 @@ def days() -> Response:
     How many began on each day (UTC), and how they ended; `?workflow=`, `?since=`, `?until=`.
     """
     wanted = _wanted(request.args)
-    return jsonify({"days": runner().database.patiently(lambda c: queries.per_day(c, wanted))})
+    return jsonify({"days": runner().database.patiently(lambda c: lists.per_day(c, wanted))})
 
 
 @blueprint.get("/<instance_id>")
@@ -100,7 +100,7 @@ def forget_many() -> Response:
             wanted = _wanted(given, limit=limit)
         except ValueError as error:
             raise Invalid([Fault("since", str(error))], "request") from None
-        ids = runner().database.patiently(lambda c: queries.ids(c, wanted))
+        ids = runner().database.patiently(lambda c: lists.ids(c, wanted))
     return jsonify({"deleted": runner().forget_instances(ids, tenant=asked.only_tenant(), actor=asked.actor())})
 
 

@@ -15,7 +15,7 @@ from orchestrator.api import asked, metrics
 from orchestrator.api.collectors import Service
 from orchestrator.api.runner import runner
 from orchestrator.errors import NotFound
-from orchestrator.store import definitions, queries
+from orchestrator.store import definitions, lists
 from orchestrator.store.definitions import Stored
 from orchestrator.store.queries import Filter
 
@@ -134,11 +134,11 @@ def _described(stored: Stored, schedules: list[dict[str, Any]]) -> dict[str, Any
 
 def _shown(wanted: Filter) -> list[dict[str, Any]]:
     current = runner()
-    return [current.get_workflow_status(one) for one in current.database.patiently(lambda c: queries.ids(c, wanted))]
+    return [current.get_workflow_status(one) for one in current.database.patiently(lambda c: lists.ids(c, wanted))]
 
 
 def _runs(wanted: Filter) -> list[dict[str, Any]]:
-    rows = runner().database.patiently(lambda c: queries.instances(c, wanted))
+    rows = runner().database.patiently(lambda c: lists.instances(c, wanted))
     return [
         {
             "runId": f"run_{row['id']}", "instanceId": row["id"], "workflowId": row["workflow"], "status": row["state"].lower(),

@@ -22,9 +22,9 @@ from orchestrator.errors import Fault, Invalid, NotFound, VersionClash
 from orchestrator.ids import EXECUTION, WORKFLOW
 from orchestrator.state import State
 from orchestrator.steps.registry import REGISTRY
-from orchestrator.store import definitions, live, queries
+from orchestrator.store import definitions, lists, live
 from orchestrator.store.definitions import Stored
-from orchestrator.store.queries import Filter
+from orchestrator.store.queries import Filter, plain
 from orchestrator.stream.outlets import FLUNQ
 
 blueprint = Blueprint("tenants", __name__)
@@ -117,7 +117,7 @@ def workflow_events(tenant: str, workflow: str) -> Response:
         ids = [_instance(tenant, wanted)["id"]]
     else:
         ids = runner().database.patiently(
-            lambda c: queries.ids(c, Filter(namespace=held.namespace, workflow=held.name, tenant=tenant, limit=100))
+            lambda c: lists.ids(c, Filter(namespace=held.namespace, workflow=held.name, tenant=tenant, limit=100))
         )
     return _events(tenant, held.name, ids)
 
@@ -141,7 +141,7 @@ def executions(tenant: str) -> Response:
         limit=asked.number("limit", 50, 1000),
         offset=int(request.args.get("offset", "0")),
     )
-    rows, total = runner().database.patiently(lambda c: (queries.instances(c, wanted), queries.count(c, wanted)))
+    rows, total = runner().database.patiently(lambda c: (lists.instances(c, wanted), lists.count(c, wanted)))
     found = [
         {
             "id": EXECUTION + row["id"], "workflow_id": _id(row["namespace"], row["workflow"]), "tenant_id": tenant, "status": row["state"].lower(),
@@ -253,7 +253,7 @@ def _shown(stored: Stored, tenant: str, *, whole: bool = False) -> dict[str, Any
     about = {
         "id": _id(stored.namespace, stored.name), "tenant_id": tenant, "name": stored.name, "namespace": stored.namespace, "version": stored.version,
         "description": stored.tree.get("title") or "", "state": "active", "is_shared": stored.tenant != tenant,
-        "created_at": queries.plain(stored.created_at),
+        "created_at": plain(stored.created_at),
     }  # fmt: skip
     if whole:
         about["definition"] = parse(stored.source, "source.yaml") if stored.source else stored.tree

@@ -42,9 +42,10 @@ def complete_workflows(c: Connection, context: click.Context, incomplete: str) -
 @_quietly
 def complete_ids(c: Connection, context: click.Context, incomplete: str) -> list[CompletionItem]:
     """The newest that begin so."""
-    from orchestrator.store import queries
+    from orchestrator.store import lists
+    from orchestrator.store.queries import Filter
 
-    rows = queries.instances(c, queries.Filter(id_prefix=incomplete, limit=OFFERED))
+    rows = lists.instances(c, Filter(id_prefix=incomplete, limit=OFFERED))
     return [CompletionItem(row["id"], help=f"{row['workflow']} {row['state']}") for row in rows]
 
 

@@ -24,7 +24,6 @@ from orchestrator.config.settings import Settings
 from orchestrator.definition.durations import shown
 from orchestrator.definition.parsing import printable
 from orchestrator.store import figures, findings, lacking, queries, wall, workers
-from orchestrator.store import migrate as migrations
 from orchestrator.store.connection import Unfit, connect, refuse_shared_sessions
 
 
@@ -119,6 +118,8 @@ def _values(answer: Any) -> list[Any]:
 @click.command()
 def migrate() -> None:
     """Bring the database to the schema of this version."""
+    from orchestrator.store import migrate as migrations
+
     settings = process.settings()
     url, schema = settings.database_url, settings.database_schema
     before = migrations.current_revision(url, schema)
@@ -211,6 +212,7 @@ def doctor(as_json: bool, stuck_after: float) -> None:
 def _checks(stuck_after: float) -> Any:
     from orchestrator.app import app
     from orchestrator.schedule import beats
+    from orchestrator.store.migrate import revision_of
 
     loaded = process.loaded()
     settings = loaded.settings
@@ -225,7 +227,7 @@ def _checks(stuck_after: float) -> Any:
                 yield "postgres", False, str(error), ""
                 return
             yield "postgres", True, f"PostgreSQL {version}", ""
-            revision = migrations.revision_of(c)
+            revision = revision_of(c)
             yield "schema", revision is not None, f"{settings.database_schema}, revision {revision}", "run `orchestrator migrate`"
             if revision is None:
                 return

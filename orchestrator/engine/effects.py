@@ -16,10 +16,11 @@ from orchestrator.engine.starts import Start, create, publish, retry_delay_s, st
 from orchestrator.errors import Fault, IllegalMove, Invalid, NotFound, NotJson, OrchestratorError, TooDeep, TooLarge
 from orchestrator.ids import id_for
 from orchestrator.state import TERMINAL, State
-from orchestrator.store import events, instances, queries, sealing, triggers
+from orchestrator.store import events, instances, sealing, triggers
 from orchestrator.store.branches import Published
 from orchestrator.store.connection import BROKEN, Connection
 from orchestrator.store.events import Arrival, Effect, HeldEvent
+from orchestrator.store.queries import Filter
 from orchestrator.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -225,8 +226,10 @@ def _instances(runtime: Runtime, held: HeldEvent, trigger: Trigger) -> list[str]
 def _only_one(runtime: Runtime, held: HeldEvent, workflow: Any) -> str:
     """The instance that an event is for which names none: the only one of its workflow that runs."""
     name = str(workflow or "")
-    wanted = queries.Filter(workflow=name, tenant=held.tenant, state=("RUNNING",), limit=2)
-    found = runtime.database.patiently(lambda c: queries.ids(c, wanted)) if name else []
+    from orchestrator.store import lists
+
+    wanted = Filter(workflow=name, tenant=held.tenant, state=("RUNNING",), limit=2)
+    found = runtime.database.patiently(lambda c: lists.ids(c, wanted)) if name else []
     if len(found) != 1:
         raise NotFound("execution", "", f"the event names none, and of workflow '{name}' {'several' if found else 'none'} run")
     logger.warning(

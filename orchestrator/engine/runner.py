@@ -366,10 +366,12 @@ class WorkflowRunner:
 
     def _found(self, wanted: Filter, most: int | None) -> Iterator[str]:
         """Page after page, each after the last of the one before: what is started meanwhile is not among them."""
+        from orchestrator.store import lists
+
         left = most
         while left is None or left > 0:
             page = replace(wanted, limit=BULK_PAGE if left is None else min(left, BULK_PAGE), offset=0)
-            found = self.database.patiently(functools.partial(queries.page, wanted=page))
+            found = self.database.patiently(functools.partial(lists.page, wanted=page))
             yield from (instance_id for _, instance_id in found)
             if len(found) < page.limit:
                 return
@@ -378,7 +380,9 @@ class WorkflowRunner:
 
     def count_by_state(self, wanted: Filter) -> dict[str, int]:
         """How many instances a filter finds, whatever its limit."""
-        return self.database.patiently(lambda c: queries.count_by_state(c, wanted))
+        from orchestrator.store import lists
+
+        return self.database.patiently(lambda c: lists.count_by_state(c, wanted))
 
     # ── signals ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -590,7 +594,9 @@ class WorkflowRunner:
         return self.database.patiently(queries.stats)
 
     def instances(self, wanted: Filter) -> list[dict[str, Any]]:
-        return self.database.patiently(lambda c: queries.instances(c, wanted))
+        from orchestrator.store import lists
+
+        return self.database.patiently(lambda c: lists.instances(c, wanted))
 
     def history(self, instance_id: str) -> list[dict[str, Any]]:
         instance_id = self.resolve_id(instance_id)

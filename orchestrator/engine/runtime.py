@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -32,7 +33,12 @@ logger = logging.getLogger("orchestrator.runtime")
 
 PRIORITIES = ("low", "normal", "high", "critical")
 CAPACITY_FOR_S = 5.0
-WORKER_ID = uuid.uuid4().hex[:12]
+
+
+@functools.cache
+def _worker_id() -> str:
+    """This process's, and its forked children's: made when it is first asked for, so that processes forked before have their own."""
+    return uuid.uuid4().hex[:12]
 
 
 @dataclass(slots=True)
@@ -55,7 +61,7 @@ class Runtime:
     publisher: Publisher
     registry: Registry = REGISTRY
     holdings: dict[int, Holding] = field(default_factory=dict)
-    worker_id: str = WORKER_ID
+    worker_id: str = field(default_factory=_worker_id)
     shared: dict[tuple[int, str | None], Any] = field(default_factory=dict)
     book: tuple[float, dict[str, list[Trigger]]] = (0.0, {})
     """Triggers by tenant, and until when they hold."""

@@ -13,7 +13,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from orchestrator.dev.ports import any_free
 from orchestrator.proxies.caddy import CaddyPlane
 from orchestrator.proxies.embedded import GatewayPlane
 from orchestrator.proxies.plane import DataPlane
+from tests import commands
 from tests.pace import patient
 from tests.stack import until
 
@@ -173,7 +173,7 @@ class Plane:
     driver: DataPlane
     http_port: int
     https_port: int
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | commands.Process
     environment: dict[str, str]
 
     def get(self, hostname: str, path: str = "/", *, port: int | None = None, **options: object) -> httpx.Response:
@@ -251,12 +251,7 @@ def gateway(folder: Path, **variables: str) -> Iterator[Plane]:
         "DATA_PLANE": "gateway",
     }
     log = (folder / "gateway.log").open("ab")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.cli", "gateway"],
-        stdout=log,
-        stderr=log,
-        env={**os.environ, **environment, **variables, "PYTHONWARNINGS": "default"},
-    )
+    process = commands.start(["orchestrator", "gateway"], {**os.environ, **environment, **variables, "PYTHONWARNINGS": "default"}, log)
     driver = GatewayPlane(environment["GATEWAY_ADMIN_URL"], "t0ken")
     try:
         until(lambda: process.poll() is not None or _answers(driver), 30, (folder / "gateway.log").read_text())

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -50,7 +49,7 @@ def until(condition: Callable[[], T], timeout_s: float = 30.0, what: str | Calla
 
 @dataclass
 class Worker:
-    process: subprocess.Popen[bytes]
+    process: commands.Process
     log: Path
 
     @property
@@ -135,13 +134,13 @@ class Stack:
     def worker(self, *arguments: str, concurrency: int = 2, wait: bool = True, **variables: str) -> Worker:
         log = self.folder / f"worker-{len(self.workers)}.log"
         with log.open("wb") as out:
-            process = subprocess.Popen(
+            process = commands.start(
                 [
-                    sys.executable, "-m", "celery", "-A", "orchestrator.app", "worker", "-c", str(concurrency), "--loglevel", "INFO",
+                    "celery", "-A", "orchestrator.app", "worker", "-c", str(concurrency), "--loglevel", "INFO",
                     "-n", f"w{len(self.workers)}-{os.getpid()}@%h", "--without-gossip", "--without-mingle", "--without-heartbeat",
                     *arguments,
                 ],
-                stdout=out, stderr=out, env=self.variables(**variables), start_new_session=True,
+                self.variables(**variables), out, start_new_session=True,
             )  # fmt: skip
         worker = Worker(process, log)
         self.workers.append(worker)
@@ -151,12 +150,10 @@ class Stack:
         return worker
 
     @contextlib.contextmanager
-    def bridge(self, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    def bridge(self, **variables: str) -> Iterator[commands.Process]:
         log = self.folder / f"bridge-{len(list(self.folder.glob('bridge-*')))}.log"
         with log.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.cli", "bridge"], stdout=out, stderr=out, env=self.variables(**variables)
-            )
+            process = commands.start(["orchestrator", "bridge"], self.variables(**variables), out)
         try:
             until(lambda: "reads" in log.read_text() or process.poll() is not None, 30, str(log))
             assert process.poll() is None, log.read_text()

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 
 from orchestrator.dev.ports import any_free
+from tests import commands
 from tests.stack import Stack, until
-
-PROGRAMS = Path(sys.executable).parent
 
 
 @contextlib.contextmanager
@@ -22,10 +18,10 @@ def web(stack: Stack, *, threads: int = 4, **variables: str) -> Iterator[tuple[s
     port = any_free()
     path = stack.folder / "web.log"
     with path.open("wb") as log:
-        process = subprocess.Popen(
-            [str(PROGRAMS / "gunicorn"), "-c", "python:orchestrator.api.serving", "orchestrator.api:create_app()", "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", str(threads),
+        process = commands.start(
+            ["gunicorn", "-c", "python:orchestrator.api.serving", "orchestrator.api:create_app()", "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", str(threads),
              "--limit-request-line", "0"],  # what is longer gunicorn answers itself
-            stdout=log, stderr=log, env=stack.variables(**variables),
+            stack.variables(**variables), log,
         )  # fmt: skip
     try:
         until(lambda: _answers(f"http://127.0.0.1:{port}/health/live"), 30, path.read_text())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from contextlib import AbstractContextManager
 from typing import Any
@@ -16,12 +15,13 @@ from hypothesis import strategies as st
 
 from orchestrator.definition.documents import read_document
 from orchestrator.stream.envelopes import Poison, envelope_of, tenant_of
+from tests import commands
 from tests.stack import Stack, until
 
 STREAM = "events:workflow"
 
 
-def bridge(stack: Stack, **variables: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+def bridge(stack: Stack, **variables: str) -> AbstractContextManager[commands.Process]:
     return stack.bridge(WORKER_STREAM_BLOCK="100ms", WORKER_RECLAIM_IDLE="1s", **variables)
 
 

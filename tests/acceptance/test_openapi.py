@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -15,8 +17,9 @@ from flask import Flask
 from orchestrator.api import create_app, described, gate, openapi
 from tests.guarded import key
 from tests.stack import Stack
-from tests.web import PROGRAMS, web
+from tests.web import web
 
+SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance,"
     "negative_data_rejection,missing_required_header,unsupported_method,use_after_free,ensure_resource_availability"
@@ -36,7 +39,7 @@ def test_what_is_declared_is_what_is_answered(stack: Stack, served: str, role: s
     headers = ["-H", f"Authorization: {key(stack, role)['Authorization']}"] if role else []
     done = subprocess.run(
         [
-            str(PROGRAMS / "schemathesis"), "run", f"{served}/openapi.json", *headers, "-n", str(examples),
+            str(SCHEMATHESIS), "run", f"{served}/openapi.json", *headers, "-n", str(examples),
             # The export of what the others wrote grows with them.
             "--exclude-path", "/workflow/audit/export", "--exclude-path-regex", "/stream$", "--phases", "examples,coverage,fuzzing,stateful", "--continue-on-failure",
             "--max-failures", "30", "--no-color", "--checks", CHECKS, "--request-timeout", "20", "--seed", os.environ.get("SEED", "20261120"),

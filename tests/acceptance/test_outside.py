@@ -6,8 +6,6 @@ import base64
 import hashlib
 import hmac
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -337,12 +335,11 @@ def test_health_metrics_and_the_doctor_see_a_missing_consumer_and_its_lag(stack:
     assert 'orchestrator_stream_lag{group="workflow-group",stream="events:workflow",what="waiting"} 5.0' in text
     assert "orchestrator_stream_errors_total 1.0" in text
     assert 'orchestrator_events{state="dead"} 1.0' in text
-    doctor = [sys.executable, "-m", "orchestrator.cli", "doctor", "--json"]
-    checks = {one["check"]: one for one in json.loads(subprocess.run(doctor, env=stack.variables(), capture_output=True, text=True).stdout)}
+    checks = {one["check"]: one for one in json.loads(stack.cli("doctor", "--json").stdout)}
     assert "nobody reads as workflow-group" in checks["consumers"]["detail"]
     assert (checks["idempotency"]["ok"], checks["dead events"]["ok"], checks["lag"]["ok"]) == (True, False, True)
     stack.redis.xgroup_destroy("events:workflow", "workflow-group")
-    checks = {one["check"]: one for one in json.loads(subprocess.run(doctor, env=stack.variables(), capture_output=True, text=True).stdout)}
+    checks = {one["check"]: one for one in json.loads(stack.cli("doctor", "--json").stdout)}
     assert "no group workflow-group on events:workflow" in checks["consumers"]["detail"]
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from orchestrator.errors import Invalid, NotFound, Taken
 from orchestrator.schedule import times
 from orchestrator.schedule.spec import read_schedule, read_schedules
 from orchestrator.store import connection
+from tests import commands
 from tests.stack import Stack, until
 
 
@@ -290,9 +289,9 @@ def test_schedules_over_http(stack: Stack) -> None:
 
 
 @pytest.fixture
-def beating(stack: Stack) -> Iterator[tuple[Stack, list[subprocess.Popen[bytes]]]]:
+def beating(stack: Stack) -> Iterator[tuple[Stack, list[commands.Process]]]:
     """A worker and two beats."""
-    beats: list[subprocess.Popen[bytes]] = []
+    beats: list[commands.Process] = []
     stack.worker()
     try:
         beats += [beat(stack, number) for number in range(2)]
@@ -304,15 +303,12 @@ def beating(stack: Stack) -> Iterator[tuple[Stack, list[subprocess.Popen[bytes]]
             one.wait()
 
 
-def beat(stack: Stack, number: int) -> subprocess.Popen[bytes]:
+def beat(stack: Stack, number: int) -> commands.Process:
     with (stack.folder / f"beat-{number}.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "orchestrator.app", "beat", "--loglevel", "INFO", "--pidfile="],
-            stdout=log, stderr=log, env=stack.variables(),
-        )  # fmt: skip
+        return commands.start(["celery", "-A", "orchestrator.app", "beat", "--loglevel", "INFO", "--pidfile="], stack.variables(), log)
 
 
-def test_beat_fires_what_it_mirrors_and_the_keeper_what_beat_missed(beating: tuple[Stack, list[subprocess.Popen[bytes]]]) -> None:
+def test_beat_fires_what_it_mirrors_and_the_keeper_what_beat_missed(beating: tuple[Stack, list[commands.Process]]) -> None:
     stack, beats = beating
     stack.runner.schedules.add(daily("each", cron=None, every="2s"))
     by = lambda: [fire["by"] for fire in stack.runner.schedules.history("each")]  # noqa: E731

@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +21,7 @@ from orchestrator.dev.ports import any_free
 from orchestrator.dev.servers import Postgres, Redis
 from orchestrator.engine import effects
 from orchestrator.store import events, migrate
+from tests import commands
 from tests.chaos.crowd import LONG, report
 from tests.stack import Stack, until
 
@@ -57,12 +56,11 @@ class Bridges:
         self.killed = 0
         self.running = [self._start(), self._start()]
 
-    def _start(self) -> tuple[subprocess.Popen[bytes], Path]:
+    def _start(self) -> tuple[commands.Process, Path]:
         variables = {"WORKER_STREAM_BLOCK": "200ms", "WORKER_RECLAIM_IDLE": "5s", "TRIGGER_QUEUE": ""}
         path = self.stack.folder / f"bridge-{time.monotonic_ns()}.log"
         with path.open("wb") as log:
-            command = [sys.executable, "-m", "orchestrator.cli", "bridge"]
-            return subprocess.Popen(command, stdout=log, stderr=log, env=self.stack.variables(**variables)), path
+            return commands.start(["orchestrator", "bridge"], self.stack.variables(**variables), log), path
 
     def kill_one(self) -> None:
         victim = random.randrange(2)

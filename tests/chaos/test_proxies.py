@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import psutil
 import pytest
 
 from orchestrator.dev.servers import Postgres, Redis
+from tests import commands
 from tests.chaos.crowd import LONG, QUICK, report, trouble
 from tests.conftest import fresh_database
 from tests.planes import Origin, gateway, is_open, own_ports, serial
@@ -53,8 +52,8 @@ def test_proxies_come_and_change_and_go_while_everything_is_killed(site: Site) -
         site.certificates.issue(name)
     log = (site.stack.folder / "bridges.log").open("ab")
 
-    def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-m", "orchestrator.cli", "bridge"], stdout=log, stderr=log, env=site.stack.variables())
+    def start() -> commands.Process:
+        return commands.start(["orchestrator", "bridge"], site.stack.variables(), log)
 
     bridges = [start(), start()]
     killed = {"children": 0, "bridges": 0}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-import subprocess
-import sys
 import time
 
 import pytest
 
+from tests import commands
 from tests.chaos.crowd import LONG, report
 from tests.stack import Stack, until
 
@@ -18,12 +17,11 @@ NUMBER, SECONDS = (200, 240) if LONG else (40, 20)
 
 
 def test_each_time_fires_once_while_beats_workers_and_redis_go(stack: Stack) -> None:
-    def beat() -> subprocess.Popen[bytes]:
+    def beat() -> commands.Process:
         with (stack.folder / "beat.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "orchestrator.app", "beat", "--loglevel", "WARNING", "--pidfile="],
-                stdout=log, stderr=log, env=stack.variables(),
-            )  # fmt: skip
+            return commands.start(
+                ["celery", "-A", "orchestrator.app", "beat", "--loglevel", "WARNING", "--pidfile="], stack.variables(), log
+            )
 
     stack.environment["QUEUE_GRACE"] = "3"
     stack.worker(concurrency=4)

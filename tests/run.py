@@ -10,7 +10,6 @@ Everything a stage starts keeps its files in one folder, by which whatever it le
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import random
 import re
@@ -99,8 +98,8 @@ def pytest(wanted: str) -> tuple[str, ...]:
 
 
 def processes() -> int:
-    """Tests mostly wait for processes of their own: one and a half for each processor."""
-    return int(os.environ.get("TEST_PROCESSES") or min(6, max(2, math.ceil(1.5 * (os.cpu_count() or 1)))))
+    """Tests mostly wait for processes of their own: two for each processor."""
+    return int(os.environ.get("TEST_PROCESSES") or min(8, 2 * (os.cpu_count() or 1)))
 
 
 def seed() -> int:

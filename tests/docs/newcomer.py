@@ -118,18 +118,17 @@ class Newcomer:
             command, cwd=self.folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, start_new_session=True,
         )  # fmt: skip
-        ended = "did not end"
+        code: int | None = None
         try:
             printed, errors = process.communicate(timeout=60)
-            ended = f"ended with {process.returncode}, not {block.exit_code}"
+            code = process.returncode
         except subprocess.TimeoutExpired:
             _end(process)
             printed, errors = process.communicate(timeout=60)
-            process.returncode = None
         finally:
             _end(process)
-        told = f"{block.place} {ended}:\n{block.text}\n{printed}\n{errors}\n{self.said()[-2000:]}"
-        assert process.returncode == block.exit_code, told
+        ended = "did not end" if code is None else f"ended with {code}, not {block.exit_code}"
+        assert code == block.exit_code, f"{block.place} {ended}:\n{block.text}\n{printed}\n{errors}\n{self.said()[-2000:]}"
         return printed
 
     def _here(self, text: str) -> str:

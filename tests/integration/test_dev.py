@@ -21,7 +21,7 @@ from orchestrator.config.settings import Settings
 from orchestrator.config.stack import running_stack, written_stack
 from orchestrator.dev import guard, privileges, state
 from orchestrator.dev.ending import SERVER, Process, end, process
-from orchestrator.dev.ports import any_free
+from orchestrator.dev.ports import any_free, usual_or_free
 from orchestrator.dev.servers import Postgres, Redis, ServerError
 from orchestrator.dev.state import FolderError, Home
 from orchestrator.dev.supervisor import Deaths, Supervisor, UpError, down
@@ -338,3 +338,19 @@ def test_this_projects_own_code_needs_a_new_start_and_its_workflows_do_not() -> 
     assert not needs_a_new_start({own / "workflows/hello.py", ROOT / "shop.py"})
     assert package_folder("tests.workflows") == ROOT / "tests/workflows"
     assert package_folder("no_such_module_x") is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names without files are Linux'")
+def test_of_two_that_start_at_the_same_time_one_has_the_usual_port() -> None:
+    """Before either listens on it."""
+    usual = any_free()
+    program = (
+        f"from orchestrator.dev.ports import usual_or_free; print(usual_or_free({usual}), usual_or_free({usual}), flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == f"{usual} {usual}\n"
+        mine = usual_or_free(usual)
+        assert mine != usual
+        other.communicate("\n")
+    assert usual_or_free(usual) == usual

@@ -36,7 +36,7 @@ from orchestrator.ids import Position, new_instance_id
 from orchestrator.plan.about import facts_of
 from orchestrator.plan.backward import Done, backward, without_handler
 from orchestrator.plan.catching import told
-from orchestrator.plan.deciding import decided
+from orchestrator.plan.deciding import decided, endless
 from orchestrator.plan.events import envelope_of
 from orchestrator.plan.forward import Forward
 from orchestrator.plan.gathering import handed_over, joined, laid_over
@@ -187,8 +187,10 @@ class Embedded:
         default_retry: RetryPolicy | None = None,
         breakers: MemoryBreakers | None = None,
         slots: Slots | None = None,
+        decision_limit: int = 100_000,
     ) -> None:
         warden.install()
+        self.decision_limit = decision_limit
         self.clock = clock or WallClock()
         self.jobs = JOBS if isinstance(self.clock, WallClock) else None
         self.breakers = breakers or MemoryBreakers()
@@ -458,6 +460,8 @@ class Embedded:
         match need:
             case Perform():
                 return self._perform(instance, branch, forward, need)
+            case Decide() if 0 < self.decision_limit <= forward.decisions:
+                return record(Kind.STEP_FAILED, {"error": endless(need, forward.decisions).to_json()})
             case Decide():
                 return record(Kind.DECIDED, decided(need, self.clock.now))
             case Deadline(seconds=seconds):

@@ -280,6 +280,10 @@ class BrokenDefinition(WorldError):
     code = "broken_definition"
 
 
+class Endless(WorldError):
+    code = "endless"
+
+
 class WorkerCrashed(WorldError):
     code = "worker_crashed"
 

@@ -159,7 +159,10 @@ class _Run:
 
 
 class WorkflowEngine:
-    """`event_bus` is called with every event, or is None; `retry` is the default policy of steps."""
+    """`event_bus` is called with every event, or is None; `retry` is the default policy of steps.
+
+    A task fails with `endless` after `decision_limit` decisions in a row, without a step, a wait or an event; 0: no limit.
+    """
 
     def __init__(
         self,
@@ -169,11 +172,13 @@ class WorkflowEngine:
         *,
         retry: RetryPolicy | None = None,
         max_concurrent: int = 100,
+        decision_limit: int = 100_000,
     ) -> None:
         self.event_bus = event_bus
         self.store: CheckpointStore = checkpoint_store or MemoryCheckpointStore()
         self.logger = logger or logging.getLogger("orchestrator.local")
         self.retry = retry
+        self.decision_limit = decision_limit
         REGISTRY.load()
         self.registry = Registry()
         self.registry.executors = dict(REGISTRY.executors)
@@ -218,7 +223,10 @@ class WorkflowEngine:
         definition = workflow if isinstance(workflow, Definition) else definition_from(workflow)
         check(definition, self.registry)
         waits_for = self._dependencies(definition)
-        embedded = Embedded(clock=WallClock(), registry=self.registry, default_retry=self.retry, breakers=self.breakers, slots=self.slots)
+        embedded = Embedded(
+            clock=WallClock(), registry=self.registry, default_retry=self.retry, breakers=self.breakers, slots=self.slots,
+            decision_limit=self.decision_limit,
+        )  # fmt: skip
         instance = embedded.start(definition, {} if input is None else input)
         total = len(getattr(definition.do, "nodes", ())) or len(getattr(definition.do, "tasks", ())) or 1
         execution = Execution(instance.id, definition.name, input=input, started_at=instance.began, trace_id=trace_id, total=total)

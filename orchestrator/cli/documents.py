@@ -84,11 +84,12 @@ def register(files: tuple[Path, ...], tenant: str) -> None:
 @as_json
 def run_file(file: Path, input_text: str | None, others: tuple[Path, ...], events: tuple[str, ...], as_json: bool) -> None:
     """Run a document in this process, without any service, and print what happened."""
+    from orchestrator.config import process
     from orchestrator.embedded import Embedded
 
     _discover()
     definition, _ = _read(file)
-    engine = Embedded()
+    engine = Embedded(decision_limit=process.settings().decision_limit)
     for path in others:
         engine.register(_read(path)[0])
     instance = engine.start(definition, given_json(input_text, "--input"))

@@ -106,6 +106,11 @@ class Settings:
     )
     fanout_helpers: int = _setting(256, "messages published at most for one fan-out; else twice the processes there are", kinds.whole(1))
     snapshot_every: int = _setting(100, "a parking branch writes a snapshot after so many checkpoints", kinds.whole(1))
+    decision_limit: int = _setting(
+        100_000,
+        "a task fails with `endless` after so many decisions of its branch in a row, without a step, a wait or an event; 0: no limit",
+        kinds.whole(),
+    )
     payload_limit_bytes: int = _setting(2 * 1024 * 1024, "largest input, output or signal", kinds.size())
     max_concurrent_instances: int = _setting(0, "instances running at once in the whole engine; 0: no limit", kinds.whole())
     max_duration_s: float = _setting(

@@ -31,7 +31,7 @@ from orchestrator.errors import BrokenDefinition, BrokenHistory, Fenced, Missing
 from orchestrator.history import Fact, Failure, Kind
 from orchestrator.ids import unescaped
 from orchestrator.nesting import DEEPEST_KEPT
-from orchestrator.plan.deciding import decided
+from orchestrator.plan.deciding import decided, endless
 from orchestrator.plan.forward import Forward
 from orchestrator.plan.needs import (
     AwaitChild,
@@ -60,6 +60,9 @@ logger = logging.getLogger("orchestrator.walk")
 TOO_DEEP = f"its data is nested more than {DEEPEST_KEPT} levels deep, and cannot be kept"
 # Doubled each time it happens at the same place.
 STUMBLE_PAUSE_S = 0.5
+# Who has gone so far in one go, and for so long, lets others have the process before going on.
+TURN_NEEDS = 1_000
+TURN_S = 1.0
 
 
 class Walk:
@@ -81,6 +84,7 @@ class Walk:
         self.base = held.now + held.offset - time.monotonic()
         self.pending: list[Fact] = []
         self.events: list[tuple[str, str]] = []
+        self.began = time.monotonic()
         self.performed = 0
         self.was_isolated = False
         self.tells_tasks = False
@@ -120,8 +124,10 @@ class Walk:
             self.with_code(self.rebuild)
             self.check_dependencies()
             performing.check_poison(self)
-            while True:
+            for met in itertools.count(1):
                 self.with_code(self.step)
+                if met % TURN_NEEDS == 0:
+                    self.give_way()
         except (BrokenDefinition, BrokenHistory, NotJson, TooDeep) as error:
             # No other worker would come further.
             broken = Failure(error.code, str(error), self.held.position, type(error).__name__)
@@ -264,11 +270,16 @@ class Walk:
             case AwaitChild():
                 relating.await_child(self, need)
 
+    def give_way(self) -> None:
+        """A branch that never waits goes to the end of its queue now and then."""
+        if time.monotonic() - self.began >= TURN_S and not isinstance(self.forward.need, Finished | Failed | Join):
+            self.hand_back()
+
     def hand_back(self) -> Never:
         """To the workers that serve its queue."""
         self.flush()
-        held = self.held
-        self.fence(self.database.patiently(lambda c: branches.release(c, held, "queued")))
+        held, kept = self.held, waiting.snapshot(self)
+        self.fence(self.database.patiently(lambda c: branches.release(c, held, "queued", snapshot=kept)))
         self.runtime.publisher.branches([(held.instance_id, held.position, held.generation, held.queue)], self.definition.name)
         raise Stopped
 
@@ -429,6 +440,9 @@ class Walk:
         return queue_of(self.held.priority)
 
     def decide(self, need: Decide) -> None:
+        if 0 < self.settings.decision_limit <= self.forward.decisions:
+            performing.fail_here(self, endless(need, self.forward.decisions))
+            return
         self.record(Fact(need.position, Kind.DECIDED, decided(need, self.now)))
         if len(self.pending) >= 500:
             self.flush()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.errors import MissingCode, OrchestratorError
+from orchestrator.errors import Endless, MissingCode, OrchestratorError
 from orchestrator.history import Failure
 from orchestrator.ids import Position
 from orchestrator.plan.needs import Decide
@@ -73,3 +73,9 @@ def is_large(value: Any, most: int = LARGEST) -> bool:
         if size > most:
             return True
     return False
+
+
+def endless(need: Decide, decisions: int) -> Failure:
+    """Of a branch that would decide for ever, and fill the database with it."""
+    message = f"{decisions} decisions in a row, without a step, a wait or an event between them (DECISION_LIMIT): a loop without an end?"
+    return Failure(Endless.code, message, need.position, Endless.__name__)

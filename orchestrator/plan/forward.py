@@ -89,6 +89,8 @@ class Forward:
         self.frames = [Frame(task, position, input, variables or EMPTY)]
         self.context = context
         self.seq = 0
+        self.decisions = 0
+        """In a row, with nothing else between them."""
         self.ending = False
         self.heard: dict[str, Any] = {}
         self.instance = facts_of_instance
@@ -116,6 +118,7 @@ class Forward:
         else:
             self._need = self._folded(fact)
         self.seq += 1
+        self.decisions = self.decisions + 1 if fact.kind == Kind.DECIDED else 0
 
     def _folded(self, fact: Fact) -> Need | None:
         try:
@@ -146,6 +149,7 @@ class Forward:
         frames = [frame.to_json(pool) for frame in self.frames]
         return {
             "seq": self.seq,
+            "decisions": self.decisions,
             "context": self.context,
             "ending": self.ending,
             "heard": self.heard,
@@ -155,6 +159,7 @@ class Forward:
 
     def restore(self, snapshot: dict[str, Any], root: AnyTask) -> Forward:
         self.seq = snapshot["seq"]
+        self.decisions = snapshot.get("decisions", 0)
         self.context = snapshot["context"]
         self.ending = snapshot["ending"]
         self.heard = snapshot["heard"]

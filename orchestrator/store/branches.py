@@ -219,12 +219,12 @@ def park_until(c: Connection, held: Held, seq: int, facts: Sequence[Fact], due: 
     return row is not None
 
 
-def release(c: Connection, held: Held, state: str, queue: str | None = None) -> bool:
-    """Give the branch up without closing it: to another queue, or halted by a pause."""
+def release(c: Connection, held: Held, state: str, queue: str | None = None, *, snapshot: str | None = None) -> bool:
+    """Give the branch up without closing it: to another queue, to the end of its own, or halted by a pause."""
     row = c.execute(
-        f"update branches set state = %s, queue = coalesce(%s, queue), queued_at = now(), {FREE}"
+        f"update branches set state = %s, queue = coalesce(%s, queue), queued_at = now(), {FREE}, snapshot = coalesce(%s::jsonb, snapshot)"
         " where id = %s and generation = %s and owner = %s and state || '' = 'running' returning id",
-        (state, queue, held.id, held.generation, held.owner),
+        (state, queue, None if snapshot is None else sealed(snapshot), held.id, held.generation, held.owner),
     ).fetchone()
     return row is not None
 

@@ -14,12 +14,12 @@ import uuid
 from typing import Any
 
 import redis
-from kombu import Connection as Broker
 from kombu import Consumer, Exchange, Queue
 from kombu.exceptions import OperationalError
 
 from orchestrator import nesting
 from orchestrator.engine import intake
+from orchestrator.engine.messages import SoundConnection
 from orchestrator.engine.runner import WorkflowRunner
 from orchestrator.engine.runtime import Runtime
 from orchestrator.errors import OrchestratorError
@@ -122,7 +122,7 @@ class TriggerQueue(Inlet):
         self.answers = Exchange("reactory.workflow", type="topic")
 
     def read(self) -> None:
-        with Broker(self.url, connect_timeout=5, transport_options={"visibility_timeout": 3600}) as broker:
+        with SoundConnection(self.url, connect_timeout=5, transport_options={"visibility_timeout": 3600}) as broker:
             channel = broker.channel()
             self.dead(channel).declare()
             with Consumer(channel, [self.queue], callbacks=[self._take], accept=["json"], prefetch_count=50, on_decode_error=self._garbled):

@@ -248,6 +248,16 @@ def test_a_webhook_that_is_given_up_stays_until_it_is_sent_again(stack: Stack, m
     ]
 
 
+def test_what_is_no_message_on_the_trigger_queue_is_put_aside(site: Stack) -> None:
+    garbage = ["x", '{"body":5}', '{"version":1,"workflow":"numbered"}', "[" * 300, "null", "5", '"text"', "[]"]
+    for text in garbage:
+        site.redis.lpush("workflow.trigger", text)
+    with Broker(site.redis_url) as broker:
+        broker.Producer().publish({"workflowId": "numbered", "data": {"n": 2}}, routing_key="workflow.trigger", serializer="json")
+    until(lambda: site.sql("select what from ledger") == [("2",)], 30)
+    assert site.redis.llen("unreadable:") == len(garbage)
+
+
 def test_a_message_on_the_trigger_queue_starts_a_workflow_and_its_sender_is_told(site: Stack) -> None:
     with Broker(site.redis_url) as broker:
         answers = broker.SimpleQueue("answers-for-shop", no_ack=True, queue_opts={"durable": False})

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from orchestrator import Workflow, step
 from orchestrator.dev.servers import Postgres, Redis
+from orchestrator.store.events import EventFilter
 from orchestrator.testing import Lab
 from tests.conftest import fresh_database
 from tests.proofs.project import Project
@@ -116,6 +117,31 @@ def test_a_list_has_as_many_as_it_was_asked_for(shop: Stack) -> None:
 
     assert len(json.loads(shop.cli("ls", "--limit", "2", "--json").stdout)) == 2
     assert len(json.loads(shop.cli("ls", "--label", "row=yes", "--limit", "1", "--json").stdout)) == 1
+
+
+@pytest.mark.proves(36)
+def test_a_search_means_its_text_and_no_pattern(shop: Stack) -> None:
+    ids = [str(shop.runner.start_workflow("waits-long", input={"off": off})) for off in ("50%", "50 and more", "a_b", "acb", "a\\b")]
+
+    def found(text: str) -> set[int]:
+        return {ids.index(one["id"]) for one in json.loads(shop.cli("ls", "--search", text, "--json").stdout)}
+
+    assert [found(text) for text in ("50%", "a_b", "waits_long", "WAITS-LONG")] == [{0}, {2}, set(), {0, 1, 2, 3, 4}]
+    shop.cli("cancel", "--search", "50%")
+    assert [shop.state(one) for one in ids[:2]] == ["CANCELLED", "RUNNING"]
+
+
+@pytest.mark.proves(36)
+def test_a_text_in_events_means_itself(shop: Stack) -> None:
+    for number, (kind, text) in enumerate([("a.b_c", "50%"), ("a.bxc", "500"), ("a%c", "\\")]):
+        shop.runner.send_events([{"id": f"plain-{number}", "source": "/plain", "type": kind, "data": text}])
+
+    def found(**wanted: str) -> set[str]:
+        return {one["id"] for one in shop.runner.events(EventFilter(source="/plain", **wanted))}
+
+    assert found(text="50%") == found(type="a.b_c") == {"plain-0"}
+    assert found(type="a%c") == found(text="\\\\") == {"plain-2"}
+    assert found(type="a.*") == {"plain-0", "plain-1"}
 
 
 # ── inputs ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,6 +68,93 @@ def test_what_a_request_asks_beside_the_point_is_refused(shop: Stack) -> None:
             assert answer.status_code == 400, (path, body, answer.text)
         assert httpx.get(f"{url}/health?verbose", trust_env=False).status_code in (200, 503)
     assert states(shop, ids) == {"RUNNING"}
+
+
+@pytest.mark.proves(36)
+def test_a_question_is_asked_once_and_in_letters(shop: Stack) -> None:
+    labelled(shop, 1, shop="once")
+    with web(shop) as (url, _):
+        for path, said in [
+            ("/workflow/instances?workflow=waits-long&workflow=order", "workflow: is given 2 times; it takes one value"),
+            ("/workflow/instances?limit=1&limit=2", "limit: is given 2 times"),
+            ("/workflow/events?type=a&type=b", "type: is given 2 times"),
+            ("/workflow/instances?search=%00", "search: holds the character U+0000"),
+            ("/workflow/history?workflow=a%00b", "workflow: holds the character U+0000"),
+            ("/workflow/audit?actor=%00", "actor: holds the character U+0000"),
+            ("/workflow/schedules/%00", "a text holds the character U+0000"),
+        ]:
+            answer = httpx.get(url + path, trust_env=False)
+            assert answer.status_code == 400, (path, answer.text)
+            assert said in answer.json()["message"], (path, answer.text)
+        several = "/workflow/instances?state=RUNNING&state=PENDING&state=CANCELLED&label=shop=once&label=shop=once"
+        assert len(httpx.get(url + several, trust_env=False).json()["instances"]) == 1
+
+
+@pytest.mark.proves(36)
+def test_an_empty_filter_is_not_all_there_are(shop: Stack) -> None:
+    ids = labelled(shop, 2, shop="empty")
+    shop.runner.send_events([{"id": "empty", "source": "/empty", "type": "empty"}])
+
+    for arguments in (
+        ["ls", "--workflow", ""],
+        ["ls", "--search", ""],
+        ["cancel", "--state", "RUNNING", "--workflow", "", "--yes"],
+        ["cancel", "--label", "shop=empty", "--search", "", "--yes"],
+        ["events", "ls", "--type", ""],
+        ["events", "replay", "--source", "/empty", "--key", ""],
+        ["audit", "--actor", ""],
+        ["schedules", "ls", "--workflow", ""],
+        ["proxies", "ls", "--state", ""],
+    ):
+        told = shop.cli(*arguments)
+        assert (told.returncode, told.stdout) == (2, ""), arguments
+        assert "narrow nothing" in told.stderr
+    with web(shop) as (url, _):
+        for method, path, body in (
+            ("POST", "/workflow/instances/cancel", {"state": "RUNNING", "labels": None}),
+            ("POST", "/workflow/instances/cancel", {"state": "RUNNING", "labels": {}}),
+            ("POST", "/workflow/instances/cancel", {"labels": {"shop": "empty"}, "state": []}),
+            ("POST", "/workflow/instances/cancel", {"labels": {"shop": "empty"}, "state": None}),
+            ("POST", "/workflow/instances/cancel", {"labels": {"shop": "empty"}, "workflow": None}),
+            ("POST", "/workflow/instances/cancel", {"labels": {"shop": "empty"}, "search": None}),
+            ("POST", "/workflow/instances/cancel", {"labels": {"shop": "empty"}, "limit": None}),
+            ("DELETE", "/workflow/history", {"search": "no such", "workflow": None}),
+            ("POST", "/workflow/events/replay", {"source": "/empty", "type": ""}),
+            ("POST", "/workflow/events/replay", {"source": "/empty", "type": None}),
+            ("POST", "/workflow/events/discard", {"tenant": "another"}),
+        ):
+            answer = httpx.request(method, url + path, json=body, trust_env=False)
+            assert answer.status_code == 400, (path, body, answer.text)
+    assert states(shop, ids) == {"RUNNING"}
+
+
+@pytest.mark.proves(36)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ls", "--search"], ["ls", "--workflow"], ["ls", "--state"], ["ls", "--label"], ["cancel", "--yes", "--workflow"], ["cancel"], ["show"],
+        ["start"], ["start", "hello", "--input"], ["events", "ls", "--type"], ["audit", "--actor"], ["configs", "show"], ["schedules", "show"],
+        ["keys", "add"], ["redis", "GET"], ["proxies", "show"], ["secrets", "put"], ["events", "show"], [],
+    ],
+)  # fmt: skip
+def test_an_argument_that_is_no_text_is_refused_in_a_sentence(shop: Stack, arguments: list[str]) -> None:
+    told = shop.cli(*arguments, os.fsdecode(b"\xff\xfe"))
+
+    assert (told.returncode, told.stdout) == (2, ""), told.stderr
+    assert "Traceback" not in told.stderr
+    assert "Error: " in told.stderr
+
+
+@pytest.mark.proves(36)
+def test_a_file_may_be_called_anything(shop: Stack, tmp_path: Path) -> None:
+    data, trigger = (tmp_path / os.fsdecode(name) for name in (b"\xff.json", b"\xfe.yaml"))
+    data.write_text('{"name": "of a file"}')
+    trigger.write_text("{name: odd-file, on: odd, start: hello}")
+
+    started = shop.cli("start", "hello", "--input", f"@{data}")
+    put = shop.cli("triggers", "put", str(trigger))
+
+    assert (started.returncode, put.returncode) == (0, 0), started.stderr + put.stderr
 
 
 @pytest.mark.proves(36)

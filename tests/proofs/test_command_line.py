@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from orchestrator import Workflow, step
 from orchestrator.dev.servers import Postgres, Redis
+from orchestrator.dev.supervisor import first_command
 from orchestrator.store.events import EventFilter
 from orchestrator.testing import Lab
 from tests.conftest import fresh_database
@@ -241,6 +242,22 @@ def test_the_first_command_that_is_suggested_works(shop: Stack) -> None:
 
     assert told.returncode == 0, told.stdout + told.stderr
     assert json.loads(told.stdout)["output"] == {"greeting": "Hello, world!"}
+
+
+@pytest.mark.proves(42)
+def test_a_folder_of_ones_own_is_suggested_what_is_there(shop: Stack, postgres: Postgres, redis_server: Redis, tmp_path: Path) -> None:
+    assert first_command(shop.settings) == "start hello --wait"
+    own = Stack(fresh_database(postgres), redis_server, tmp_path, workflows="tests.proofs.shop")
+    try:
+        assert first_command(own.settings) == "workflows"
+        own.runner.initialize()
+        assert first_command(own.settings) == "workflows", "no worker has its code"
+        own.worker(concurrency=1)
+        assert first_command(own.settings) == "start hi --wait"
+        told = own.cli(*first_command(own.settings).split())
+        assert told.returncode == 0, told.stderr
+    finally:
+        own.stop()
 
 
 @pytest.mark.proves(42)

@@ -171,8 +171,11 @@ def list_triggers(as_json: bool) -> None:
 def put_triggers(files: tuple[Path, ...], tenant: str) -> None:
     """Make or change the triggers of YAML or JSON files; nothing needs a restart."""
     for file in files:
-        names = runner().put_trigger(parse(file.read_text(encoding="utf-8"), file.name), tenant=tenant, **by_me())
+        spec = parse(file.read_text(encoding="utf-8"), file.name)
+        names = runner().put_trigger(spec, tenant=tenant, **by_me())
         click.echo(f"put {', '.join(names)}")
+        for one in runner().trigger_warnings(spec, tenant=tenant):
+            click.secho(f"warning: {one['place']}: {one['message']}", fg="yellow", err=True)
 
 
 def _switch(verb: str) -> click.Command:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from orchestrator.state import EventState, State
 
@@ -30,6 +31,30 @@ class Closed(BaseModel):
     """A key that is none is refused."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+def _without_null(schema: Json) -> None:
+    for about in schema["properties"].values():
+        about.pop("default", None)
+        kinds = [kind for kind in about.pop("anyOf", ()) if kind != {"type": "null"}]
+        about |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}
+
+
+class Narrowing(Closed):
+    """What is to be acted on. A field that is null or empty narrows nothing and would mean more than is there: it is refused."""
+
+    model_config = ConfigDict(json_schema_extra=_without_null)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _narrows(cls, given: Any) -> Any:
+        if given in (None, "", [], {}):
+            raise PydanticCustomError(
+                "empty",
+                "is {said}, which narrows nothing; leave it out, or say what is meant",
+                {"said": "null" if given is None else "empty"},
+            )
+        return given
 
 
 class Start(Closed):
@@ -78,7 +103,7 @@ class Dependency(Open):
     condition: Literal["completed", "failed", "any"] = "completed"
 
 
-class Bulk(Closed):
+class Bulk(Narrowing):
     state: AnyState | list[AnyState] | None = None
     workflow: str | None = None
     labels: dict[str, str | bool | int | float] | None = Field(None, description="All of them must hold.")
@@ -86,7 +111,7 @@ class Bulk(Closed):
     limit: int | None = Field(None, ge=1, le=10_000)
 
 
-class Forget(Closed):
+class Forget(Narrowing):
     ids: list[str] | None = Field(None, max_length=10_000)
     workflow: str | None = None
     status: Literal["completed", "failed", "cancelled"] | None = None
@@ -109,7 +134,9 @@ class Event(Open):
     data: Any = None
 
 
-class EventFilter(BaseModel):
+class EventFilter(Narrowing):
+    model_config = ConfigDict(extra="ignore")
+
     state: str | None = None
     type: str | None = None
     source: str | None = None
@@ -271,6 +298,11 @@ def _text(**more: Any) -> Json:
     return {"type": "string", **more}
 
 
+def _several(one: Json) -> Json:
+    """A parameter that may be given more than once."""
+    return {"type": "array", "items": one}
+
+
 def _number(most: int) -> Json:
     return {"type": "integer", "minimum": 1, "maximum": most}
 
@@ -298,10 +330,10 @@ DESCRIBED: dict[str, Described] = {
     "instances.start": Described(Start | Json, (201,), (("version", _text()),)),
     "instances.listing": Described(
         query=(
-            ("state", _text(enum=STATES)),
+            ("state", _several(_text(enum=STATES))),
             ("workflow", _text()),
             ("search", _text()),
-            ("label", _text(pattern="^[^=]+=")),
+            ("label", _several(_text(pattern="^[^=]+="))),
             ("limit", _number(1000)),
             ("cursor", _text()),
             ("offset", {"type": "integer", "minimum": 0}),

@@ -46,7 +46,7 @@ def register(app: Flask) -> None:
     # A standby, or an administrator's setting: nothing can be written for now.
     app.register_error_handler(psycopg.errors.ReadOnlySqlTransaction, _away)
     # Text that no text column holds, a moment that no calendar has: what was sent is at fault.
-    app.register_error_handler(psycopg.DataError, lambda error: problem(400, "invalid", str(error).split("\n", 1)[0]))
+    app.register_error_handler(psycopg.DataError, _unfit)
     app.register_error_handler(redis.RedisError, lambda error: problem(503, "redis_away", "Redis does not answer; nothing was changed"))
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unexpected)
@@ -84,6 +84,11 @@ def _ours(error: errors.OrchestratorError) -> Response:
     if isinstance(error, TooMany):
         response.headers.update({**error.allowance.headers(), "Retry-After": str(error.allowance.resets_in_s)})
     return response
+
+
+def _unfit(error: psycopg.DataError) -> Response:
+    said = str(error).split("\n", 1)[0]
+    return problem(400, "invalid", "a text holds the character U+0000, which cannot be kept" if "NUL" in said else said)
 
 
 def _away(error: psycopg.Error) -> Response:

@@ -47,7 +47,7 @@ def listing() -> Response:
     Newest first. state, type (with `*`), source, key, stream, text, since, until, limit; `next` is the cursor of what follows.
     """
     limit = asked.number("limit", SHOWN, 1000)
-    found = runner().events(_filter(request.args.to_dict(), limit=limit, before=asked.before()))
+    found = runner().events(_filter(request.args.to_dict(), limit=limit, before=asked.before(), also=("limit", "before", "cursor")))
     return jsonify({"events": found, "next": asked.next_of(found, limit, "number")})
 
 
@@ -96,13 +96,9 @@ def _wanted() -> EventFilter:
     return _filter({key: str(value) for key, value in body.items()}, limit=limit)
 
 
-def _filter(given: dict[str, str], *, limit: int, before: int | None = None) -> EventFilter:
+def _filter(given: dict[str, str], *, limit: int, before: int | None = None, also: tuple[str, ...] = ()) -> EventFilter:
     known = ("state", "type", "source", "key", "stream", "text", "since", "until")
-    faults = [
-        Fault(key, f"is not known; a filter has {', '.join(known)}")
-        for key in given
-        if key not in (*known, "limit", "before", "cursor", "tenant")
-    ]
+    faults = [Fault(key, f"is not known; a filter has {', '.join(known)}") for key in given if key not in (*known, *also)]
     for key in ("since", "until"):
         if key in given:
             try:

@@ -90,7 +90,7 @@ def forget_many() -> Response:
     `{ids}`, or `{workflow, status, since, until, search, limit}`, which must not be empty.
     """
     body = asked.body_as(Forget)
-    given = body.model_dump(exclude_none=True)
+    given = body.model_dump(exclude_unset=True)
     limit = given.pop("limit", 1000)
     if not given:
         raise Invalid([Fault("body", "names nothing: ids, workflow, status, search, since or until is needed")], "request")

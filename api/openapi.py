@@ -105,15 +105,24 @@ def check(app: Flask) -> None:
 
 def check_request() -> None:
     """What is described is asked for: a number that is none, a word of no list, a body that is another are faults of the request."""
+    faults = [
+        Fault(name[:80].replace("\0", "\\0"), "holds the character U+0000, which no text here may")
+        for name, texts in request.args.lists()
+        if any("\0" in text for text in (name, *texts))
+    ]
+    if faults:
+        raise Invalid(faults, "request")
     described = DESCRIBED.get(request.endpoint or "")
     if described is None:
         return
-    faults: list[Fault] = []
     known = [name for name, _ in described.query]
     if not described.is_asked_by_others:
         faults += [Fault(f"?{name[:80]}", "is not read here", suggestion_for(name, known)) for name in request.args if name not in known]
     for name, schema in described.query:
-        faults += [Fault(name, said) for text in request.args.getlist(name) if (said := _fault_of(text, schema))]
+        texts = request.args.getlist(name)
+        if len(texts) > 1 and "items" not in schema:
+            faults.append(Fault(name, f"is given {len(texts)} times; it takes one value"))
+        faults += [Fault(name, said) for text in texts if (said := _fault_of(text, schema.get("items", schema)))]
     if (
         described.body not in (None, Any)
         and not described.checks_itself

@@ -19,14 +19,16 @@ blueprint = Blueprint("triggers", __name__, url_prefix="/workflow")
 def put() -> tuple[Response, int]:
     """Create or change triggers.
 
-    One or several, in YAML or JSON. Every fault at once.
+    One or several, in YAML or JSON. Every fault at once. `warnings`: what is allowed, and starts nothing as things are now.
     """
     text = request.get_data(as_text=True)
     spec = parse(text, "request.json" if request.is_json else "request.yaml")
     for trigger in read_triggers(spec):
         if trigger.action == "start":
             gate.may_start(trigger.literal_target, trigger.version)
-    return jsonify({"triggers": runner().put_trigger(spec, tenant=asked.tenant(), **asked.by_whom())}), 201
+    names = runner().put_trigger(spec, tenant=asked.tenant(), **asked.by_whom())
+    warnings = runner().trigger_warnings(spec, tenant=asked.tenant())
+    return jsonify({"triggers": names, **({"warnings": warnings} if warnings else {})}), 201
 
 
 @blueprint.get("/triggers")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import click
 import psycopg
@@ -11,6 +15,7 @@ from kombu.exceptions import OperationalError as KombuError
 
 from orchestrator import reach
 from orchestrator.cli import acting, breaking, configuring, documents, eventful, guarding, looking, proxying, running, sealing, timing
+from orchestrator.cli.console import JsonText
 from orchestrator.errors import Invalid, NotFound, OrchestratorError, Refused
 from orchestrator.starting import EXIT_AWAY, EXIT_REFUSED
 
@@ -28,9 +33,30 @@ def cli() -> None:
     """
 
 
+def _take_text_alone(command: click.Command) -> None:
+    """What is no UTF-8 is refused before a command runs: nothing here can keep or compare it. A file may be called anything."""
+    for parameter in command.params:
+        if isinstance(parameter.type, click.types.StringParamType):
+            parameter.callback = functools.partial(_as_text, parameter.callback)
+    if isinstance(command, click.Group):
+        for one in command.commands.values():
+            _take_text_alone(one)
+
+
+def _as_text(then: Callable[..., Any] | None, context: click.Context, parameter: click.Parameter, given: Any) -> Any:
+    for text in given if isinstance(given, tuple) else (given,):
+        if isinstance(text, str) and not (text.startswith("@") and isinstance(parameter.type, JsonText)):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise click.BadParameter(f"{os.fsencode(text)!r} is not UTF-8 text.", context, parameter) from None
+    return given if then is None else then(context, parameter, given)
+
+
 for module in (running, acting, looking, eventful, timing, configuring, breaking, guarding, sealing, proxying, documents):
     for command in module.COMMANDS:
         cli.add_command(command)
+_take_text_alone(cli)
 
 
 def main() -> None:

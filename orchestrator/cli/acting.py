@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.completing import complete_ids, complete_waiting, complete_workflows, id_argument
-from orchestrator.cli.console import as_json, by_me, given_json, going_on, out, print_json, print_summary, runner, tree_of
+from orchestrator.cli.console import JSON_TEXT, as_json, by_me, given_json, going_on, out, print_json, print_summary, runner, tree_of
 from orchestrator.cli.looking import filtered
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.labels import read_labels
@@ -30,7 +30,7 @@ EXIT_NOT_ENDED = 5
 
 @click.command()
 @click.argument("workflow", shell_complete=complete_workflows)
-@click.option("-i", "--input", "input_text", help="The input as JSON; `@file` reads a file, `-` standard input.")
+@click.option("-i", "--input", "input_text", type=JSON_TEXT, help="The input as JSON; `@file` reads a file, `-` standard input.")
 @click.option("--version", "version", help="A version, or a major for its newest.")
 @click.option("--priority", type=click.Choice(["low", "normal", "high", "critical"]))
 @click.option("--key", "idempotency_key", help="Idempotency key: the same key starts one instance.")
@@ -189,7 +189,7 @@ cancel = _verb(
 @click.command()
 @id_argument()
 @click.argument("step")
-@click.option("-i", "--input", "input_text", help="Another input, as JSON or @file.")
+@click.option("-i", "--input", "input_text", type=JSON_TEXT, help="Another input, as JSON or @file.")
 def rerun(instance_id: str, step: str, input_text: str | None) -> None:
     """Fork a new instance with the history up to STEP (a name or a position), and go on from there."""
     current = runner()
@@ -199,7 +199,7 @@ def rerun(instance_id: str, step: str, input_text: str | None) -> None:
 @click.command()
 @id_argument()
 @click.argument("name")
-@click.option("-d", "--data", help="The signal's data as JSON, or @file.")
+@click.option("-d", "--data", type=JSON_TEXT, help="The signal's data as JSON, or @file.")
 @click.option("--id", "signal_id", help="The same id is delivered once.")
 def signal(instance_id: str, name: str, data: str | None, signal_id: str | None) -> None:
     """Send a signal. It is kept until a listener takes it."""
@@ -222,7 +222,7 @@ def skip_wait(instance_id: str, step: str | None) -> None:
 @id_argument()
 @click.argument("step", required=False, shell_complete=complete_waiting)
 @click.option("--refuse", is_flag=True, help="Say no.")
-@click.option("-d", "--data", help="More to be said, as JSON.")
+@click.option("-d", "--data", type=JSON_TEXT, help="More to be said, as JSON.")
 def approve(instance_id: str, step: str | None, refuse: bool, data: str | None) -> None:
     """Answer the approval an instance waits for."""
     current = runner()

@@ -102,6 +102,20 @@ def given_json(text: str | None, what: str) -> Any:
     return parse_json(text, what)
 
 
+class JsonText(click.types.StringParamType):
+    """What `given_json` reads; the name of a file in it may be any bytes."""
+
+
+JSON_TEXT = JsonText()
+
+
+def narrowing(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    """Of a filter's option: an empty text narrows nothing, and would mean all there are."""
+    if given == "":
+        raise click.BadParameter("It is empty and would narrow nothing; leave it out, or say what is meant.")
+    return given
+
+
 def parse_json(text: str | None, what: str) -> Any:
     if text is None:
         return None
@@ -222,12 +236,15 @@ def print_summary(seen: Seen) -> None:
 
 
 __all__ = [
+    "JSON_TEXT",
+    "JsonText",
     "as_json",
     "by_me",
     "coloured",
     "explained",
     "given_json",
     "going_on",
+    "narrowing",
     "one_line",
     "out",
     "parse_json",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.console import as_json, given_json, out, parse_json, print_json, runner
+from orchestrator.cli.console import JSON_TEXT, as_json, given_json, out, parse_json, print_json, runner
 from orchestrator.definition.documents import read_document
 from orchestrator.definition.drawing import mermaid
 from orchestrator.definition.tree import Definition
@@ -76,7 +76,7 @@ def register(files: tuple[Path, ...], tenant: str) -> None:
 
 @click.command("run")
 @click.argument("file", type=FILE)
-@click.option("-i", "--input", "input_text", help="The input as JSON; `@file` reads a file, `-` standard input.")
+@click.option("-i", "--input", "input_text", type=JSON_TEXT, help="The input as JSON; `@file` reads a file, `-` standard input.")
 @click.option("--also", "others", multiple=True, type=FILE, help="A further document, which this one may run as a child.")
 @click.option(
     "--event", "events", multiple=True, metavar="JSON", help="An event that is sent when nothing else can happen; several, in order."

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from orchestrator.cli.console import as_json, by_me, given_json, out, plain, print_json, print_table, runner
+from orchestrator.cli.console import JSON_TEXT, as_json, by_me, given_json, narrowing, out, plain, print_json, print_table, runner
 from orchestrator.definition.documents import parse
 from orchestrator.state import EventState
 from orchestrator.store.events import EventFilter
@@ -27,13 +27,13 @@ def _filtered(limit: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         @click.option("--state", type=click.Choice(STATES))
-        @click.option("--type", "type", help="A type; `*` stands for anything.")
-        @click.option("--source")
-        @click.option("--key", help="A hostname or other key of order.")
-        @click.option("--stream")
-        @click.option("--text", help="Text anywhere in the event.")
-        @click.option("--since", metavar="TIME", help="Like 2026-01-31T12:00:00Z.")
-        @click.option("--until", metavar="TIME")
+        @click.option("--type", "type", callback=narrowing, help="A type; `*` stands for anything.")
+        @click.option("--source", callback=narrowing)
+        @click.option("--key", callback=narrowing, help="A hostname or other key of order.")
+        @click.option("--stream", callback=narrowing)
+        @click.option("--text", callback=narrowing, help="Text anywhere in the event.")
+        @click.option("--since", callback=narrowing, metavar="TIME", help="Like 2026-01-31T12:00:00Z.")
+        @click.option("--until", callback=narrowing, metavar="TIME")
         @click.option("--limit", default=limit, show_default=True, type=click.IntRange(1, 10_000))
         @functools.wraps(command)
         def wrapper(*args: Any, limit: int, **kwargs: Any) -> Any:
@@ -102,7 +102,7 @@ def show(number: int, as_json: bool) -> None:
 
 @events.command()
 @click.argument("type")
-@click.option("-d", "--data", help="The event's data as JSON.")
+@click.option("-d", "--data", type=JSON_TEXT, help="The event's data as JSON.")
 @click.option("--id", "event_id", help="An id of your own: the same id and source count once.")
 @click.option("--source", default="cli", show_default=True)
 @tenant
@@ -171,8 +171,11 @@ def list_triggers(as_json: bool) -> None:
 def put_triggers(files: tuple[Path, ...], tenant: str) -> None:
     """Make or change the triggers of YAML or JSON files; nothing needs a restart."""
     for file in files:
-        names = runner().put_trigger(parse(file.read_text(encoding="utf-8"), file.name), tenant=tenant, **by_me())
+        spec = parse(file.read_text(encoding="utf-8"), file.name)
+        names = runner().put_trigger(spec, tenant=tenant, **by_me())
         click.echo(f"put {', '.join(names)}")
+        for one in runner().trigger_warnings(spec, tenant=tenant):
+            click.secho(f"warning: {one['place']}: {one['message']}", fg="yellow", err=True)
 
 
 def _switch(verb: str) -> click.Command:

@@ -7,7 +7,7 @@ import json
 import click
 from rich.markup import escape
 
-from orchestrator.cli.console import as_json, by_me, out, print_json, print_table, runner
+from orchestrator.cli.console import as_json, by_me, narrowing, out, print_json, print_table, runner
 from orchestrator.cli.looking import short
 from orchestrator.engine import keyring
 from orchestrator.security.principals import ROLES
@@ -79,12 +79,12 @@ BY_ITSELF = ("begin", "complete", "fail")
 
 
 @click.group(invoke_without_command=True)
-@click.option("--instance", "instance_id")
-@click.option("--actor")
-@click.option("--action")
-@click.option("--workflow")
-@click.option("--since", help="As 2026-01-31T12:00:00Z.")
-@click.option("--until")
+@click.option("--instance", "instance_id", callback=narrowing)
+@click.option("--actor", callback=narrowing)
+@click.option("--action", callback=narrowing)
+@click.option("--workflow", callback=narrowing)
+@click.option("--since", callback=narrowing, help="As 2026-01-31T12:00:00Z.")
+@click.option("--until", callback=narrowing)
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
 @as_json
 @click.pass_context

@@ -21,6 +21,7 @@ from orchestrator.cli.console import (
     by_me,
     coloured,
     going_on,
+    narrowing,
     one_line,
     out,
     print_json,
@@ -39,9 +40,9 @@ def filtered(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the filter's options; the command gets `wanted`, None when nothing narrows it, and `limit` as it was given."""
 
     @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in State], case_sensitive=False))
-    @click.option("--workflow", "workflow", shell_complete=complete_workflows)
+    @click.option("--workflow", "workflow", shell_complete=complete_workflows, callback=narrowing)
     @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE")
-    @click.option("--search", help="Text in the workflow's name, input or error.")
+    @click.option("--search", callback=narrowing, help="Text in the workflow's name, input or error.")
     @click.option("--limit", default=None, type=click.IntRange(1, 10_000))
     @functools.wraps(command)
     def wrapper(

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from orchestrator import composition
 from orchestrator.app import runtime
-from orchestrator.cli.console import as_json, out, print_json, print_table
+from orchestrator.cli.console import as_json, narrowing, out, print_json, print_table
 from orchestrator.proxies.application import Application
 from orchestrator.proxies.certificates import LASTS_DAYS, RENEW_BEFORE_DAYS
 from orchestrator.proxies.reconcile import Reconciler
@@ -41,7 +41,7 @@ def proxies(context: click.Context) -> None:
 
 
 @proxies.command("ls")
-@click.option("--state")
+@click.option("--state", callback=narrowing)
 @as_json
 def list_proxies(state: str | None, as_json: bool) -> None:
     found = _proxies().all(state.upper() if state else None)

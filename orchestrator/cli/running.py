@@ -87,7 +87,7 @@ def env() -> None:
 
 
 @click.command("redis", context_settings={"ignore_unknown_options": True})
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, required=True)
 def redis_command(command: tuple[str, ...]) -> None:
     """Send one command to Redis and print its answer, as redis-cli does into a pipe: each value on a line of its own.
 

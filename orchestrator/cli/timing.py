@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from orchestrator.cli.console import as_json, by_me, out, print_json, print_table, runner
+from orchestrator.cli.console import as_json, by_me, narrowing, out, print_json, print_table, runner
 from orchestrator.cli.eventful import tenant
 from orchestrator.definition.documents import parse
 from orchestrator.definition.parsing import Source
@@ -29,7 +29,7 @@ def schedules(context: click.Context) -> None:
 
 
 @schedules.command("ls")
-@click.option("--workflow")
+@click.option("--workflow", callback=narrowing)
 @tenant
 @as_json
 def list_schedules(workflow: str | None, tenant: str, as_json: bool) -> None:

@@ -10,8 +10,10 @@ import binascii
 import ipaddress
 import math
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -119,6 +121,46 @@ def path(what: str) -> Kind:
     return text(f"{what}: a path of printable characters", examples=("elsewhere", "/somewhere/else"))
 
 
+def folder() -> Kind:
+    """What is there is a folder, or comes later; a process may see less than its user."""
+
+    def parse(written: str) -> str:
+        if _mode(path("a folder").parse(written), stat.S_IFDIR) != stat.S_IFDIR:
+            raise ValueError
+        return written
+
+    return Kind("a folder: a path of printable characters at which no file is", parse, ("elsewhere", "/somewhere/else"))
+
+
+def file() -> Kind:
+    def parse(written: str) -> str:
+        if _mode(path("a file").parse(written), stat.S_IFREG) == stat.S_IFDIR:
+            raise ValueError
+        return written
+
+    return Kind("a file: a path of printable characters at which no folder is", parse, ("elsewhere", "/somewhere/else"))
+
+
+def _mode(written: str, unseen: int) -> int:
+    """What is there; `unseen` where nothing is. Below a file nothing can be."""
+    try:
+        return stat.S_IFMT(Path(written).stat().st_mode)
+    except NotADirectoryError:
+        raise ValueError from None
+    except OSError:
+        return unseen
+
+
+def address_or_file() -> Kind:
+    address = url("an address", "http", "https", examples=("http://127.0.0.1:9181/keys",))
+
+    def parse(written: str) -> str:
+        kind = address if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", written) else file()
+        return str(kind.parse(written))
+
+    return Kind("an address such as https://login.example.com/keys, or a file", parse, ("https://login.example.com/keys", "keys.json"))
+
+
 def host(*, with_port: bool = False) -> Kind:
     """`with_port`: a port may follow after a colon."""
 
@@ -129,6 +171,9 @@ def host(*, with_port: bool = False) -> Kind:
             ipaddress.ip_address(bare)
         except ValueError:
             if not re.fullmatch(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?", bare):
+                raise
+            # Numbers and dots are an address, or a mistake in one.
+            if re.fullmatch(r"[0-9.]+", bare) or any(len(label) > 63 for label in bare.split(".")):
                 raise
         return written
 
@@ -145,6 +190,8 @@ def url(expected: str, *schemes: str, examples: tuple[str, ...], needs_host: boo
         if schemes and scheme not in schemes:
             raise ValueError
         if needs_host and not rest.strip("/?#"):
+            raise ValueError
+        if scheme in ("http", "https") and not urlsplit(written).hostname:
             raise ValueError
         # Several hosts, as PostgreSQL and Sentinel write them, are theirs to read.
         if "," not in rest and not rest.startswith("%") and urlsplit(written).port == 0:
@@ -175,11 +222,11 @@ def schema() -> Kind:
 
 
 def listed(item: Kind, what: str, *, most: int = 1_000) -> Kind:
-    """Several, divided by commas."""
+    """One or several, divided by commas: commas alone are a mistake, and never nothing."""
 
     def parse(written: str) -> tuple[Any, ...]:
         found = tuple(item.parse(part.strip()) for part in written.split(",") if part.strip())
-        if len(found) > most:
+        if not 0 < len(found) <= most:
             raise ValueError
         return found
 

@@ -234,10 +234,10 @@ class Settings:
     gateway_admin_url: str = _setting("http://127.0.0.1:9180", "the gateway's admin API", HTTP)
     gateway_token: str = _setting("", "the token of that API; needed where it is not on loopback", kinds.name("a token"), secret=True)
     gateway_state: str = _setting(
-        ".orchestrator/gateway.json", "the file in which the gateway keeps what it serves; empty: none", kinds.path("a file"), blank=True
+        ".orchestrator/gateway.json", "the file in which the gateway keeps what it serves; empty: none", kinds.file(), blank=True
     )
     caddy_admin_url: str = _setting("http://127.0.0.1:2019", "Caddy's admin API", HTTP)
-    certificates_dir: str = _setting(".orchestrator/certificates", "the folder of certificates and their keys", kinds.path("a folder"))
+    certificates_dir: str = _setting(".orchestrator/certificates", "the folder of certificates and their keys", kinds.folder())
     proxy_http_ports: int = _setting(10_000, "proxies get HTTP ports of their own from here on", kinds.port())
     proxy_https_ports: int = _setting(11_000, "and HTTPS ports from here on", kinds.port())
     proxy_drain_s: float = _setting(30.0, "how long a deleted proxy's requests may take to end", kinds.duration(), env="PROXY_DRAIN")
@@ -285,10 +285,8 @@ class Settings:
         (), "calls never go to these; link-local and metadata addresses are always refused", kinds.places()
     )
     egress_private: bool = _setting(True, "whether calls may go to loopback and private networks", kinds.flag())
-    resources_dir: str = _setting(
-        "", "the folder that file:// addresses of documents lead into; empty: they are refused", kinds.path("a folder")
-    )
-    secrets_dir: str = _setting("", "a folder with one file per secret; else SECRET_<NAME> variables", kinds.path("a folder"))
+    resources_dir: str = _setting("", "the folder that file:// addresses of documents lead into; empty: they are refused", kinds.folder())
+    secrets_dir: str = _setting("", "a folder with one file per secret; else SECRET_<NAME> variables", kinds.folder())
     encryption_keys: tuple[str, ...] = _setting(
         (), "keys that seal payloads in Postgres: the first seals, all open; none: payloads are in the clear", kinds.keys(), secret=True
     )
@@ -305,7 +303,7 @@ class Settings:
         kinds.one_of("on", "off", also={"true": "on", "false": "off"}),
     )
     audit_retention_s: float = _setting(90 * 86400.0, "the audit is kept for so long; 0: for ever", kinds.duration(), env="AUDIT_RETENTION")
-    auth_jwks: str = _setting("", "keys that sign tokens: an address, or a file; empty: API keys alone", kinds.path("an address or a file"))
+    auth_jwks: str = _setting("", "keys that sign tokens: an address, or a file; empty: API keys alone", kinds.address_or_file())
     auth_issuer: str = _setting("", "the issuer that tokens must name; empty: any", kinds.name("an issuer"))
     auth_audience: str = _setting("", "the audience that tokens must name; empty: none is asked for", kinds.name("an audience"))
     auth_roles_claim: str = _setting("roles", "where in a token its roles are; dots go deeper", kinds.name("a claim"))
@@ -319,11 +317,9 @@ class Settings:
     config_dir: str = _setting(
         "config",
         "the folder of configurations: workflows/, schedules/, environments/<environment>/workflows/",
-        kinds.path("a folder"),
+        kinds.folder(),
     )
-    output_dir: str = _setting(
-        ".orchestrator/output", "the folder below which workflows of this project write files", kinds.path("a folder")
-    )
+    output_dir: str = _setting(".orchestrator/output", "the folder below which workflows of this project write files", kinds.folder())
     hot_reload: bool = _setting(True, "whether files of configurations and schedules are read again when they change", kinds.flag())
     breaker_threshold: int = _setting(5, "failures in a row that open a circuit breaker", kinds.whole(1))
     breaker_recovery_s: float = _setting(60.0, "how long an open breaker leaves its target alone", kinds.duration(), env="BREAKER_RECOVERY")

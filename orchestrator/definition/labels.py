@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from orchestrator.definition.parsing import shown
+from pydantic import StrictBool, StrictFloat, StrictInt
+
+from orchestrator.definition.parsing import Model, Name, shown
 from orchestrator.errors import Fault, Invalid
+
+Label = str | StrictBool | StrictInt | StrictFloat | None
+
+
+class Labelled(Model):
+    """Whatever has labels."""
+
+    labels: dict[Name, Label] | None = None
 
 
 def read_labels(texts: Iterable[str], what: str = "--label ") -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -353,6 +354,16 @@ SomeSeconds = Annotated[Seconds, pydantic.AfterValidator(_some)]
 """One that is longer than nothing."""
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 """What is called by name: short, and not empty."""
+_IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
+
+
+def identity(given: str) -> str:
+    """What names a schedule or a trigger, in addresses as well."""
+    if not _IDENTITY.fullmatch(given):
+        raise ValueError(f"Expected up to 200 letters, digits and . _ : -, beginning with a letter or digit, got {shown(given)}.")
+    return given
+
+
 Many = BeforeValidator(_as_tuple)
 """Beside a `tuple[…, …]`: it is written as a list."""
 JsonObject = Annotated[dict[str, Any], pydantic.AfterValidator(_json)]

@@ -25,6 +25,8 @@ from typing import Any, Literal
 
 from orchestrator.definition.durations import BadDuration, seconds
 from orchestrator.definition.expressions import Expression, Jq, Template, check_jq, embedded, evaluate, is_true, sources
+from orchestrator.definition.labels import Labelled
+from orchestrator.definition.parsing import identity, read_as
 from orchestrator.errors import ExpressionError, Fault, Invalid
 from orchestrator.ids import EXECUTION, RUN, id_for, is_instance_id
 
@@ -139,15 +141,18 @@ def _key(expression: Jq | None, event: Mapping[str, Any], what: str) -> str | No
     return str(value)
 
 
-def read_triggers(data: Any, place: str = "") -> list[Trigger]:
-    """One trigger, a list of them, or a mapping with `triggers`; every fault at once."""
+def read_triggers(data: Any, place: str = "", *, is_kept: bool = False) -> list[Trigger]:
+    """One trigger, a list of them, or a mapping with `triggers`; every fault at once.
+
+    `is_kept`: it was taken once, and goes on under a name and with labels that nobody could give it today.
+    """
     given = data.get("triggers", data) if isinstance(data, dict) else data
     entries = given if isinstance(given, list) else [given]
     faults: list[Fault] = []
     found: list[Trigger] = []
     for number, entry in enumerate(entries):
         where = f"{place}/{number}" if isinstance(given, list) else place
-        reader = _Reader(entry, where)
+        reader = _Reader(entry, where, is_kept)
         trigger = reader.trigger()
         faults += reader.faults
         if trigger is not None and not reader.faults:
@@ -166,7 +171,8 @@ def entries_of(data: Any) -> list[dict[str, Any]]:
 
 
 class _Reader:
-    def __init__(self, data: Any, place: str) -> None:
+    def __init__(self, data: Any, place: str, is_kept: bool) -> None:
+        self.is_kept = is_kept
         self.data: dict[str, Any] = data if isinstance(data, dict) else {}
         self.place = place
         self.faults: list[Fault] = [] if isinstance(data, dict) else [Fault(place, "a trigger is a mapping with `name`, `on` and `start`")]
@@ -184,8 +190,13 @@ class _Reader:
             self.fault("start", f"one of {', '.join(ACTIONS)} is needed" + (f", not {' and '.join(actions)}" if actions else ""))
         action = actions[0] if actions else "start"
         name = self.data.get("name")
-        if not isinstance(name, str) or not name.strip() or len(name) > 200:
-            self.fault("name", "a name of up to 200 characters is needed")
+        if not isinstance(name, str):
+            self.fault("name", "a name is needed")
+        elif not self.is_kept:
+            try:
+                identity(name)
+            except ValueError as error:
+                self.fault("name", str(error))
         types = self._texts("on", required=True)
         target, instances = self._target(action)
         window = self._window()
@@ -311,6 +322,8 @@ class _Reader:
         if not isinstance(given, dict):
             self.fault("labels", "a mapping is needed")
             return None
+        if not self.is_kept:
+            self.faults += read_as(Labelled, {"labels": given}, place=self.place)[1]
         self._check_inside("labels", given)
         return Template(given)
 

@@ -12,15 +12,17 @@ import ipaddress
 import json
 import os
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -38,7 +40,7 @@ from orchestrator.dev.state import GUARD, FolderError, Home
 from orchestrator.dev.terminal import Terminal
 from orchestrator.dev.watching import Watch, needs_a_new_start
 from orchestrator.errors import Invalid
-from orchestrator.store import migrate
+from orchestrator.store import definitions, migrate
 from orchestrator.store.connection import Unfit, connect
 
 READY_TIMEOUT_S = 60.0
@@ -346,7 +348,7 @@ class Supervisor:
         self.say(f"postgres  {database.address}{'' if 'postgres' in embedded else f' (yours, from {database.source})'}")
         self.say(f"redis     {redis_place.address}{'' if 'redis' in embedded else f' (yours, from {redis_place.source})'}")
         self.say("in a second terminal, in this folder:")
-        self.say(f"try       {_shown_program('orchestrator')} start hello --wait")
+        self.say(f"try       {_shown_program('orchestrator')} {first_command(settings)}")
         self.say(f'          eval "$({_shown_program("orchestrator")} env)"   for psql and redis-cli')
         if self.dev:
             self.say("dev       code is loaded again when it changes; used versions are raised")
@@ -490,6 +492,42 @@ def _has_worker(settings: Settings) -> bool:
             return row is not None
     except psycopg.Error:
         return False
+
+
+def first_command(settings: Settings) -> str:
+    """A start that works here: of a workflow that needs no input and whose code some worker has; `hello` if it is one."""
+    try:
+        with connect(settings.database_url, settings.database_schema, timeout_s=2) as c:
+            found = [one for one in definitions.all_definitions(c) if one.tenant == "default"]
+            rows = c.execute("select code from workers where seen_at > now() - interval '15 seconds'").fetchall()
+    except psycopg.Error:
+        return "workflows"
+    here = {code for row in rows for code in row[0] or ()}
+    ready = [
+        one
+        for one in definitions.newest(found, "default")
+        if not _needs_input(one.tree) and {f"step:{type}" for type in _steps(one.tree)} <= here
+    ]
+    if not ready:
+        return "workflows"
+    first = min(ready, key=lambda one: (one.name != "hello", one.namespace != "default", one.id))
+    return f"start {shlex.quote(first.name if first.namespace == 'default' else f'{first.namespace}.{first.name}')} --wait"
+
+
+def _needs_input(tree: Any) -> bool:
+    schema = ((tree.get("do") or {}).get("around") or {}).get("input_schema")
+    return schema is not None and (not isinstance(schema, dict) or bool(schema.get("required")))
+
+
+def _steps(part: Any) -> Iterator[str]:
+    """The types of all steps of a tree."""
+    if isinstance(part, dict):
+        if part.get("is") == "step":
+            yield str(part["type"])
+        part = list(part.values())
+    if isinstance(part, list):
+        for one in part:
+            yield from _steps(one)
 
 
 def down(folder: Path, say: Callable[[str], None], *, timeout_s: float = 60.0) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt
+from pydantic import BeforeValidator, Field
 
 from orchestrator.definition.dependencies import Dependency
+from orchestrator.definition.labels import Label
 from orchestrator.definition.parsing import JsonObject, Many, Model, Name, parse_as
 from orchestrator.engine.runtime import priority_number
 
 By = Annotated[str, Field(min_length=1, max_length=500)]
-Label = str | StrictBool | StrictInt | StrictFloat | None
 
 
 def _priority(given: Any) -> int | None:

@@ -498,6 +498,10 @@ class WorkflowRunner:
         """Make or change triggers, at once and for all processes within seconds; gives their names. All faults are raised."""
         return triggering.put(self.runtime, spec, tenant, actor, source)
 
+    def trigger_warnings(self, spec: Any, *, tenant: str = "default") -> list[dict[str, str]]:
+        """What of them starts nothing as things are now."""
+        return triggering.warnings(self.runtime, spec, tenant)
+
     def triggers(self, tenant: str | None = None) -> list[dict[str, Any]]:
         return triggering.listing(self.runtime, tenant)
 

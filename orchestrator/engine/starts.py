@@ -40,7 +40,7 @@ def triggers_for(runtime: Runtime, tenant: str) -> list[Trigger]:
         for stored in runtime.database.patiently(triggers.all_triggers):
             if stored.enabled:
                 try:
-                    book.setdefault(stored.tenant, []).extend(t for t in read_triggers(stored.spec) if t.enabled)
+                    book.setdefault(stored.tenant, []).extend(t for t in read_triggers(stored.spec, is_kept=True) if t.enabled)
                 except Invalid as error:
                     logger.error("trigger '%s' is left out: %s", stored.name, error)
         runtime.book = (time.monotonic() + BOOK_FOR_S, book)

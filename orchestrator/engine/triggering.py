@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.definition.triggers import entries_of, read_triggers
-from orchestrator.engine import effects, starts
+from orchestrator.engine import effects, lifecycle, starts
 from orchestrator.engine.hooks import FAILING_WEBHOOK, read_webhook
 from orchestrator.engine.runtime import Runtime
-from orchestrator.errors import NotFound
+from orchestrator.errors import Invalid, NotFound
 from orchestrator.store import events, findings, instances, triggers, webhooks
 from orchestrator.store.connection import Connection
 
@@ -46,6 +46,18 @@ def put(runtime: Runtime, spec: Any, tenant: str, actor: str, source: str) -> li
     runtime.database.patiently(act)
     starts.forget_book(runtime)
     return [str(entry["name"]) for entry in entries]
+
+
+def warnings(runtime: Runtime, spec: Any, tenant: str) -> list[dict[str, str]]:
+    """What is allowed, and probably not meant: a workflow that is not there may come later."""
+    found = []
+    for trigger in read_triggers(spec):
+        if trigger.action == "start" and (target := trigger.literal_target) is not None:
+            try:
+                lifecycle.find_definition(runtime, target, trigger.version, tenant)
+            except (NotFound, Invalid) as error:
+                found.append({"place": f"{trigger.name}/start", "message": f"each event will fail: {error}"})
+    return found
 
 
 def listing(runtime: Runtime, tenant: str | None) -> list[dict[str, Any]]:

@@ -15,7 +15,6 @@ jitter: 30s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -33,12 +32,11 @@ from pydantic import (
     model_validator,
 )
 
-from orchestrator.definition.parsing import NOWHERE, Model, Name, Seconds, SomeSeconds, Source, parse_as, read_as, shown
+from orchestrator.definition.parsing import NOWHERE, Model, Name, Seconds, SomeSeconds, Source, identity, parse_as, read_as, shown
 from orchestrator.definition.versions import Version
 from orchestrator.errors import Fault, Invalid
 from orchestrator.schedule import times
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 Overlap = Literal["allow", "skip", "queue", "cancel"]
 Catchup = Literal["last", "all", "none"]
 
@@ -185,18 +183,12 @@ class Again(Model):
     delay: Seconds = 300.0
 
 
-def _identity(given: str) -> str:
-    if not NAME.fullmatch(given):
-        raise ValueError(f"Expected up to 200 letters, digits and . _ : -, beginning with a letter or digit, got {shown(given)}.")
-    return given
-
-
 class ScheduleForm(Moments):
     """Nested or flat: `workflowId`, `cron`, `timezone`, `enabled` beside `id` and `name`."""
 
     required: ClassVar[dict[Any, str]] = {"id": "A schedule needs an id."}
 
-    id: Annotated[str, AfterValidator(_identity)]
+    id: Annotated[str, AfterValidator(identity)]
     name: str | None = None
     description: str | None = None
     workflow: Name | Target | None = None

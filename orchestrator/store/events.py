@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -307,11 +308,11 @@ class EventFilter:
 
 _WHERE = """
     (%(tenant)s::text is null or tenant = %(tenant)s) and (%(state)s::text is null or state = %(state)s)
-    and (%(type)s::text is null or type like replace(replace(%(type)s, '_', '\\_'), '*', '%%'))
+    and (%(type)s::text is null or type like replace(%(type_like)s::text, '*', '%%'))
     and (%(source)s::text is null or source = %(source)s)
-    and (%(key)s::text is null or order_key = %(key)s or order_key like '%%/' || %(key)s)
+    and (%(key)s::text is null or order_key = %(key)s or order_key like '%%/' || %(key_like)s::text)
     and (%(stream)s::text is null or stream = %(stream)s)
-    and (%(text)s::text is null or envelope::text ilike '%%' || %(text)s || '%%')
+    and (%(text)s::text is null or envelope::text ilike '%%' || %(text_like)s::text || '%%')
     and (%(since)s::timestamptz is null or at >= %(since)s::timestamptz)
     and (%(until)s::timestamptz is null or at < %(until)s::timestamptz)
     and (%(before)s::bigint is null or id < %(before)s) and (%(numbers)s::bigint[] is null or id = any (%(numbers)s::bigint[]))
@@ -319,9 +320,15 @@ _WHERE = """
 _NAMES = ("number", "id", "type", "source", "tenant", "state", "attempts", "replays", "error", "stream", "entry", "key", "at", "envelope")
 
 
+def _as_it_stands(text: str | None) -> str | None:
+    """What means something in a pattern means itself."""
+    return None if text is None else re.sub(r"([\\%_])", r"\\\1", text)
+
+
 def _parameters(wanted: EventFilter) -> dict[str, Any]:
     given = asdict(wanted)
-    return {**given, "numbers": None if wanted.numbers is None else list(wanted.numbers)}
+    plain = {f"{name}_like": _as_it_stands(given[name]) for name in ("type", "key", "text")}
+    return {**given, **plain, "numbers": None if wanted.numbers is None else list(wanted.numbers)}
 
 
 def search(c: Connection, wanted: EventFilter) -> list[dict[str, Any]]:

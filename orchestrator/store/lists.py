@@ -10,7 +10,7 @@ from typing import Any
 
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
-from sqlalchemy import Float, Select, Text, cast, func, literal, select, tuple_
+from sqlalchemy import Float, Select, Text, cast, func, literal, or_, select, tuple_
 from sqlalchemy.dialects import postgresql
 
 from orchestrator.store import schema
@@ -110,8 +110,8 @@ def _filtered(query: Select[Any], wanted: Filter) -> Select[Any]:
     if wanted.id_prefix:
         query = query.where(func.cast(i.id, Text).startswith(wanted.id_prefix, autoescape=True))
     if wanted.search:
-        pattern = f"%{wanted.search}%"
-        query = query.where(i.workflow.ilike(pattern) | i.error["message"].astext.ilike(pattern) | func.cast(i.input, Text).ilike(pattern))
+        texts = (i.workflow, i.error["message"].astext, func.cast(i.input, Text))
+        query = query.where(or_(*(text.icontains(wanted.search, autoescape=True) for text in texts)))
     return query
 
 

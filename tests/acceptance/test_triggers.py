@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.api import create_app
 from orchestrator.definition.triggers import read_triggers
 from orchestrator.engine import effects, intake, starts
 from orchestrator.errors import Invalid, NotFound
@@ -74,6 +76,46 @@ def test_every_fault_of_a_trigger_is_told_at_once() -> None:
         )
     places = {fault.place for fault in caught.value.faults}
     assert places >= {"/0/on", "/0/start", "/0/filter", "/0/debounce", "/0/typo", "/1/signal", "/1/acknowledge", "/2"}
+
+
+@pytest.mark.parametrize("name", ["t/1 3", "a b", "", "-a", "a" * 201, "ä", 5])
+def test_a_trigger_is_named_as_a_schedule_is(alone: Stack, name: object) -> None:
+    with pytest.raises(Invalid, match="name"):
+        alone.runner.put_trigger({"name": name, "on": "t", "start": "numbered"})
+
+
+def test_labels_of_a_trigger_are_those_of_a_start(alone: Stack) -> None:
+    for wrong in ({"a": {"b": 1}}, {"a": [1]}, {"": "x"}, {"a" * 201: "x"}):
+        with pytest.raises(Invalid, match="labels"):
+            alone.runner.put_trigger({"name": "n", "on": "t", "start": "numbered", "labels": wrong})
+        with pytest.raises(Invalid, match="labels"):
+            alone.runner.start_workflow("numbered", input={"n": 1}, labels=wrong)
+    alone.runner.put_trigger({"name": "n", "on": "t", "start": "numbered", "labels": {"a": 5, "b": "${ .data.n }", "c": True}})
+    alone.runner.send_event(event(1))
+    assert alone.sql("select labels from instances where workflow = 'numbered'")[-1][0] == {"a": 5, "b": 1, "c": True}
+
+
+def test_a_trigger_that_was_kept_under_an_older_name_goes_on(alone: Stack) -> None:
+    alone.runner.put_trigger({"name": "n", "on": "t", "start": "numbered"})
+    alone.sql("update triggers set name = 't/1 3', spec = spec || '{\"name\": \"t/1 3\"}' where name = 'n' returning name")
+    starts.forget_book(alone.runner.runtime)
+    alone.runner.send_event(event(1))
+    assert instances(alone) == [{"n": 1}]
+    alone.runner.delete_trigger("t/1 3")
+
+
+def test_who_puts_a_trigger_for_no_workflow_is_warned(alone: Stack, tmp_path: Path) -> None:
+    client = create_app(alone.runner).test_client()
+    answer = client.post("/workflow/triggers", json={"name": "n", "on": "t", "start": "nosuch"})
+    assert answer.status_code == 201
+    [warning] = answer.json["warnings"]
+    assert warning["place"] == "n/start"
+    assert "each event will fail: no workflow 'nosuch'" in warning["message"]
+    assert "warnings" not in client.post("/workflow/triggers", json={"name": "n", "on": "t", "start": "numbered"}).json
+    (tmp_path / "t.yaml").write_text("{name: n, on: t, start: nosuch}")
+    put = alone.cli("triggers", "put", str(tmp_path / "t.yaml"))
+    assert (put.returncode, put.stdout) == (0, "put n\n")
+    assert "warning: n/start: each event will fail: no workflow 'nosuch'" in put.stderr
 
 
 def test_events_signal_cancel_and_wake(alone: Stack) -> None:

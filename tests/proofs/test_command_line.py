@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from pydantic import BaseModel, Field
 
 from orchestrator import Workflow, step
 from orchestrator.dev.servers import Postgres, Redis
+from orchestrator.dev.supervisor import first_command
+from orchestrator.store.events import EventFilter
 from orchestrator.testing import Lab
 from tests.conftest import fresh_database
 from tests.proofs.project import Project
@@ -69,6 +72,93 @@ def test_what_a_request_asks_beside_the_point_is_refused(shop: Stack) -> None:
 
 
 @pytest.mark.proves(36)
+def test_a_question_is_asked_once_and_in_letters(shop: Stack) -> None:
+    labelled(shop, 1, shop="once")
+    with web(shop) as (url, _):
+        for path, said in [
+            ("/workflow/instances?workflow=waits-long&workflow=order", "workflow: is given 2 times; it takes one value"),
+            ("/workflow/instances?limit=1&limit=2", "limit: is given 2 times"),
+            ("/workflow/events?type=a&type=b", "type: is given 2 times"),
+            ("/workflow/instances?search=%00", "search: holds the character U+0000"),
+            ("/workflow/history?workflow=a%00b", "workflow: holds the character U+0000"),
+            ("/workflow/audit?actor=%00", "actor: holds the character U+0000"),
+            ("/workflow/schedules/%00", "a text holds the character U+0000"),
+        ]:
+            answer = httpx.get(url + path, trust_env=False)
+            assert answer.status_code == 400, (path, answer.text)
+            assert said in answer.json()["message"], (path, answer.text)
+        several = "/workflow/instances?state=RUNNING&state=PENDING&state=CANCELLED&label=shop=once&label=shop=once"
+        assert len(httpx.get(url + several, trust_env=False).json()["instances"]) == 1
+
+
+@pytest.mark.proves(36)
+def test_an_empty_filter_is_not_all_there_are(shop: Stack) -> None:
+    ids = labelled(shop, 2, shop="empty")
+    shop.runner.send_events([{"id": "empty", "source": "/empty", "type": "empty"}])
+
+    for arguments in (
+        ["ls", "--workflow", ""],
+        ["ls", "--search", ""],
+        ["cancel", "--state", "RUNNING", "--workflow", "", "--yes"],
+        ["cancel", "--label", "shop=empty", "--search", "", "--yes"],
+        ["events", "ls", "--type", ""],
+        ["events", "replay", "--source", "/empty", "--key", ""],
+        ["audit", "--actor", ""],
+        ["schedules", "ls", "--workflow", ""],
+        ["proxies", "ls", "--state", ""],
+    ):
+        told = shop.cli(*arguments)
+        assert (told.returncode, told.stdout) == (2, ""), arguments
+        assert "narrow nothing" in told.stderr
+    with web(shop) as (url, _):
+        for method, path, body in (
+            ("POST", "/workflow/instances/cancel", {"state": "RUNNING", "labels": None}),
+            ("POST", "/workflow/instances/cancel", {"state": "RUNNING", "labels": {}}),
+            ("POST", "/workflow/instances/cancel", {"labels": {"shop": "empty"}, "state": []}),
+            ("POST", "/workflow/instances/cancel", {"labels": {"shop": "empty"}, "state": None}),
+            ("POST", "/workflow/instances/cancel", {"labels": {"shop": "empty"}, "workflow": None}),
+            ("POST", "/workflow/instances/cancel", {"labels": {"shop": "empty"}, "search": None}),
+            ("POST", "/workflow/instances/cancel", {"labels": {"shop": "empty"}, "limit": None}),
+            ("DELETE", "/workflow/history", {"search": "no such", "workflow": None}),
+            ("POST", "/workflow/events/replay", {"source": "/empty", "type": ""}),
+            ("POST", "/workflow/events/replay", {"source": "/empty", "type": None}),
+            ("POST", "/workflow/events/discard", {"tenant": "another"}),
+        ):
+            answer = httpx.request(method, url + path, json=body, trust_env=False)
+            assert answer.status_code == 400, (path, body, answer.text)
+    assert states(shop, ids) == {"RUNNING"}
+
+
+@pytest.mark.proves(36)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ls", "--search"], ["ls", "--workflow"], ["ls", "--state"], ["ls", "--label"], ["cancel", "--yes", "--workflow"], ["cancel"], ["show"],
+        ["start"], ["start", "hello", "--input"], ["events", "ls", "--type"], ["audit", "--actor"], ["configs", "show"], ["schedules", "show"],
+        ["keys", "add"], ["redis", "GET"], ["proxies", "show"], ["secrets", "put"], ["events", "show"], [],
+    ],
+)  # fmt: skip
+def test_an_argument_that_is_no_text_is_refused_in_a_sentence(shop: Stack, arguments: list[str]) -> None:
+    told = shop.cli(*arguments, os.fsdecode(b"\xff\xfe"))
+
+    assert (told.returncode, told.stdout) == (2, ""), told.stderr
+    assert "Traceback" not in told.stderr
+    assert "Error: " in told.stderr
+
+
+@pytest.mark.proves(36)
+def test_a_file_may_be_called_anything(shop: Stack, tmp_path: Path) -> None:
+    data, trigger = (tmp_path / os.fsdecode(name) for name in (b"\xff.json", b"\xfe.yaml"))
+    data.write_text('{"name": "of a file"}')
+    trigger.write_text("{name: odd-file, on: odd, start: hello}")
+
+    started = shop.cli("start", "hello", "--input", f"@{data}")
+    put = shop.cli("triggers", "put", str(trigger))
+
+    assert (started.returncode, put.returncode) == (0, 0), started.stderr + put.stderr
+
+
+@pytest.mark.proves(36)
 def test_a_label_without_a_value_is_refused_wherever_it_stands(shop: Stack) -> None:
     ids = labelled(shop, 2, shop="north")
 
@@ -118,6 +208,31 @@ def test_a_list_has_as_many_as_it_was_asked_for(shop: Stack) -> None:
     assert len(json.loads(shop.cli("ls", "--label", "row=yes", "--limit", "1", "--json").stdout)) == 1
 
 
+@pytest.mark.proves(36)
+def test_a_search_means_its_text_and_no_pattern(shop: Stack) -> None:
+    ids = [str(shop.runner.start_workflow("waits-long", input={"off": off})) for off in ("50%", "50 and more", "a_b", "acb", "a\\b")]
+
+    def found(text: str) -> set[int]:
+        return {ids.index(one["id"]) for one in json.loads(shop.cli("ls", "--search", text, "--json").stdout)}
+
+    assert [found(text) for text in ("50%", "a_b", "waits_long", "WAITS-LONG")] == [{0}, {2}, set(), {0, 1, 2, 3, 4}]
+    shop.cli("cancel", "--search", "50%")
+    assert [shop.state(one) for one in ids[:2]] == ["CANCELLED", "RUNNING"]
+
+
+@pytest.mark.proves(36)
+def test_a_text_in_events_means_itself(shop: Stack) -> None:
+    for number, (kind, text) in enumerate([("a.b_c", "50%"), ("a.bxc", "500"), ("a%c", "\\")]):
+        shop.runner.send_events([{"id": f"plain-{number}", "source": "/plain", "type": kind, "data": text}])
+
+    def found(**wanted: str) -> set[str]:
+        return {one["id"] for one in shop.runner.events(EventFilter(source="/plain", **wanted))}
+
+    assert found(text="50%") == found(type="a.b_c") == {"plain-0"}
+    assert found(type="a%c") == found(text="\\\\") == {"plain-2"}
+    assert found(type="a.*") == {"plain-0", "plain-1"}
+
+
 # ── inputs ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -127,6 +242,22 @@ def test_the_first_command_that_is_suggested_works(shop: Stack) -> None:
 
     assert told.returncode == 0, told.stdout + told.stderr
     assert json.loads(told.stdout)["output"] == {"greeting": "Hello, world!"}
+
+
+@pytest.mark.proves(42)
+def test_a_folder_of_ones_own_is_suggested_what_is_there(shop: Stack, postgres: Postgres, redis_server: Redis, tmp_path: Path) -> None:
+    assert first_command(shop.settings) == "start hello --wait"
+    own = Stack(fresh_database(postgres), redis_server, tmp_path, workflows="tests.proofs.shop")
+    try:
+        assert first_command(own.settings) == "workflows"
+        own.runner.initialize()
+        assert first_command(own.settings) == "workflows", "no worker has its code"
+        own.worker(concurrency=1)
+        assert first_command(own.settings) == "start hi --wait"
+        told = own.cli(*first_command(own.settings).split())
+        assert told.returncode == 0, told.stderr
+    finally:
+        own.stop()
 
 
 @pytest.mark.proves(42)

@@ -68,6 +68,27 @@ def test_what_production_needs_can_be_given() -> None:
     assert SERVICES["worker"].get("env_file"), "any other setting"
 
 
+def test_calls_can_be_kept_from_every_name_of_the_engines_own_servers() -> None:
+    networks = [about for service in SERVICES.values() if isinstance(about := service.get("networks"), dict)]
+    names = set(SERVICES) - {"migrate"} | {alias for about in networks for one in about.values() for alias in one.get("aliases", ())}
+    [line] = re.findall(r"^#EGRESS_DENY=(.+)$", (ROOT / "deploy/orchestrator.env.example").read_text(), re.MULTILINE)
+
+    assert "workflow-redis" in names
+    assert set(line.split(",")) == names
+
+
+@pytest.mark.parametrize("umask", ["077", "022"])
+def test_secrets_can_be_read_by_containers_whoever_makes_them(tmp_path: Path, umask: str) -> None:
+    """The folder around them is closed; what is mounted from it is read by another user."""
+    made = tmp_path / "new" / "secrets"
+    subprocess.run(["sh", "-c", f'umask {umask}; exec sh "$@"', "sh", ROOT / "deploy/make-secrets", made], check=True, capture_output=True)
+
+    modes = {one.name: one.stat().st_mode & 0o777 for one in made.iterdir()}
+    assert modes.pop("workflows") == 0o755
+    assert set(modes.values()) == {0o444}
+    assert made.stat().st_mode & 0o777 == 0o700
+
+
 def test_the_image_holds_no_servers_and_runs_as_nobody_special() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     locks = {lock for line in lines for lock in re.findall(r"-r (\S+\.txt)", line)}

@@ -96,6 +96,13 @@ def test_a_refused_second_start_leaves_the_first_alone(up: Up) -> None:
     assert up.cli("start", "hi", "--input", "{}", "--wait").returncode == 0
 
 
+@pytest.mark.proves(42)
+def test_the_command_that_it_suggests_works_in_this_folder(up: Up) -> None:
+    [suggested] = [line.partition("orchestrator ")[2] for line in up.said().splitlines() if "try  " in line]
+    assert suggested == "start hi --wait"
+    assert up.cli(*suggested.split()).returncode == 0
+
+
 @pytest.mark.proves(43, 65)
 def test_a_server_that_dies_is_started_again(up: Up) -> None:
     servers = up.servers("valkey-server", "redis-server", "postgres")

@@ -125,6 +125,13 @@ def test_one_rule_says_where_redis_is(given: dict[str, str], address: str) -> No
         ("PORT", "0", 0),
         ("EGRESS_DENY", "10.0.0.5/8, *.Example.org", ("10.0.0.0/8", "*.example.org")),
         ("TRIGGER_QUEUE", "", ""),
+        ("AUTH_JWKS", "https://login.example.com/keys", "https://login.example.com/keys"),
+        ("AUTH_JWKS", "keys.json", "keys.json"),
+        ("CONFIG_DIR", "/etc", "/etc"),
+        ("CONFIG_DIR", "/no/such/folder", "/no/such/folder"),
+        ("GATEWAY_STATE", "/etc/passwd", "/etc/passwd"),
+        ("METRICS_HOST", "nosuch", "nosuch"),
+        ("BRIDGE_STREAMS", " a, ,b ,", ("a", "b")),
         ("PORT", " ", 5003),
     ],
 )
@@ -140,6 +147,12 @@ def test_values_are_read_as_people_write_them(name: str, text: str, value: objec
         ("MAX_MEMORY_MB", "inf"), ("PAYLOAD_LIMIT_BYTES", "0"), ("EGRESS_ALLOW", "10.0.0.0/99"), ("HOST", "a b"), ("DATABASE_URL", "postgresql://h:99999/d"),
         ("ENCRYPTION_KEYS", "short"), ("RATE_LIMIT", "0/minute"), ("ORCHESTRATOR_WORKFLOWS", "my-flows"), ("CRASH_LIMIT", "0"),
         ("REDIS_URL", "http://a"), ("CELERY_BROKER_URL", "redis+cluster://a"), ("EVENT_STREAM", "a b"),
+        ("AUTH_JWKS", "ftp://x"), ("AUTH_JWKS", "https://"), ("AUTH_JWKS", "https:/login.example.com"), ("AUTH_JWKS", "/etc"),
+        *((name, wrong) for name in ("CONFIG_DIR", "CERTIFICATES_DIR", "OUTPUT_DIR", "SECRETS_DIR", "RESOURCES_DIR")
+          for wrong in ("/etc/passwd", "/etc/passwd/below")),
+        ("GATEWAY_STATE", "/etc"), ("GATEWAY_STATE", "/etc/passwd/state"), ("METRICS_HOST", "256.0.0.1"), ("HOST", "127.0.1"), ("METRICS_HOST", "no such"),
+        *((name, ", ,") for name in ("BRIDGE_STREAMS", "WORKER_QUEUES", "ORCHESTRATOR_WORKFLOWS", "EGRESS_ALLOW", "EGRESS_DENY", "ENCRYPTION_KEYS")),
+        ("GATEWAY_ADMIN_URL", "http://:9180"), ("CADDY_ADMIN_URL", "https://me@"),
     ],
 )  # fmt: skip
 def test_what_a_setting_cannot_mean_is_refused(name: str, text: str) -> None:

@@ -132,3 +132,16 @@ def stack(postgres: Postgres, redis_server: Redis, tmp_path: Path) -> Iterator[S
     made = Stack(fresh_database(postgres), redis_server, tmp_path)
     yield made
     made.stop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A test that failed on a stack says how that stands."""
+    report = yield
+    held = getattr(item, "funcargs", {}).get("stack")
+    if report.failed and report.when == "call" and isinstance(held, Stack):
+        try:
+            report.sections.append(("the stack", held.stands()))
+        except Exception as error:
+            report.sections.append(("the stack", f"cannot be looked at: {error}"))
+    return report

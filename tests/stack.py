@@ -181,6 +181,28 @@ class Stack:
     def logs(self) -> str:
         return "\n".join(f"--- {worker.log}\n{worker.log.read_text()[-3000:]}" for worker in self.workers)
 
+    def stands(self) -> str:
+        """What lies where, for whoever reads of a failure: branches that are not closed, the broker's keys and clients, logs."""
+        told = [
+            *self.sql(
+                "select instance_id::text, position, state, generation, claims, queue, owner, queued_at from branches where state <> 'closed'"
+            ),
+            *self.sql("select id::text, workflow, state, error from instances order by created_at desc limit 20"),
+            *((key, self.redis.type(key), self._size(key)) for key in sorted(self.redis.keys("*"))[:60]),  # type: ignore[arg-type]
+            *((client["addr"], client["cmd"], client["idle"], client["flags"]) for client in self.redis.client_list()),
+        ]
+        return "\n".join([*map(repr, told), self.logs()])
+
+    def _size(self, key: str) -> object:
+        match self.redis.type(key):
+            case "list":
+                return self.redis.llen(key)
+            case "set":
+                return self.redis.smembers(key)
+            case "hash":
+                return self.redis.hlen(key)
+        return ""
+
     def sql(self, text: str, *arguments: Any) -> list[Any]:
         return self.runner.database.connection().execute(text, arguments).fetchall()
 
